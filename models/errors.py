@@ -1,0 +1,57 @@
+"""Errors a user can meet.
+
+Every message says where, what was found, what is allowed and what to do. The command line tools print
+the message as one line and leave with ``exit_code``; anything that is not a `TaafError` is a bug of ours.
+"""
+
+
+class TaafError(Exception):
+    """Base class. ``exit_code``: 1 verification failed, 2 bad input, 3 backend unavailable."""
+
+    exit_code = 2
+
+
+class ConfigError(TaafError):
+    """A configuration file or command line option is wrong."""
+
+
+class CheckpointError(TaafError):
+    """A checkpoint cannot be read, is foreign, or holds values that are not finite."""
+
+
+class DataError(TaafError):
+    """A data set file is missing, changed or has the wrong shape."""
+
+
+class BundleError(TaafError):
+    """A deployment bundle is missing a file, was tampered with, or does not fit its manifest."""
+
+
+class GraphError(TaafError):
+    """A graph is not well formed (dangling edge, shape mismatch, cycle)."""
+
+
+class UnsupportedLayerError(TaafError):
+    """A layer has no exact equivalent on the target."""
+
+
+class LimitExceededError(TaafError):
+    """A value lies outside what the integer hardware can hold."""
+
+
+class ParityError(TaafError):
+    """Two executions that must agree on every spike did not."""
+
+    exit_code = 1
+
+
+class BackendUnavailableError(TaafError):
+    """The requested backend (Lava runtime, Loihi chip) is not present on this machine."""
+
+    exit_code = 3
+
+
+class RuntimeFailedError(TaafError):
+    """The Lava runtime died, raised, or ran into its time limit."""
+
+    exit_code = 3
