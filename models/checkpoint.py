@@ -1,0 +1,65 @@
+"""Checkpoints: plain tensors and numbers, written atomically, read with ``weights_only=True``."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taaf.models.errors import CheckpointError
+from taaf.models.taaf import ModelConfig, TaafSnn
+
+FORMAT = "taaf-checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(path: Path, model: TaafSnn, config: dict[str, Any], **extra: Any) -> None:
+    """Write ``path`` in one step (temporary file, then rename): a crash leaves the old file or the new one."""
+    content = {"format": FORMAT, "version": VERSION, "config": config, "state": model.state_dict(), **extra}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read and check a checkpoint; raises `CheckpointError` that says what is wrong with the file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; `taaf-train` writes model.pt into its --out folder")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint, it may be truncated or of another program ({type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a taaf checkpoint (no format mark {FORMAT!r}); train one with `taaf-train`")
+    if content.get("version") != VERSION:
+        raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this taaf reads {VERSION}")
+    return content
+
+
+def load_model(path: Path) -> tuple[TaafSnn, dict[str, Any]]:
+    """Rebuild the network of a checkpoint in eval mode; returns it and the checkpoint's content.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, truncated, foreign, of other shapes than its own configuration says, or not finite.
+    """
+    content = read_checkpoint(path)
+    try:
+        model = TaafSnn(ModelConfig.from_dict(content["config"]["model"]))
+        model.load_state_dict(content["state"])
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        first = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path}: weights do not fit the stored configuration: {first}") from error
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).sum())
+            raise CheckpointError(f"{path}: {name} holds {bad} values that are NaN or infinite; train again from an earlier one")
+    return model.eval(), content

@@ -1,0 +1,115 @@
+"""Quantisation-aware synapses: the forward pass uses exactly the folded integer weights and biases that are exported.
+
+A synapse group computes, in threshold units,
+
+    y = W_q * s + b_q,   W_q = 2 round(W g / sigma * V / 2) / V,   b_q = round((beta - mu g / sigma) V) / V
+
+with V = ``v_th_mant``, (g, beta) the batch norm's gain and offset and (mu, sigma) its *running* statistics. While
+statistics are being learned (``frozen`` is False) and the module trains, the offset and an extra gain come from the
+batch instead (Krishnamoorthi, arXiv 1806.08342, section 3.2.2: correction, then freeze). In ``eval`` mode or when
+frozen, y is what the chip computes, bit for bit.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+WEIGHT_MIN, WEIGHT_MAX = -256, 254  # even integers: 8-bit mantissa, exponent 1 (LAVA.md)
+BIAS_LIMIT = 4095  # 13-bit signed mantissa, symmetric
+_EPS = 1e-5
+_MOMENTUM = 0.1
+_GAIN_MIN = 0.05
+
+
+def round_ste(x: torch.Tensor) -> torch.Tensor:
+    """Round to nearest even, with the identity as derivative."""
+    return x + (torch.round(x) - x).detach()
+
+
+class QatSynapse(nn.Module):
+    """Base of the two synapse kinds; holds the weight, the batch norm and the folding."""
+
+    def __init__(self, weight: torch.Tensor, v_th_mant: int, gain: float) -> None:
+        super().__init__()
+        n_out = weight.shape[0]
+        self.v_th_mant = v_th_mant
+        self.frozen = False
+        self.weight = nn.Parameter(weight)
+        self.gain = nn.Parameter(torch.full((n_out,), float(gain)))
+        self.offset = nn.Parameter(torch.zeros(n_out))
+        self.register_buffer("running_mean", torch.zeros(n_out))
+        self.register_buffer("running_var", torch.ones(n_out))
+
+    @abstractmethod
+    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Apply the linear map; x is (N * T, ...)."""
+
+    def fold_scale(self) -> torch.Tensor:
+        """Per-channel factor ``g / sigma`` that batch norm puts on the weights."""
+        return self.gain.clamp_min(_GAIN_MIN) / torch.sqrt(self.running_var + _EPS)
+
+    def integer_weight(self) -> torch.Tensor:
+        """Folded weight as even integers in [-256, 254] (float tensor, differentiable)."""
+        scale = self.fold_scale().reshape(-1, *[1] * (self.weight.dim() - 1))
+        return 2 * round_ste((self.weight * scale * self.v_th_mant / 2).clamp(WEIGHT_MIN / 2, WEIGHT_MAX / 2))
+
+    def integer_bias(self) -> torch.Tensor:
+        """Folded bias as integers in [-4095, 4095] (float tensor, differentiable)."""
+        bias = (self.offset - self.running_mean * self.fold_scale()) * self.v_th_mant
+        return round_ste(bias.clamp(-BIAS_LIMIT, BIAS_LIMIT))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x, self.integer_weight() / self.v_th_mant)
+        shape = (1, -1, *[1] * (y.dim() - 2))
+        if self.frozen or not self.training:
+            return y + (self.integer_bias() / self.v_th_mant).reshape(shape)
+        over = [d for d in range(y.dim()) if d != 1]
+        mean, var = y.mean(over), y.var(over, unbiased=False)
+        with torch.no_grad():
+            scale = self.fold_scale()
+            self.running_mean += _MOMENTUM * (mean / scale - self.running_mean)
+            self.running_var += _MOMENTUM * (var / scale**2 - self.running_var)
+        gain = self.gain.clamp_min(_GAIN_MIN) / torch.sqrt(var + _EPS)
+        return (y - mean.reshape(shape)) * gain.reshape(shape) + self.offset.reshape(shape)
+
+
+class QatConv2d(QatSynapse):
+    """3x3 or 1x1 convolution without bias, with batch norm; x (N, C, H, W) -> (N, C', H', W')."""
+
+    def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, v_th_mant: int, gain: float = 1.0) -> None:
+        weight = torch.empty(n_out, n_in, kernel, kernel)
+        nn.init.kaiming_normal_(weight)
+        super().__init__(weight, v_th_mant, gain)
+        self.stride, self.padding = stride, kernel // 2
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(x, weight, stride=self.stride, padding=self.padding)
+
+
+class QatDense(QatSynapse):
+    """Fully connected synapses without bias, with batch norm; x (N, F) -> (N, F')."""
+
+    def __init__(self, n_in: int, n_out: int, v_th_mant: int, gain: float = 1.0) -> None:
+        weight = torch.empty(n_out, n_in)
+        nn.init.kaiming_normal_(weight)
+        super().__init__(weight, v_th_mant, gain)
+
+    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, weight)
+
+
+def over_time(synapse: QatSynapse, spikes: torch.Tensor) -> torch.Tensor:
+    """Apply a synapse group to every step at once: (N, ..., T) -> (N, ..., T)."""
+    n, steps = spikes.shape[0], spikes.shape[-1]
+    flat = spikes.movedim(-1, 1).reshape(n * steps, *spikes.shape[1:-1])
+    y = synapse(flat)
+    return y.reshape(n, steps, *y.shape[1:]).movedim(1, -1)
+
+
+def freeze_statistics(module: nn.Module, frozen: bool = True) -> None:
+    """From now on train with the running statistics, i.e. with exactly what will be deployed."""
+    for part in module.modules():
+        if isinstance(part, QatSynapse):
+            part.frozen = frozen

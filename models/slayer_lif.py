@@ -1,0 +1,88 @@
+"""The spiking neuron of training: lava-dl SLAYER's CUBA neuron, configured as the paper's LIF (Eqs 1-3).
+
+    u(t) = tau u(t-1) + I(t),   a(t) = 1 if u(t) > V_th else 0,   u(t) <- u(t) (1 - a(t))
+
+SLAYER runs it on integers (state scale 2^12 = 64 x 64) with the decay of the chip; the forward here *is* what the
+chip does. lava-dl is imported when a neuron is built, not when this module is imported.
+"""
+
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+
+import torch
+from torch import nn
+
+W_SCALE = 64  # SLAYER's weight scale: one weight unit on the chip is 1/64 in SLAYER
+
+
+@dataclass(frozen=True)
+class LifParameters:
+    """Chip-side parameters of one LIF population (NetX names).
+
+    Attributes
+    ----------
+    i_decay : int
+        Current decay, 0..4096; 4096 means no current memory (the paper's Eq. 1).
+    v_decay : int
+        Voltage decay, 0..4096; ``tau = 1 - v_decay / 4096``, so tau 0.5 is 2048.
+    v_th_mant : int
+        Threshold mantissa, 1..131071; the neuron fires when ``v > v_th_mant * 64``.
+    """
+
+    i_decay: int = 4096
+    v_decay: int = 2048
+    v_th_mant: int = 64
+
+
+def require_lava_dl() -> None:
+    """Raise `BackendUnavailableError` with the remedy if lava-dl cannot be imported."""
+    from taaf.models.errors import BackendUnavailableError
+
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it chats at import
+            warnings.simplefilter("ignore")
+            import lava.lib.dl.slayer  # noqa: F401
+    except Exception as error:
+        raise BackendUnavailableError(
+            f"lava-dl (SLAYER) cannot be imported: {error}; it needs Python 3.10 and `uv sync`"
+        ) from error
+
+
+class SlayerLif(nn.Module):
+    """One SLAYER CUBA population.
+
+    Input and output have shape (N, ..., T). The input is the weighted sum in *threshold units*: 1.0 is the
+    threshold. Values on the grid ``integer / v_th_mant`` give exactly the integers the chip sees.
+
+    Parameters
+    ----------
+    parameters : LifParameters
+        ``v_th_mant`` must be a power of two, so that the change of units is exact in float32.
+    surrogate_width, surrogate_scale : float
+        The surrogate derivative is ``surrogate_scale * exp(-|v - 1| / surrogate_width)``, v in threshold units.
+    """
+
+    def __init__(self, parameters: LifParameters, surrogate_width: float, surrogate_scale: float) -> None:
+        super().__init__()
+        require_lava_dl()
+        from lava.lib.dl.slayer.neuron import cuba
+
+        if parameters.v_th_mant & (parameters.v_th_mant - 1):
+            raise ValueError(f"v_th_mant (={parameters.v_th_mant}) must be a power of two")
+        self.parameters_ = parameters
+        self.unit = parameters.v_th_mant / W_SCALE
+        self.neuron = cuba.Neuron(
+            threshold=self.unit,
+            current_decay=parameters.i_decay / 4096,
+            voltage_decay=parameters.v_decay / 4096,
+            # SLAYER's derivative is scale_rho / (2 tau_rho) exp(-|v - th| / tau_rho) with its own multipliers
+            tau_grad=surrogate_width / cuba.TAU_RHO_MULT,
+            scale_grad=surrogate_scale * 2 * surrogate_width / cuba.SCALE_RHO_MULT,
+        )
+
+    def forward(self, current: torch.Tensor) -> torch.Tensor:
+        self.neuron.shape = None  # SLAYER pins the first shape it sees; one module may serve several batch shapes
+        spikes: torch.Tensor = self.neuron(current * self.unit)
+        return spikes

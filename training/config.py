@@ -1,0 +1,113 @@
+"""Training configuration: TOML file < command line flags; unknown keys are errors with a suggestion."""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from taaf.models.errors import ConfigError
+from taaf.models.taaf import ModelConfig
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW with one cosine period over all epochs.
+
+    ``freeze_epoch``: from this epoch on (0-based) batch norm uses its running statistics, so training sees exactly
+    the integer network that is exported. ``shift_pixels``: events are shifted by up to this many pixels per batch.
+    ``audio_drop``: fraction of audio input spikes dropped at random.
+    """
+
+    epochs: int = 50
+    batch_size: int = 50
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    freeze_epoch: int = 35
+    shift_pixels: int = 2
+    audio_drop: float = 0.1
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Eqs 8-10. ``balance``: "taaf" (k_u from rho_u) or "none" (k_u = 1); modulation ends at ``modulation_end``."""
+
+    lam: float = 1e-3
+    phi: float = 1.0
+    beta: float = 1.0
+    balance: str = "taaf"
+    suppression: float = 0.5
+    modulation_end: int = 35
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The resolved configuration; it is stored with every checkpoint."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_CHOICES = {"balance": ("taaf", "none"), "attention": ("taaf", "uniform")}
+_MAY_BE_ZERO = {
+    "weight_decay", "shift_pixels", "audio_drop", "seed", "lam", "phi", "beta", "suppression", "modulation_end", "freeze_epoch",
+}  # fmt: skip
+
+
+def _section(current: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: found {type(values).__name__}, expected a table")
+    known = {f.name: type(getattr(current, f.name)) for f in fields(current)}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(sorted(known))}"
+            raise ConfigError(f"{where}.{key}: unknown key{hint}")
+        kind = known[key]
+        if kind is float and type(value) is int:
+            value = values[key] = float(value)
+        if type(value) is not kind:
+            raise ConfigError(f"{where}.{key} (={value!r}): expected {kind.__name__}, found {type(value).__name__}")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise ConfigError(f"{where}.{key} (={value!r}): allowed {', '.join(_CHOICES[key])}")
+        if kind in (int, float) and not (value >= 0 if key in _MAY_BE_ZERO else value > 0):
+            raise ConfigError(f"{where}.{key} (={value!r}): must be {'>= 0' if key in _MAY_BE_ZERO else '> 0'}")
+    return replace(current, **values)
+
+
+def from_dict(values: dict[str, Any], where: str = "config") -> TrainConfig:
+    """Resolve a nested dictionary over the defaults; raises `ConfigError` naming the key."""
+    config = TrainConfig()
+    for name, section in values.items():
+        known = [f.name for f in fields(config)]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(
+                f"{where}: unknown table [{name}]; {'did you mean ' + near[0] + '?' if near else 'allowed: ' + ', '.join(known)}"
+            )
+        config = replace(config, **{name: _section(getattr(config, name), section, f"{where}: {name}")})
+    return config
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+    """Read a TOML file (or the defaults) and apply ``overrides`` of the [optimiser] table that are not None."""
+    values: dict[str, Any] = {}
+    where = "config"
+    if path is not None:
+        where = str(path)
+        try:
+            values = tomli.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
+        except tomli.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML ({error})") from error
+    given = {k: v for k, v in overrides.items() if v is not None}
+    if given:
+        values.setdefault("optimiser", {}).update(given)
+    return from_dict(values, where)

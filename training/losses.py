@@ -1,0 +1,50 @@
+"""Losses of TAAF-SNN (arXiv 2505.14535, Eqs 8-10) and TET (Deng et al. 2022), as we read them (METHOD.md)."""
+
+import torch
+from torch.nn import functional
+
+
+def agl_loss(
+    logits: torch.Tensor, labels: torch.Tensor, alpha: torch.Tensor, lam: float = 1e-3, phi: float = 1.0
+) -> torch.Tensor:
+    """Attention-guided loss of one output (Eqs 8, 9), batch mean.
+
+    ``L = (1 - lam) sum_t alpha(t) CE(O(t), y) + lam mean_t MSE(O(t), phi)``. With ``alpha = 1/T`` this is TET's loss.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        O(t), shape (N, T, C).
+    labels : torch.Tensor
+        Class indices, shape (N,).
+    alpha : torch.Tensor
+        Temporal weights, shape (N, T), each row sums to 1.
+    lam, phi : float
+        Weight and target of the mean-square term.
+    """
+    n, steps, classes = logits.shape
+    ce = functional.cross_entropy(
+        logits.reshape(n * steps, classes), labels.repeat_interleave(steps), reduction="none"
+    ).reshape(n, steps)
+    mse = ((logits - phi) ** 2).mean()
+    return (1 - lam) * (alpha * ce).sum(1).mean() + lam * mse
+
+
+def true_class_score(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """s_u summed over the batch: softmax probability of the true class of the time-averaged logits (no gradient)."""
+    with torch.no_grad():
+        return logits.mean(1).softmax(-1).gather(1, labels[:, None]).sum()
+
+
+def modulation(score: torch.Tensor, other: torch.Tensor, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """rho = score / other and k = 1 - tanh(strength * rho) if rho > 1 else 1: the stronger modality is slowed."""
+    rho = score / other
+    return rho, torch.where(rho > 1, 1 - torch.tanh(strength * rho), torch.ones_like(rho))
+
+
+def total_loss(
+    losses: dict[str, torch.Tensor], k: dict[str, torch.Tensor] | dict[str, float], beta: float
+) -> torch.Tensor:
+    """Eq. 10: ``L = beta sum_m k_m L_m + L_fused``; ``losses`` holds "fused" and the modalities, ``k`` the modalities."""
+    unimodal = sum((k[m] * losses[m] for m in k), start=torch.zeros(()))
+    return beta * unimodal + losses["fused"]
