@@ -1,0 +1,66 @@
+"""From a trained `TaafSnn` to float-stage graphs, one per branch (weights in units of the fed LIF's threshold)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from taaf.models import ir
+from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
+from taaf.models.slayer_lif import SlayerLif
+from taaf.models.taaf import TaafSnn
+
+
+def _synapse(name: str, part: QatSynapse) -> tuple[ir.Node, ir.BatchNorm]:
+    def array(tensor: object) -> np.ndarray:
+        return np.asarray(tensor.detach().numpy(), np.float32)  # type: ignore[attr-defined]
+
+    weight = array(part.weight)
+    node: ir.Node
+    if isinstance(part, QatConv2d):
+        node = ir.Conv2d(name, weight, (part.stride,) * 2, (part.padding,) * 2)
+    else:
+        assert isinstance(part, QatDense)
+        node = ir.Dense(name, weight)
+    gain = array(part.gain.clamp_min(_GAIN_MIN))
+    return node, ir.BatchNorm(f"{name}_bn", gain, array(part.offset), array(part.running_mean), array(part.running_var), _EPS)
+
+
+def _lif(name: str, part: SlayerLif) -> ir.Lif:
+    p = part.parameters_
+    return ir.Lif(name, p.i_decay, p.v_decay, p.v_th_mant)
+
+
+class _Builder:
+    """Collects nodes and edges; each method returns the name others connect to."""
+
+    def __init__(self, name: str, shape: ir.Shape) -> None:
+        self.name, self.nodes, self.edges = name, [ir.Input("input", shape)], []  # type: ignore[var-annotated]
+
+    def add(self, node: ir.Node, sources: Iterable[str]) -> str:
+        self.nodes.append(node)
+        self.edges += [(s, node.name) for s in sources]
+        return node.name
+
+    def synapse(self, name: str, part: QatSynapse, source: str) -> str:
+        node, norm = _synapse(name, part)
+        return self.add(norm, [self.add(node, [source])])
+
+    def graph(self) -> ir.Graph:
+        return ir.Graph(self.name, self.nodes, self.edges)
+
+
+def float_graphs(model: TaafSnn) -> dict[str, ir.Graph]:
+    """Float-stage graphs of the event and the audio branch, LIF names as in the branches' ``trace``."""
+    event, audio = model.branches["event"], model.branches["audio"]
+    b = _Builder("event", (2, 34, 34))
+    stem = b.add(_lif("stem_lif", event.stem_lif), [b.synapse("stem", event.stem, "input")])
+    inner = b.add(_lif("block1_lif", event.block1_lif), [b.synapse("block1", event.block1, stem)])
+    paths = [b.synapse("block2", event.block2, inner), b.synapse("shortcut", event.shortcut, stem)]
+    outer = b.add(_lif("block2_lif", event.block2_lif), [b.add(ir.Sum("join"), paths)])
+    flat = b.add(ir.Flatten("flatten"), [outer])
+    b.add(_lif("readout_lif", event.readout_lif), [b.synapse("readout", event.readout, flat)])
+
+    a = _Builder("audio", (model.config.audio_inputs,))
+    hidden = a.add(_lif("hidden_lif", audio.hidden_lif), [a.synapse("hidden", audio.hidden, "input")])
+    a.add(_lif("readout_lif", audio.readout_lif), [a.synapse("readout", audio.readout, hidden)])
+    return {"event": b.graph(), "audio": a.graph()}

@@ -1,0 +1,82 @@
+"""What the integer hardware can hold; all violations are collected before one error is raised."""
+
+import numpy as np
+
+from taaf.models.errors import LimitExceededError
+from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense
+from taaf.models.qat import WEIGHT_MAX, WEIGHT_MIN
+
+V_TH_MAX = 131_071  # 17 bits
+BIAS_MIN, BIAS_MAX = -4096, 4095  # 13-bit mantissa, exponent 6
+UV_LIMIT = 1 << 23
+
+
+def check_limits(graph: Graph) -> None:
+    """Check an integer graph against the ranges of LAVA.md.
+
+    Weights: even, within [-256, 254], not all zero. Neurons: decays 1..4096 (current) and 0..4096 (voltage), threshold
+    1..131071, bias -4096..4095. State: the worst case of u and v (all excitatory inputs firing in every step) stays
+    inside 24 bits, so that Lava's wrap and clip, which SLAYER does not have, can never act.
+
+    Raises
+    ------
+    LimitExceededError
+        One line that lists every violation as ``branch.layer: found (allowed)``.
+    """
+    problems: list[str] = []
+    for node in graph.nodes.values():
+        where = f"{graph.name}.{node.name}"
+        if isinstance(node, Conv2d | Dense):
+            problems += _weight_problems(where, node.weight)
+            if isinstance(node, RecurrentDense):
+                problems += _weight_problems(f"{where} (recurrent)", node.weight_rec)
+        if isinstance(node, Lif):
+            problems += _neuron_problems(where, node, graph)
+    if problems:
+        raise LimitExceededError("; ".join(problems))
+
+
+def _weight_problems(where: str, weight: np.ndarray) -> list[str]:
+    if not np.issubdtype(weight.dtype, np.integer):
+        return [f"{where}: weights are {weight.dtype}, not integers (quantise first)"]
+    found = []
+    if not weight.any():
+        found.append(f"{where}: all weights are zero (Lava cannot load such a layer; remove it)")
+    if weight.min() < WEIGHT_MIN or weight.max() > WEIGHT_MAX:
+        found.append(f"{where}: weights {weight.min()}..{weight.max()} (allowed {WEIGHT_MIN}..{WEIGHT_MAX})")
+    if (weight % 2).any():
+        found.append(f"{where}: {int((weight % 2 != 0).sum())} odd weights (allowed even ones: 8-bit mantissa, exponent 1)")
+    return found
+
+
+def _neuron_problems(where: str, lif: Lif, graph: Graph) -> list[str]:
+    found = []
+    for name, value, low, high in (
+        ("i_decay", lif.i_decay, 1, 4096),
+        ("v_decay", lif.v_decay, 0, 4096),
+        ("v_th_mant", lif.v_th_mant, 1, V_TH_MAX),
+    ):
+        if not low <= value <= high:
+            found.append(f"{where}: {name} {value} (allowed {low}..{high})")
+    bias = np.zeros(1, np.int64) if lif.bias is None else lif.bias.astype(np.int64)
+    if bias.min() < BIAS_MIN or bias.max() > BIAS_MAX:
+        found.append(f"{where}: bias {bias.min()}..{bias.max()} (allowed {BIAS_MIN}..{BIAS_MAX})")
+    low, high = _drive_range(lif, graph)
+    for sign, drive in (("-", -low), ("+", high)):
+        u = 64 * drive * 4096 / max(lif.i_decay, 1)
+        extreme = bias.max() if sign == "+" else -bias.min()
+        v = (u + 64 * max(int(extreme), 0)) * 4096 / max(lif.v_decay, 1)
+        if max(u, v) >= UV_LIMIT:
+            found.append(f"{where}: u or v could reach {sign}{max(u, v):.3g} (allowed < 2^23 = {UV_LIMIT}, 24 bits)")
+    return found
+
+
+def _drive_range(lif: Lif, graph: Graph) -> tuple[int, int]:
+    """Bounds of a(t) from the sums of negative and of positive weights."""
+    low = high = 0
+    for node in graph.synapses_of(lif.name):
+        parts = [node.weight, node.weight_rec] if isinstance(node, RecurrentDense) else [node.weight]  # type: ignore[attr-defined]
+        rows = np.concatenate([np.asarray(p, np.int64).reshape(len(p), -1) for p in parts], axis=1)
+        low += int(np.minimum(rows, 0).sum(1).min())
+        high += int(np.maximum(rows, 0).sum(1).max())
+    return low, high

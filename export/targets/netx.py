@@ -1,0 +1,138 @@
+"""NetX HDF5: writes an integer chain as a file that stock lava-dl loads, and reads it back.
+
+Layer 0 is an ``input`` layer without neurons: it only tells the loader the input shape. Keys and quirks: LAVA.md.
+"""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from taaf.models.errors import BundleError, UnsupportedLayerError
+from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, chain
+
+MAX_WEIGHTS = 1 << 28  # read at most this many weights per layer (bounds the memory a hostile file can ask for)
+_PAIRS = ("stride", "padding", "dilation")
+
+
+def write_netx(graph: Graph, path: Path) -> None:
+    """Write a checked integer chain (see `taaf.export.limits.check_limits`).
+
+    Raises
+    ------
+    UnsupportedLayerError
+        If a node has no NetX form, naming it.
+    GraphError
+        If the graph is not a chain.
+    """
+    nodes = chain(graph)
+    with h5py.File(path, "w", libver="latest") as file:
+        layers = file.create_group("layer")
+        index = 0
+        for position, node in enumerate(nodes):
+            if isinstance(node, Lif):
+                continue  # written with its synapse
+            layer = layers.create_group(str(index))
+            index += 1
+            layer.attrs["name"] = node.name
+            if isinstance(node, Input):
+                layer["type"], layer["shape"] = np.bytes_("input"), np.array(node.shape)
+            elif isinstance(node, Flatten):
+                layer["type"] = np.bytes_("flatten")
+            elif isinstance(node, Conv2d | Dense):
+                lif = nodes[position + 1] if position + 1 < len(nodes) else None
+                if not isinstance(lif, Lif):
+                    raise UnsupportedLayerError(f"{graph.name}.{node.name}: must feed a LIF directly to become a NetX layer")
+                _write_layer(layer, node, lif, graph.shapes[lif.name])
+            else:
+                raise UnsupportedLayerError(f"{graph.name}.{node.name}: {type(node).__name__} has no NetX layer")
+
+
+def _write_layer(layer: h5py.Group, node: Conv2d | Dense, lif: Lif, shape: tuple[int, ...]) -> None:
+    layer["shape"] = np.array(shape)
+    layer["weight"] = node.weight.astype(np.float32)
+    if isinstance(node, Conv2d):
+        layer["type"] = np.bytes_("conv")
+        layer["inChannels"], layer["outChannels"] = node.weight.shape[1] * node.groups, node.weight.shape[0]
+        layer["kernelSize"], layer["groups"] = np.array(node.weight.shape[2:]), node.groups
+        for key in _PAIRS:
+            layer[key] = np.array(getattr(node, key))
+    elif isinstance(node, RecurrentDense):
+        layer["type"] = np.bytes_("dense_rec")
+        layer["weight_rec"] = node.weight_rec.astype(np.float32)
+    else:
+        layer["type"] = np.bytes_("dense")
+    if lif.bias is not None and lif.bias.any():
+        layer["bias"] = lif.bias.astype(np.float32)
+    neuron = layer.create_group("neuron")
+    neuron.attrs["name"] = lif.name
+    neuron["type"] = np.bytes_("CUBA")
+    neuron["iDecay"], neuron["vDecay"], neuron["vThMant"] = lif.i_decay, lif.v_decay, lif.v_th_mant
+    neuron["refDelay"], neuron["gradedSpike"] = 1, False
+
+
+def read_netx(path: Path, name: str) -> Graph:
+    """Read a file written by `write_netx` as an integer graph.
+
+    Raises
+    ------
+    BundleError
+        If the file is missing, truncated or not of this form.
+    UnsupportedLayerError
+        If it holds a layer that taaf does not run exactly, naming it.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            layers = file["layer"]
+            nodes = [n for i in range(len(layers)) for n in _read_layer(layers[str(i)], f"{name}.layer/{i}")]
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise BundleError(f"{path}: not a readable NetX file ({type(error).__name__}: {error})") from error
+    if not nodes or not isinstance(nodes[0], Input):
+        raise BundleError(f"{path}: the first layer must be an input layer with a shape")
+    return Graph(name, nodes, [(a.name, b.name) for a, b in zip(nodes, nodes[1:], strict=False)])
+
+
+def _integers(layer: h5py.Group, key: str) -> np.ndarray:
+    data = layer[key]
+    if data.size > MAX_WEIGHTS:
+        raise ValueError(f"{data.name} has {data.size} values, more than {MAX_WEIGHTS}")
+    values = np.asarray(data[()], np.float64)
+    if not np.isfinite(values).all() or (values != np.rint(values)).any():
+        raise ValueError(f"{data.name} holds values that are not integers")
+    return values.astype(np.int32)
+
+
+def _read_layer(layer: h5py.Group, where: str) -> list[Node]:
+    kind = np.asarray(layer["type"][()]).reshape(-1)[0].decode("ascii")
+    given = str(layer.attrs.get("name", where.rsplit(".", 1)[-1].replace("/", "")))
+    if kind == "input":
+        return [Input(given, tuple(int(n) for n in layer["shape"][()]))]
+    if kind == "flatten":
+        return [Flatten(given)]
+    if kind not in ("conv", "dense", "dense_rec"):
+        raise UnsupportedLayerError(f"{where}: layer type {kind!r} is not supported; allowed conv, dense, dense_rec, flatten, input")
+    if "delay" in layer:
+        raise UnsupportedLayerError(f"{where}: axonal delays are not supported")
+    weight = _integers(layer, "weight")
+    node: Node
+    if kind == "conv":
+        weight = weight.reshape(weight.shape[:4])
+        pairs = {k: _pair(layer[k][()]) for k in _PAIRS}
+        node = Conv2d(given, weight, **pairs, groups=int(layer["groups"][()]))
+    elif kind == "dense":
+        node = Dense(given, weight)
+    else:
+        node = RecurrentDense(given, weight, None, _integers(layer, "weight_rec"))
+    neuron = layer["neuron"]
+    if np.asarray(neuron["type"][()]).reshape(-1)[0] not in (b"CUBA", b"LOIHI"):
+        raise UnsupportedLayerError(f"{where}: neuron type {neuron['type'][()]!r} is not supported; allowed CUBA")
+    if "gradedSpike" in neuron and bool(neuron["gradedSpike"][()]):
+        raise UnsupportedLayerError(f"{where}: graded spikes are not supported (Lava runs them silently wrong)")
+    i_decay, v_decay, v_th = (int(neuron[k][()]) for k in ("iDecay", "vDecay", "vThMant"))
+    bias = _integers(layer, "bias") if "bias" in layer else None
+    return [node, Lif(str(neuron.attrs.get("name", f"{given}_lif")), i_decay, v_decay, v_th, bias)]
+
+
+def _pair(value: np.ndarray) -> tuple[int, int]:
+    both = np.broadcast_to(np.asarray(value).reshape(-1), (2,))
+    return int(both[0]), int(both[1])

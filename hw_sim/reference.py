@@ -1,0 +1,119 @@
+"""Readable integer reference: one step at a time, NumPy int64, with u and v traces. Slow and obviously right."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from taaf.models.errors import GraphError
+from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+
+UV_LIMIT = 1 << 23
+
+
+def truncate_shift(x: np.ndarray, bits: int) -> np.ndarray:
+    """``x / 2**bits`` truncated toward zero."""
+    return np.sign(x) * (np.abs(x) >> bits)
+
+
+def wrap_current(u: np.ndarray) -> np.ndarray:
+    """Lava's 24-bit wrap of u: above 2^23 subtract 2^24, at or below -2^23 add 2^24."""
+    return np.where(u > UV_LIMIT, u - 2 * UV_LIMIT, np.where(u <= -UV_LIMIT, u + 2 * UV_LIMIT, u))
+
+
+def clip_voltage(v: np.ndarray) -> np.ndarray:
+    """Lava's 24-bit clip of v to [-(2^23 - 1), 2^23 - 1]."""
+    return np.clip(v, -UV_LIMIT + 1, UV_LIMIT - 1)
+
+
+@dataclass
+class Trace:
+    """Result of a reference run; every array has time as its last axis."""
+
+    spikes: dict[str, np.ndarray]  # node name -> uint8
+    u: dict[str, np.ndarray]  # LIF name -> int64
+    v: dict[str, np.ndarray]  # after reset
+
+
+def convolve(node: Conv2d, x: np.ndarray) -> np.ndarray:
+    """Integer cross-correlation of (C, H, W) by explicit sums over kernel positions."""
+    c_out, c_in, k_h, k_w = node.weight.shape
+    (s_h, s_w), (p_h, p_w), (d_h, d_w) = node.stride, node.padding, node.dilation
+    _, h_out, w_out = node.out_shape([x.shape])
+    padded = np.pad(x.astype(np.int64), ((0, 0), (p_h, p_h), (p_w, p_w)))
+    out = np.zeros((c_out, h_out, w_out), np.int64)
+    per_group = c_out // node.groups
+    for g in range(node.groups):
+        rows = slice(g * per_group, (g + 1) * per_group)
+        group = padded[g * c_in : (g + 1) * c_in]
+        for i in range(k_h):
+            for j in range(k_w):
+                y, x0 = i * d_h, j * d_w
+                patch = group[:, y : y + s_h * (h_out - 1) + 1 : s_h, x0 : x0 + s_w * (w_out - 1) + 1 : s_w]
+                out[rows] += np.einsum("oc,chw->ohw", node.weight[rows, :, i, j].astype(np.int64), patch)
+    return out
+
+
+def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
+    """Run one window from rest.
+
+    Parameters
+    ----------
+    graph : Graph
+        Integer stage (see `taaf.models.ir`).
+    spikes : numpy.ndarray
+        Input spikes of one sample, shape ``(*graph.input.shape, T)``, values 0 or 1.
+
+    Returns
+    -------
+    Trace
+        Spikes of every LIF (and the input), u and v.
+
+    Raises
+    ------
+    GraphError
+        If the input's shape is wrong or the graph is not in integer stage.
+    """
+    if spikes.shape[:-1] != graph.input.shape:
+        raise GraphError(f"{graph.name}.{graph.input.name}: input {spikes.shape[:-1]} != {graph.input.shape}")
+    steps = spikes.shape[-1]
+    state = {n.name: (np.zeros(graph.shapes[n.name], np.int64),) * 2 for n in graph.lifs()}
+    last = {n.name: np.zeros(graph.shapes[n.name], np.int64) for n in graph.lifs()}
+    rows: dict[str, list[np.ndarray]] = {n: [] for n in [graph.input.name, *state]}
+    us: dict[str, list[np.ndarray]] = {n: [] for n in state}
+    vs: dict[str, list[np.ndarray]] = {n: [] for n in state}
+    for step in range(steps):
+        value: dict[str, np.ndarray] = {}
+        for name, node in graph.nodes.items():
+            inputs = [value[s] for s in graph.sources(name)]
+            if isinstance(node, Input):
+                value[name] = spikes[..., step].astype(np.int64)
+                rows[name].append(value[name].astype(np.uint8))
+            elif isinstance(node, Lif):
+                u, v = state[name]
+                u = wrap_current(truncate_shift(u * (4096 - node.i_decay), 12) + (inputs[0] << 6))
+                bias = 0 if node.bias is None else node.bias.astype(np.int64).reshape(-1, *[1] * (u.ndim - 1)) << 6
+                v = clip_voltage(truncate_shift(v * (4096 - node.v_decay), 12) + u + bias)
+                fired = v > (node.v_th_mant << 6)
+                v = np.where(fired, 0, v)
+                state[name], last[name], value[name] = (u, v), fired.astype(np.int64), fired.astype(np.int64)
+                rows[name].append(fired.astype(np.uint8))
+                us[name].append(u)
+                vs[name].append(v)
+            else:
+                value[name] = _current(node, inputs, last, graph)
+    return Trace(*({n: np.stack(x, -1) for n, x in d.items()} for d in (rows, us, vs)))
+
+
+def _current(node: Node, inputs: list[np.ndarray], last: dict[str, np.ndarray], graph: Graph) -> np.ndarray:
+    if isinstance(node, Conv2d):
+        return convolve(node, inputs[0])
+    if isinstance(node, RecurrentDense):
+        (fed,) = graph.targets(node.name)
+        return node.weight.astype(np.int64) @ inputs[0] + node.weight_rec.astype(np.int64) @ last[fed]
+    if isinstance(node, Dense):
+        return node.weight.astype(np.int64) @ inputs[0]
+    if isinstance(node, Sum):
+        return sum(inputs[1:], start=inputs[0])
+    if isinstance(node, Flatten):
+        return inputs[0].reshape(-1)
+    raise GraphError(f"{graph.name}.{node.name}: {type(node).__name__} is not an integer-stage node; run the compiler first")
