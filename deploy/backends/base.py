@@ -1,0 +1,42 @@
+"""What every backend returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from taaf.hw_sim.engine import Activity
+
+
+@dataclass(frozen=True)
+class BackendResult:
+    """Result of running N windows.
+
+    Attributes
+    ----------
+    features : dict
+        Branch -> feature spikes (N, F, input steps) uint8, as sent to the host head; empty if not recorded.
+    logits : dict
+        "fused", "event", "audio" -> (N, C) float64.
+    activity : dict
+        Branch -> spikes per neuron and layer (`Activity`), or empty if the backend cannot count.
+    n_steps : int
+        Time steps executed, pipeline fill included.
+    wall_s : float
+        Time of the run itself, without loading and compiling.
+    """
+
+    features: dict[str, np.ndarray]
+    logits: dict[str, np.ndarray]
+    activity: dict[str, Activity]
+    n_steps: int
+    wall_s: float
+
+
+def pad_window(spikes: np.ndarray, window_steps: int) -> np.ndarray:
+    """Append silent steps to (N, ..., T) up to the window length, keeping a time-major memory layout."""
+    n_idle = window_steps - spikes.shape[-1]
+    if n_idle == 0:
+        return spikes
+    major = np.moveaxis(spikes, -1, 0)
+    padded = np.concatenate([major, np.zeros((n_idle, *major.shape[1:]), spikes.dtype)])
+    return np.moveaxis(padded, 0, -1)

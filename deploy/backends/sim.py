@@ -1,0 +1,154 @@
+"""Backend ``sim``: the Lava runtime with stock NetX networks on the Loihi simulator, the head on a host process.
+
+    RingBuffer (encoded spikes) -> netx.hdf5.Network, one per branch -> HostHeadProcess
+                                     every layer -> RecorderProcess (measurement only)
+
+Windows follow each other without a gap; every layer resets its neurons at its own phase (LIFReset).
+"""
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taaf.deploy.backends.base import BackendResult, pad_window
+from taaf.deploy.lava_runtime import LavaRuntime, require_lava
+from taaf.export.bundle import Bundle
+from taaf.hw_sim.engine import Activity
+from taaf.models.ir import Shape
+
+
+def run_sim(
+    bundle: Bundle, inputs: dict[str, np.ndarray], time_limit_s: float, tick: Callable[[int], Any] = lambda _: None
+) -> BackendResult:
+    """Run the windows of ``inputs`` ({branch: (N, *shape, T) uint8}); ``tick(n)`` is called as windows finish.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If Lava cannot be imported.
+    RuntimeFailedError
+        If the runtime fails or exceeds ``time_limit_s``.
+    """
+    require_lava()
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    with tempfile.TemporaryDirectory(prefix="taaf-sim-") as folder, contextlib.redirect_stdout(sys.stderr):
+        network = LavaNetwork(bundle, inputs, Path(folder))
+        return network.run(Loihi2SimCfg(select_tag="fixed_pt"), time_limit_s, tick)
+
+
+class LavaNetwork:
+    """The process graph of a bundle for a given number of windows; compiles and runs once, as Lava does.
+
+    With ``folder`` every layer is recorded there. ``on_chip`` puts lava-loihi's adapters between host and chip; then
+    only what the host head receives is known.
+    """
+
+    def __init__(
+        self, bundle: Bundle, inputs: dict[str, np.ndarray], folder: Path | None, on_chip: bool = False
+    ) -> None:
+        from lava.lib.dl.netx.hdf5 import Network
+
+        from taaf.deploy.processes.host_head import HostHeadProcess
+
+        self.bundle, self.window = bundle, bundle.window_steps
+        self.n_windows = len(next(iter(inputs.values())))
+        self.delays = {name: len(graph.lifs()) for name, graph in bundle.graphs.items()}
+        self.n_steps = self.n_windows * self.window + max(self.delays.values())
+        self.rasters: dict[tuple[str, str], tuple[np.ndarray, int, Shape]] = {}
+        self.head = HostHeadProcess(
+            arrays=bundle.head.arrays, attention=bundle.head.attention, n_windows=self.n_windows, window_steps=self.window,
+            input_steps={b: bundle.input_steps(b) for b in bundle.graphs}, delays=self.delays,
+            n_features={b: bundle.n_features(b) for b in bundle.graphs}, classes=len(bundle.manifest["labels"]),
+        )  # fmt: skip
+        self.inputs = inputs
+        for name, graph in bundle.graphs.items():
+            file = bundle.path / bundle.manifest["branches"][name]["file"]
+            network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1)
+            network.net_config.f.close()  # stock NetX leaves the file open
+            self._connect(self._source(inputs[name]), network, getattr(self.head, f"{name}_in"), on_chip)
+            if folder is None:
+                continue
+            for lif, layer in zip(graph.lifs(), network.layers, strict=True):
+                self._record((name, lif.name), layer, graph.shapes[lif.name], folder)
+
+    @staticmethod
+    def _connect(source: Any, network: Any, port: Any, on_chip: bool) -> None:
+        if not on_chip:
+            source.s_out.connect(network.inp)
+            network.out.connect(port)
+            return
+        from lava.proc import embedded_io  # lava-loihi
+
+        kind = embedded_io.spike.PyToN3ConvAdapter if len(network.inp.shape) == 3 else embedded_io.spike.PyToNxAdapter
+        inward, outward = kind(shape=network.inp.shape), embedded_io.spike.NxToPyAdapter(shape=network.out.shape)
+        source.s_out.connect(inward.inp)
+        inward.out.connect(network.inp)
+        network.out.connect(outward.inp)
+        outward.out.connect(port)
+
+    def _source(self, spikes: np.ndarray) -> Any:
+        from lava.proc.io.source import RingBuffer
+
+        windows = np.moveaxis(pad_window(spikes, self.window), 0, -2)  # (*shape, N, W)
+        stream = windows.reshape(*windows.shape[:-2], -1)
+        silence = np.zeros((*stream.shape[:-1], self.n_steps - stream.shape[-1]), stream.dtype)
+        stream = np.concatenate([stream, silence], axis=-1)
+        if stream.ndim == 4:
+            stream = stream.transpose(2, 1, 0, 3)  # Lava's convolutions take (W, H, C)
+        return RingBuffer(data=stream.astype(np.int32))
+
+    def _record(self, key: tuple[str, str], layer: Any, shape: Shape, folder: Path) -> None:
+        from taaf.deploy.processes.recorder import RecorderProcess
+
+        path = folder / f"{key[0]}.{key[1]}.npy"
+        raster = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(self.n_steps, *layer.out.shape))
+        recorder = RecorderProcess(shape=layer.out.shape, path=str(path), n_steps=self.n_steps)
+        layer.out.connect(recorder.a_in)
+        delay = 1 + sum(branch == key[0] for branch, _ in self.rasters)
+        self.rasters[key] = (raster, delay, shape)
+
+    def run(self, run_config: Any, time_limit_s: float, tick: Callable[[int], Any]) -> BackendResult:
+        """Execute and collect; see `run_sim`."""
+        with LavaRuntime(self.head, run_config, time_limit_s) as runtime:
+            done, started = 0, None
+            fill = max(self.delays.values())
+            for n in self._portions():
+                runtime.run(n * self.window + (fill if done == 0 else 0))
+                started = started or time.perf_counter()  # after the first portion: without compiling
+                done += n
+                tick(n)
+            logits = {u: runtime.read(getattr(self.head, f"{u}_logits")) for u in ("fused", "event", "audio")}
+            finished = time.perf_counter()
+        spikes = {key: self._windows(*entry) for key, entry in self.rasters.items()}
+        graphs = self.bundle.graphs if spikes else {}
+        features = {b: spikes[b, g.output][..., : self.bundle.input_steps(b)] for b, g in graphs.items()}
+        activity = {b: self._activity(b, spikes) for b in graphs}
+        return BackendResult(features, logits, activity, self.n_steps, finished - (started or finished))
+
+    def _portions(self) -> list[int]:
+        """Windows per Lava run call: one first (it also compiles), then a tenth of the rest each."""
+        rest = self.n_windows - 1
+        size = max(1, rest // 10)
+        return [1, *[min(size, rest - k) for k in range(0, rest, size)]]
+
+    def _windows(self, raster: np.ndarray, delay: int, shape: Shape) -> np.ndarray:
+        """Cut a layer's raster into windows at its own phase: (N, *shape, W)."""
+        rows = np.asarray(raster[delay : delay + self.n_windows * self.window])
+        if rows.ndim == 4:
+            rows = rows.transpose(0, 3, 2, 1)  # (W, H, C) -> (C, H, W)
+        return np.moveaxis(rows.reshape(self.n_windows, self.window, *shape), 1, -1)
+
+    def _activity(self, branch: str, spikes: dict[tuple[str, str], np.ndarray]) -> Activity:
+        activity = Activity(self.n_windows, self.window)
+        graph = self.bundle.graphs[branch]
+        activity.add(graph.input.name, self.inputs[branch].sum(axis=(0, -1), dtype=np.int64))
+        for lif in graph.lifs():
+            activity.add(lif.name, spikes[branch, lif.name].sum(axis=(0, -1), dtype=np.int64))
+        return activity

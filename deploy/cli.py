@@ -1,0 +1,85 @@
+"""taaf-deploy: run a bundle on a backend and report accuracy, agreement, SynOps and energy."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from taaf.models import zoo_path
+from taaf.models.console import make_parser, positive, run
+from taaf.models.errors import ConfigError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of taaf-deploy."""
+    parser = make_parser(
+        "taaf-deploy",
+        "Run a deployment bundle and report accuracy, agreement with the trained model, spikes, SynOps and energy.",
+        ["taaf-deploy --backend sim", "taaf-deploy bundle --backend fast --json", "taaf-deploy --backend sim --samples 20"],
+    )
+    parser.add_argument("bundle", nargs="?", type=Path, help="bundle directory (default: the shipped reference model)")
+    parser.add_argument(
+        "--backend", choices=["sim", "fast", "loihi2"], default="sim",
+        help="sim: Lava runtime with the Loihi simulator; fast: exact engine; loihi2: chip (default sim)",
+    )  # fmt: skip
+    parser.add_argument("--samples", type=positive, help="windows to run (default: sim 100, fast all)")
+    parser.add_argument(
+        "--split", choices=["test", "human"], default="test",
+        help="test: synthetic speech of unseen voices; human: the same digits with recorded human speech",
+    )  # fmt: skip
+    parser.add_argument("--time-limit", type=positive, metavar="S", help="give up after S seconds (default 60 + 2 per window)")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report as JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run(build_parser(), _work, argv)
+
+
+def _work(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from taaf.deploy.report import render
+    from taaf.deploy.session import Request, deploy
+
+    if args.report is not None and not args.report.parent.is_dir():
+        raise ConfigError(f"--report {args.report}: folder {args.report.parent} does not exist")
+    request = Request(args.bundle or zoo_path("ead_mini"), args.backend, args.samples, args.split, args.time_limit)
+    quiet = True if args.quiet or args.json or args.backend == "fast" else None  # None: only on a terminal
+    bar: Any = tqdm(disable=quiet, unit="window", desc=args.backend, leave=False)
+
+    def started(total: int) -> None:
+        bar.total = total
+        bar.refresh()
+
+    try:
+        report = deploy(request, bar.update, started)
+    finally:
+        bar.close()
+    text = json.dumps(report, indent=None if args.json else 1)
+    if args.report is not None:
+        _write_atomically(args.report, text + "\n")
+    print(text if args.json else render(report))
+    if not report["agreement"]["exact"]:
+        print("taaf-deploy: error: the backend disagrees with the trained model (see agreement)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The TAAF head as a Lava process on the host: receives feature spikes over channels, decides once per window.
+
+Lava's compiler executes every file beside a Process several times: only processes and their models live here.
+"""
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.process.variable import Var
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+from taaf.models.host_head import HostHead
+
+
+class HostHeadProcess(AbstractProcess):
+    """Collects the feature spikes of both branches and writes one row of logits per window.
+
+    Parameters
+    ----------
+    arrays, attention
+        Of `taaf.models.host_head.HostHead`.
+    n_windows, window_steps : int
+        Windows arrive back to back, one every ``window_steps`` steps.
+    input_steps, delays, n_features : dict
+        Per branch: steps of a window that are read, time steps from an input to its output spike, feature neurons.
+    classes : int
+        Number of classes.
+    """
+
+    def __init__(
+        self, *, arrays: dict[str, np.ndarray], attention: str, n_windows: int, window_steps: int,
+        input_steps: dict[str, int], delays: dict[str, int], n_features: dict[str, int], classes: int,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            arrays=arrays, attention=attention, n_windows=n_windows, window_steps=window_steps,
+            input_steps=input_steps, delays=delays, n_features=n_features,
+        )  # fmt: skip
+        self.event_in = InPort(shape=(n_features["event"],))
+        self.audio_in = InPort(shape=(n_features["audio"],))
+        self.fused_logits = Var(shape=(n_windows, classes), init=0)
+        self.event_logits = Var(shape=(n_windows, classes), init=0)
+        self.audio_logits = Var(shape=(n_windows, classes), init=0)
+        self.windows_done = Var(shape=(1,), init=0)
+
+
+@implements(proc=HostHeadProcess, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyHostHeadModel(PyLoihiProcessModel):
+    """NumPy only: torch inside a Lava process can deadlock after a fork."""
+
+    event_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    audio_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    fused_logits: np.ndarray = LavaPyType(np.ndarray, float)
+    event_logits: np.ndarray = LavaPyType(np.ndarray, float)
+    audio_logits: np.ndarray = LavaPyType(np.ndarray, float)
+    windows_done: np.ndarray = LavaPyType(np.ndarray, np.int32)
+
+    def __init__(self, proc_params: dict) -> None:
+        super().__init__(proc_params)
+        self.head = HostHead(proc_params["arrays"], proc_params["attention"])
+        self.n_windows: int = proc_params["n_windows"]
+        self.window_steps: int = proc_params["window_steps"]
+        self.input_steps: dict = proc_params["input_steps"]
+        self.delays: dict = proc_params["delays"]
+        shapes = {m: (proc_params["n_features"][m], self.input_steps[m]) for m in self.delays}
+        self.features = {m: np.zeros((2, *shape), np.uint8) for m, shape in shapes.items()}  # this window and the next
+        self.complete = dict.fromkeys(self.delays, 0)
+
+    def run_spk(self) -> None:
+        for modality, port in (("event", self.event_in), ("audio", self.audio_in)):
+            spikes = port.recv()
+            window, step = divmod(self.time_step - 1 - self.delays[modality], self.window_steps)
+            if window < 0 or window >= self.n_windows or step >= self.input_steps[modality]:
+                continue
+            self.features[modality][window % 2, :, step] = spikes != 0
+            if step == self.input_steps[modality] - 1:
+                self.complete[modality] = window + 1
+        window = int(self.windows_done[0])
+        if min(self.complete.values()) > window:
+            output = self.head({m: f[window % 2][None] for m, f in self.features.items()})
+            self.fused_logits[window] = output.logits["fused"][0]
+            self.event_logits[window] = output.logits["event"][0]
+            self.audio_logits[window] = output.logits["audio"][0]
+            self.windows_done[0] = window + 1

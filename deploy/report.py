@@ -1,0 +1,75 @@
+"""The deployment report as text. Measured, estimated and cited are kept apart."""
+
+from typing import Any
+
+
+def render(report: dict[str, Any]) -> str:
+    """The table `taaf-deploy` prints."""
+    parts = [_summary(report)]
+    if "layers" in report:
+        parts += [_layers(report), _energy(report), _paper(report)]
+    return "\n\n".join(parts)
+
+
+def _summary(r: dict[str, Any]) -> str:
+    a, acc = r["agreement"], r["accuracy_percent"]
+    where = {"sim": "Lava runtime, Loihi simulator (fixed_pt)", "fast": "hw_sim exact engine", "loihi2": "Loihi 2"}[r["backend"]]
+    lines = [
+        f"{r['model']} on {where}",
+        f"  bundle      {r['bundle']}",
+        f"  windows     {r['samples']} of the {r['split']} split, {r['time_steps']:,} time steps, {r['seconds']['run']:.2f} s running",
+        f"  accuracy    fused {acc['fused']:.1f} %   event only {acc['event']:.1f} %   audio only {acc['audio']:.1f} %",
+    ]
+    if "accuracy_percent_all" in r:
+        full = r["accuracy_percent_all"]
+        lines.append(
+            f"              fused {full['fused']:.1f} %   event only {full['event']:.1f} %   audio only {full['audio']:.1f} %"
+            f"   on all {r['samples_all']} (exact engine)"
+        )
+    compared = f"{a['neuron_steps_compared']:,} neuron-steps" if a["neuron_steps_compared"] else "spikes not recorded"
+    verdict = "100 %" if a["exact"] else "BROKEN"
+    lines.append(
+        f"  agreement   {verdict} with the {a['with']}: {a['spike_mismatches']} of {compared} differ, "
+        f"{a['decision_mismatches']} of {a['windows']} decisions differ"
+    )
+    return "\n".join(lines)
+
+
+def _layers(r: dict[str, Any]) -> str:
+    n = r["samples"]
+    head = f"  {'layer':22s} {'neurons':>8s} {'synapses':>9s} {'spikes':>10s} {'SynOps':>12s} {'dense':>12s} {'updates':>10s}"
+    lines = [f"Measured, per window (counted from the {n} windows that ran)", head]
+    rows = [(x["layer"], x) for x in r["layers"]] + [("total", {**r["totals"], "spikes_in": 0})]
+    for name, x in rows:
+        lines.append(
+            f"  {name:22s} {x['n_neurons']:8,d} {x['n_synapses']:9,d} {x['spikes_out'] / n:10,.1f} "
+            f"{x['effective_synops'] / n:12,.0f} {x['dense_synops'] / n:12,.0f} {x['neuron_updates'] / n:10,.0f}"
+        )
+    lines.append(f"  input spikes from the host: {r['totals']['spikes_in'] / n:,.1f} per window")
+    lines.append(f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per decision (not part of the chip's energy)")
+    return "\n".join(lines)
+
+
+def _energy(r: dict[str, Any]) -> str:
+    lines = [
+        "Estimated, per window: counted operations x published constants (no chip was measured)",
+        f"  {'convention':32s} {'SNN':>12s} {'ANN twin':>12s}",
+    ]
+    for e in r["energy"]:
+        ann = f"{e['ann_nj'] / 1000:9.4g} uJ" if e["ann_nj"] is not None else "-"
+        lines.append(f"  {e['title']:32s} {e['snn_nj'] / 1000:9.4g} uJ {ann:>12s}")
+    lines.append(f"  ANN twin: {r['ann_twin_macs_per_window']:,} multiply-accumulates (same synapses, real-valued, at every input step)")
+    lines.append("  Loihi 2: no official energy per operation exists; none is given.")
+    lines += [f"  [{e['title']}] {e['includes']}; not: {e['excludes']}" for e in r["energy"]]
+    return "\n".join(lines)
+
+
+def _paper(r: dict[str, Any]) -> str:
+    p = r["paper"]
+    return "\n".join(
+        [
+            f"Cited, another and larger network (two spiking ResNet18, CREMA-D): {p['title']}",
+            f"  SNN {p['snn']} {p['unit']}   ANN {p['ann']} {p['unit']}   (printed \"{p['printed_unit']}\")",
+            f"  the unit must be {p['unit']}: {p['unit_reason']}",
+        ]
+    )

@@ -1,0 +1,130 @@
+"""One deployment: load, run on a backend, compare with the trained model, count, convert to energy."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taaf.deploy.backends.base import BackendResult
+from taaf.deploy.backends.fast import run_fast
+from taaf.export.bundle import Bundle, read_bundle
+from taaf.hw_sim.counters import LayerCounts, count
+from taaf.hw_sim.energy import energies, load_chip
+from taaf.models.errors import ConfigError
+from taaf.models.host_head import OUTPUTS
+from taaf.training.ead_mini import load_split
+
+SCHEMA_VERSION = 1
+DEFAULT_SAMPLES = {"sim": 100, "loihi2": 100}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for."""
+
+    bundle: Path
+    backend: str
+    samples: int | None
+    split: str
+    time_limit_s: float | None
+
+
+def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
+    """Run a deployment and return the report as plain data (``schema_version`` 1).
+
+    ``started(n)`` is called once the number of windows is known, ``tick(k)`` as windows finish.
+    """
+    bundle = read_bundle(request.bundle)
+    if request.backend == "loihi2":  # say what is missing before simulating any data
+        from taaf.deploy.backends.loihi2 import require_chip
+
+        require_chip()
+    split = load_split(request.split)
+    n = request.samples or min(DEFAULT_SAMPLES.get(request.backend, len(split)), len(split))
+    if n > len(split):
+        raise ConfigError(f"--samples {n}: the {request.split} split has {len(split)}; allowed 1..{len(split)}")
+    inputs = {m: x[:n] for m, x in split.inputs().items()}
+    started(n)
+    begun = time.perf_counter()
+    result = _run(bundle, inputs, request, tick)
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "bundle": str(request.bundle),
+        "model": bundle.manifest["model"],
+        "checkpoint_sha256": bundle.manifest["training"]["checkpoint_sha256"],
+        "backend": request.backend,
+        "split": request.split,
+        "samples": n,
+        "accuracy_percent": _accuracy(result, split.labels[:n]),
+        "agreement": _agreement(bundle, result, inputs, request.split),
+        "time_steps": result.n_steps,
+        "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
+    }
+    if request.backend != "fast":
+        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, split.inputs()), split.labels)
+        report["samples_all"] = len(split)
+    if result.activity:
+        report.update(_costs(bundle, result, n))
+    return report
+
+
+def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:
+    if request.backend == "fast":
+        return run_fast(bundle, inputs)
+    n = len(inputs["event"])
+    limit = request.time_limit_s or 60 + 2.0 * n
+    if request.backend == "sim":
+        from taaf.deploy.backends.sim import run_sim
+
+        return run_sim(bundle, inputs, limit, tick)
+    from taaf.deploy.backends.loihi2 import run_loihi2
+
+    return run_loihi2(bundle, inputs, limit, tick)
+
+
+def _accuracy(result: BackendResult, labels: np.ndarray) -> dict[str, float]:
+    return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in OUTPUTS}
+
+
+def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray], split: str) -> dict[str, Any]:
+    """Spikes at the chip boundary and decisions against the trained model (recorded for every test sample)."""
+    n = len(inputs["event"])
+    if split == "test":
+        features = {b: bundle.expected_features(b)[:n] for b in bundle.graphs}
+        logits, reference = bundle.golden["logits"][:n], "trained model (SLAYER forward, recorded at export)"
+    else:
+        engine = run_fast(bundle, inputs)
+        features, logits, reference = engine.features, engine.logits["fused"], "exact engine"
+    found = result.features or {}
+    spike_errors = sum(int((found[b] != features[b]).sum()) for b in found)
+    compared = sum(features[b].size for b in found)
+    decision_errors = int((result.logits["fused"].argmax(1) != logits.argmax(1)).sum())
+    return {
+        "with": reference, "windows": n, "neuron_steps_compared": compared, "spike_mismatches": spike_errors,
+        "decision_mismatches": decision_errors, "max_logit_difference": float(np.abs(result.logits["fused"] - logits).max()),
+        "exact": spike_errors == 0 and decision_errors == 0,
+    }  # fmt: skip
+
+
+def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
+    counts: list[LayerCounts] = []
+    for branch, graph in bundle.graphs.items():
+        counts += count(graph, result.activity[branch])
+    branches = bundle.manifest["branches"]
+    ann_macs = sum(branches[b]["ann_macs"] * bundle.input_steps(b) for b in bundle.graphs)
+    fields = ("n_neurons", "n_synapses", "spikes_out", "effective_synops", "dense_synops", "neuron_updates")
+    totals: dict[str, float] = {f: sum(getattr(c, f) for c in counts) for f in fields}
+    inputs = sum(int(result.activity[b].spikes[g.input.name].sum()) for b, g in bundle.graphs.items())
+    steps = {b: bundle.input_steps(b) for b in bundle.graphs}
+    return {
+        "layers": [c.to_dict() for c in counts],
+        "totals": {**totals, "spikes_in": inputs},
+        "host_macs_per_window": bundle.head.n_macs(bundle.n_features("event"), steps),
+        "ann_twin_macs_per_window": ann_macs,
+        "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
+        "paper": load_chip("taaf_paper"),
+    }
+

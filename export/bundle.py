@@ -1,0 +1,190 @@
+"""The deployment bundle: a directory with a manifest, one NetX file per branch, the head and expected results.
+
+    manifest.json   format, branches (files, shapes, windows, phases), head, labels, SHA-256 of every file, tools
+    event.net audio.net   loadable by stock lava-dl
+    head.npz        alignment, classifier and attention as plain arrays
+    golden.npz      expected feature spikes and logits of the whole test set, from the trained model
+
+Files are verified against the manifest before anything is parsed. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taaf.export.targets.netx import read_netx
+from taaf.models.errors import BundleError
+from taaf.models.host_head import MODALITIES, HostHead
+from taaf.models.ir import Graph
+
+FORMAT, VERSION = "taaf-bundle", 1
+MAX_FILE_BYTES = 1 << 30
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle in memory."""
+
+    path: Path
+    manifest: dict[str, Any]
+    graphs: dict[str, Graph]
+    head: HostHead
+    golden: dict[str, np.ndarray]
+
+    @property
+    def window_steps(self) -> int:
+        """Time steps between the starts of two windows; the same for all branches."""
+        return int(self.manifest["window_steps"])
+
+    def input_steps(self, branch: str) -> int:
+        """Steps of the window in which this branch receives input; its features are read for as many steps."""
+        return int(self.manifest["branches"][branch]["input_steps"])
+
+    def expected_features(self, branch: str) -> np.ndarray:
+        """Feature spikes of the trained model on the test set, (N, F, T) uint8."""
+        shape = (len(self.golden["labels"]), self.n_features(branch), self.input_steps(branch))
+        bits = np.unpackbits(self.golden[f"features_{branch}"], count=int(np.prod(shape)))
+        return bits.reshape(shape)
+
+    def n_features(self, branch: str) -> int:
+        graph = self.graphs[branch]
+        return int(graph.shapes[graph.output][0])
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_bundle(out: Path, manifest: dict[str, Any], fill: Callable[[Path], None], check: Callable[[Path], None]) -> None:
+    """Write a bundle or nothing: build it in a temporary folder beside ``out``, check it there, then rename.
+
+    Parameters
+    ----------
+    out : Path
+        Target directory. An existing *bundle* is replaced; anything else that exists there is refused.
+    manifest : dict
+        Without "files"; the hashes are added here.
+    fill : callable
+        Writes the files into the folder it is given.
+    check : callable
+        Called with the complete temporary bundle; an exception leaves ``out`` untouched.
+    """
+    if out.exists() and not (out / "manifest.json").is_file():
+        raise BundleError(f"{out}: exists and is not a bundle; choose another --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        os.chmod(stage, 0o755)
+        fill(stage)
+        files = {p.name: sha256(p) for p in sorted(stage.iterdir())}
+        text = json.dumps({"format": FORMAT, "version": VERSION, **manifest, "files": files}, indent=1)
+        (stage / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        check(stage)
+        old = stage.with_name(stage.name + ".old")
+        if out.exists():
+            os.rename(out, old)
+        os.rename(stage, out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle.
+
+    Raises
+    ------
+    BundleError
+        If a file is missing, its SHA-256 differs, or the contents do not fit together.
+    """
+    manifest = _read_manifest(path)
+    for name, wanted in manifest["files"].items():
+        _verify_file(path, name, wanted)
+    try:
+        graphs = {b: read_netx(path / manifest["branches"][b]["file"], b) for b in MODALITIES}
+        head = HostHead(_read_npz(path / manifest["head"]["file"]), manifest["head"]["attention"])
+        bundle = Bundle(path, manifest, graphs, head, _read_npz(path / manifest["golden"]["file"]))
+        _check_fit(bundle)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{path}: manifest and files do not fit together ({type(error).__name__}: {error})") from error
+    return bundle
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / "manifest.json"
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such bundle directory; make one with `taaf-export model.pt --to netx`")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror}); a bundle has a manifest.json") from error
+    except ValueError as error:
+        raise BundleError(f"{file}: not valid JSON, it may be truncated ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{file}: not a taaf bundle (format is not {FORMAT!r})")
+    if manifest.get("version") != VERSION:
+        raise BundleError(f"{file}: bundle version {manifest.get('version')!r}; this taaf reads {VERSION}")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
+        raise BundleError(f"{file}: 'files' must map file names to SHA-256 sums")
+    used = [manifest.get(k, {}).get("file") for k in ("head", "golden")]
+    used += [manifest.get("branches", {}).get(b, {}).get("file") for b in MODALITIES]
+    for name in [*files, *used]:
+        if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or name not in files:
+            raise BundleError(f"{file}: file name {name!r} is not allowed or has no SHA-256 sum")
+    return manifest
+
+
+def _verify_file(path: Path, name: str, wanted: str) -> None:
+    file = path / name
+    if file.is_symlink() or not file.is_file():
+        raise BundleError(f"{file}: missing from the bundle (or not a plain file); export it again")
+    if file.stat().st_size > MAX_FILE_BYTES:
+        raise BundleError(f"{file}: {file.stat().st_size} bytes, more than {MAX_FILE_BYTES}")
+    found = sha256(file)
+    if found != wanted:
+        raise BundleError(f"{file}: SHA-256 is {found[:12]}…, the manifest says {wanted[:12]}…; export the bundle again")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {k: file[k] for k in file.files}
+    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
+        raise BundleError(f"{path}: not a readable .npz file ({type(error).__name__}: {error})") from error
+
+
+def _check_fit(bundle: Bundle) -> None:
+    n = len(bundle.golden["labels"])
+    halves = 0
+    for name, graph in bundle.graphs.items():
+        branch = bundle.manifest["branches"][name]
+        if list(graph.input.shape) != branch["input_shape"]:
+            raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, the manifest says {branch['input_shape']}")
+        steps = bundle.input_steps(name)
+        if not 1 <= steps <= bundle.window_steps:
+            raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
+        if bundle.head.arrays[f"align_{name}_weight"].shape[1] != steps:
+            raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
+        halves += bundle.n_features(name)
+        if bundle.golden[f"features_{name}"].size != -(-n * bundle.n_features(name) * steps // 8):
+            raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")
+    if bundle.head.arrays["classifier_weight"].shape[1] != halves:
+        raise BundleError(f"{bundle.path}: the classifier takes another number of features than the branches give ({halves})")
+    if bundle.golden["logits"].shape != (n, len(bundle.manifest["labels"])):
+        raise BundleError(f"{bundle.path}: golden logits {bundle.golden['logits'].shape} do not fit {n} samples and the labels")

@@ -1,0 +1,190 @@
+"""From a checkpoint to a verified NetX bundle."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from taaf.export.bundle import read_bundle, sha256, write_bundle
+from taaf.export.frontend import float_graphs
+from taaf.export.limits import check_limits
+from taaf.export.passes import CompileReport, compile_graph
+from taaf.export.targets.netx import write_netx
+from taaf.export.verify import LayerCheck, require_exact, verify_branch
+from taaf.hw_sim.counters import dense_macs
+from taaf.models.checkpoint import load_model
+from taaf.models.errors import BackendUnavailableError, ParityError
+from taaf.models.host_head import MODALITIES, HeadOutput
+from taaf.models.ir import Graph
+from taaf.models.taaf import TaafSnn, host_forward
+
+ENCODERS = {
+    "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
+    "audio": "place code of 40 log-mel bands on the host: at most one of 4 channels per band and step",
+}
+_LOGIT_TOLERANCE = 1e-9  # torch float64 against NumPy float64
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was proven and what the compiler did."""
+
+    out: Path
+    checks: list[LayerCheck]
+    report: list[str]
+    accuracy: dict[str, float]
+    lava: dict[str, Any] | None
+
+
+def export_netx(
+    checkpoint: Path, out: Path, inputs: dict[str, np.ndarray], labels: np.ndarray, label_names: list[str], *,
+    verify_lava: int, quiet: bool, say: Callable[[str], None] = lambda _: None,
+) -> ExportResult:  # fmt: skip
+    """Compile, write and verify; nothing is left at ``out`` unless every check passed.
+
+    Parameters
+    ----------
+    inputs : dict
+        Verification windows per modality, (N, *shape, T) uint8, usually the whole test set.
+    verify_lava : int
+        Also run this many windows through the Lava runtime (0: none).
+
+    Raises
+    ------
+    CheckpointError, UnsupportedLayerError, LimitExceededError, ParityError, BundleError, BackendUnavailableError
+        Each naming what is wrong and where.
+    """
+    model, content = load_model(checkpoint)
+    report = CompileReport()
+    unlowered: dict[str, Graph] = {}
+    chains: dict[str, Graph] = {}
+    for name, graph in float_graphs(model).items():
+        unlowered[name], chains[name] = compile_graph(graph, saturate=True, report=report)
+        check_limits(chains[name])
+    config = model.config
+    window = max(config.event_steps, config.audio_steps)
+    steps = {"event": config.event_steps, "audio": config.audio_steps}
+    found: dict[str, Any] = {}
+
+    def fill(stage: Path) -> None:
+        for name, graph in chains.items():
+            write_netx(graph, stage / f"{name}.net")
+        np.savez(stage / "head.npz", **_head_arrays(model))
+        found["golden"] = _trained_results(model, inputs, labels)
+        np.savez_compressed(stage / "golden.npz", **found["golden"])
+
+    def check(stage: Path) -> None:
+        say("verifying on every window: SLAYER forward = integer reference = engine on the re-read files")
+        found["checks"] = _verify(model, stage, unlowered, inputs, report, quiet, say)
+        found["lava"] = _verify_on_lava(stage, verify_lava) if verify_lava else None
+
+    manifest = {
+        "model": "taaf-snn", "labels": label_names, "window_steps": window,
+        "branches": {
+            m: {
+                "file": f"{m}.net", "input_shape": list(chains[m].input.shape), "input_steps": steps[m],
+                "reset_interval": window, "reset_offset": 1, "output_delay": len(chains[m].lifs()),
+                "layers": [{"name": n.name, "delay": i + 1} for i, n in enumerate(chains[m].lifs())],
+                "relays": {n: r for n, r in report.relays.items() if n in chains[m].nodes},
+                "ann_macs": dense_macs(unlowered[m]), "encoder": ENCODERS[m],
+            } for m in MODALITIES
+        },
+        "head": {"file": "head.npz", "type": "taaf", "attention": config.attention, "aligned_steps": config.aligned_steps},
+        "golden": {"file": "golden.npz", "source": "SLAYER CPU forward and float64 head of the checkpoint"},
+        "compiler": report.lines,
+        "training": {"checkpoint_sha256": sha256(checkpoint), "config": content["config"], "metrics": content.get("metrics")},
+        "tools": _tools(),
+    }  # fmt: skip
+    write_bundle(out, manifest, fill, check)
+    accuracy = {u: float(100 * (found["golden"][f"predictions_{u}"] == labels).mean()) for u in ("fused", *MODALITIES)}
+    return ExportResult(out, found["checks"], report.lines, accuracy, found["lava"])
+
+
+def _head_arrays(model: TaafSnn) -> dict[str, np.ndarray]:
+    arrays = {"classifier_weight": model.head.classifier.weight, "classifier_bias": model.head.classifier.bias}
+    arrays |= {"query": model.head.query, "key": model.head.key}
+    for m in MODALITIES:
+        weight, bias = model.align[m].quantised()
+        arrays |= {f"align_{m}_weight": weight, f"align_{m}_bias": bias}
+    return {k: v.detach().double().numpy() for k, v in arrays.items()}
+
+
+def _trained_results(model: TaafSnn, inputs: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Feature spikes (packed bits), logits and predictions of the trained model, in evaluation batches."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(labels), 250):
+        block = [torch.from_numpy(inputs[m][start : start + 250].astype(np.float32)) for m in MODALITIES]
+        features, output = model.predict(*block)
+        for m in MODALITIES:
+            parts.setdefault(f"features_{m}", []).append(features[m].numpy().astype(np.uint8))
+        for u in output.logits:
+            parts.setdefault(f"logits_{u}", []).append(output.decision(u).numpy())
+    joined = {k: np.concatenate(v) for k, v in parts.items()}
+    golden = {k: np.packbits(v) if k.startswith("features") else v for k, v in joined.items()}
+    golden |= {f"predictions_{u}": joined[f"logits_{u}"].argmax(1).astype(np.uint8) for u in ("fused", *MODALITIES)}
+    return {**{k: v for k, v in golden.items() if not k.startswith("logits")}, "logits": joined["logits_fused"], "labels": labels}
+
+
+def _verify(
+    model: TaafSnn, stage: Path, unlowered: dict[str, Graph], inputs: dict[str, np.ndarray], report: CompileReport,
+    quiet: bool, say: Callable[[str], None],
+) -> list[LayerCheck]:  # fmt: skip
+    bundle = read_bundle(stage)
+    checks: list[LayerCheck] = []
+    features: dict[str, np.ndarray] = {}
+    total = sum(len(x) for x in inputs.values())
+    with tqdm(total=total, desc="verify", unit="window", disable=quiet or None, leave=False) as bar:
+        for name in MODALITIES:
+            args = (bundle.graphs[name], unlowered[name], inputs[name], report.relays)
+            branch, features[name] = verify_branch(model, *args, bar.update)
+            checks += branch
+    for line in checks:
+        say(str(line))
+    require_exact(checks)
+    _verify_head(model, bundle.head(features), features)
+    say(f"✓ host head: NumPy float64 = torch float64 on {len(features['event'])} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)")
+    return checks
+
+
+def _verify_head(model: TaafSnn, numpy_head: HeadOutput, features: dict[str, np.ndarray]) -> None:
+    import copy
+
+    with torch.no_grad():
+        align, head = copy.deepcopy(model.align).double(), copy.deepcopy(model.head).double()
+        output = host_forward(align, head, {m: torch.from_numpy(f.astype(np.float64)) for m, f in features.items()})
+    for u, logits in numpy_head.logits.items():
+        trained = output.decision(u).numpy()
+        worst = float(np.abs(trained - logits).max())
+        moved = int((trained.argmax(1) != logits.argmax(1)).sum())
+        if worst > _LOGIT_TOLERANCE or moved:
+            raise ParityError(f"host head, output {u}: logits differ by {worst:.3g} and {moved} decisions from torch")
+
+
+def _verify_on_lava(stage: Path, n_windows: int) -> dict[str, Any]:
+    """Run the staged bundle with taaf-deploy in its own process (Lava forks; the exporter must not import it)."""
+    command = [sys.executable, "-m", "taaf.deploy.cli", str(stage), "--backend", "sim", "--samples", str(n_windows)]
+    done = subprocess.run([*command, "--json", "-q"], capture_output=True, text=True)
+    if done.returncode == BackendUnavailableError.exit_code:
+        raise BackendUnavailableError(done.stderr.strip() or "Lava runtime unavailable")
+    if done.returncode != 0:
+        raise ParityError(f"--verify-lava: {done.stderr.strip() or 'the Lava run disagrees with the trained model'}")
+    result: dict[str, Any] = json.loads(done.stdout)["agreement"]
+    return result
+
+
+def _tools() -> dict[str, str]:
+    found = {}
+    for name in ("taaf", "torch", "lava-nc", "lava-dl", "numpy", "h5py"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

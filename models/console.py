@@ -1,0 +1,71 @@
+"""What the three commands share: options, one-line errors, exit codes."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from taaf.models.errors import TaafError
+
+_EPILOG = "exit codes: 0 ok, 1 verification failed, 2 usage or bad input, 3 backend unavailable, 130 interrupted"
+
+
+def make_parser(prog: str, description: str, examples: Sequence[str]) -> argparse.ArgumentParser:
+    """Parser with the common options and runnable examples in its help."""
+    shown = "examples:\n" + "".join(f"  {e}\n" for e in examples)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=description, epilog=f"{shown}\n{_EPILOG}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"{prog} {version('taaf')}")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of text")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
+    """Parse, work, and turn what goes wrong into one line on stderr and an exit code."""
+    args = parser.parse_args(argv)
+    previous = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = work(args)
+        sys.stdout.flush()
+        return code
+    except TaafError as error:
+        if args.debug:
+            raise
+        message = " ".join(str(error).split())
+        print(f"{parser.prog}: error: {message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of stdout is gone; nothing more to say to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def positive(text: str) -> int:
+    """argparse type: an integer >= 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """argparse type: an integer >= 0."""
+    return 0 if text == "0" else positive(text)
