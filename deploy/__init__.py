@@ -1,1 +1,1 @@
-""""""
+"""Backends, Lava runtime owner, report and the taaf-deploy command."""

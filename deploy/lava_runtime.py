@@ -7,6 +7,7 @@ context stops Lava politely if it can and kills every child if it cannot.
 """
 
 import contextlib
+import io
 import multiprocessing
 import os
 import signal
@@ -29,7 +30,7 @@ def require_lava() -> None:
     if "lava.magma.runtime" not in sys.modules:
         # Lava insists on choosing the start method at import; whoever made a lock before (tqdm) has chosen already.
         multiprocessing.set_start_method(None, force=True)
-    with _quiet_stdout():
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it chats at import
         try:
             import lava.lib.dl.netx.hdf5
             import lava.magma.core.run_configs  # noqa: F401
@@ -133,7 +134,9 @@ class LavaRuntime:
     def _watch(self) -> None:
         while not self._done.wait(_POLL_S):
             if time.monotonic() > self._deadline:
-                self._failure = f"time limit of {self._limit_s:g} s exceeded; allow more with --time-limit or run fewer --samples"
+                self._failure = (
+                    f"time limit of {self._limit_s:g} s exceeded; allow more with --time-limit or run fewer --samples"
+                )
             else:
                 self._failure = self._child_failure(finished=False)
             if self._failure:
@@ -229,4 +232,3 @@ def _exit_reason(actor: Any) -> str:
     except ValueError:
         return ""
     return f" (killed by {signal.Signals(-code).name})" if code and code < 0 else f" (exit code {code})"
-

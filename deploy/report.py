@@ -13,7 +13,9 @@ def render(report: dict[str, Any]) -> str:
 
 def _summary(r: dict[str, Any]) -> str:
     a, acc = r["agreement"], r["accuracy_percent"]
-    where = {"sim": "Lava runtime, Loihi simulator (fixed_pt)", "fast": "hw_sim exact engine", "loihi2": "Loihi 2"}[r["backend"]]
+    where = {"sim": "Lava runtime, Loihi simulator (fixed_pt)", "fast": "hw_sim exact engine", "loihi2": "Loihi 2"}[
+        r["backend"]
+    ]
     lines = [
         f"{r['model']} on {where}",
         f"  bundle      {r['bundle']}",
@@ -46,7 +48,9 @@ def _layers(r: dict[str, Any]) -> str:
             f"{x['effective_synops'] / n:12,.0f} {x['dense_synops'] / n:12,.0f} {x['neuron_updates'] / n:10,.0f}"
         )
     lines.append(f"  input spikes from the host: {r['totals']['spikes_in'] / n:,.1f} per window")
-    lines.append(f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per decision (not part of the chip's energy)")
+    lines.append(
+        f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per decision (not part of the chip's energy)"
+    )
     return "\n".join(lines)
 
 
@@ -58,7 +62,9 @@ def _energy(r: dict[str, Any]) -> str:
     for e in r["energy"]:
         ann = f"{e['ann_nj'] / 1000:9.4g} uJ" if e["ann_nj"] is not None else "-"
         lines.append(f"  {e['title']:32s} {e['snn_nj'] / 1000:9.4g} uJ {ann:>12s}")
-    lines.append(f"  ANN twin: {r['ann_twin_macs_per_window']:,} multiply-accumulates (same synapses, real-valued, at every input step)")
+    lines.append(
+        f"  ANN twin: {r['ann_twin_macs_per_window']:,} multiply-accumulates (same synapses, real-valued, at every input step)"
+    )
     lines.append("  Loihi 2: no official energy per operation exists; none is given.")
     lines += [f"  [{e['title']}] {e['includes']}; not: {e['excludes']}" for e in r["energy"]]
     return "\n".join(lines)

@@ -127,4 +127,3 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
         "paper": load_chip("taaf_paper"),
     }
-

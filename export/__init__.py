@@ -1,1 +1,1 @@
-""""""
+"""Lowering passes, quantisation, limits, NetX target, bundle and the taaf-export command."""

@@ -34,7 +34,9 @@ class _Builder:
     """Collects nodes and edges; each method returns the name others connect to."""
 
     def __init__(self, name: str, shape: ir.Shape) -> None:
-        self.name, self.nodes, self.edges = name, [ir.Input("input", shape)], []  # type: ignore[var-annotated]
+        self.name = name
+        self.nodes: list[ir.Node] = [ir.Input("input", shape)]
+        self.edges: list[tuple[str, str]] = []
 
     def add(self, node: ir.Node, sources: Iterable[str]) -> str:
         self.nodes.append(node)

@@ -75,7 +75,7 @@ def _drive_range(lif: Lif, graph: Graph) -> tuple[int, int]:
     """Bounds of a(t) from the sums of negative and of positive weights."""
     low = high = 0
     for node in graph.synapses_of(lif.name):
-        parts = [node.weight, node.weight_rec] if isinstance(node, RecurrentDense) else [node.weight]  # type: ignore[attr-defined]
+        parts = [node.weight, node.weight_rec] if isinstance(node, RecurrentDense) else [node.weight]
         rows = np.concatenate([np.asarray(p, np.int64).reshape(len(p), -1) for p in parts], axis=1)
         low += int(np.minimum(rows, 0).sum(1).min())
         high += int(np.maximum(rows, 0).sum(1).max())

@@ -130,7 +130,11 @@ def _trained_results(model: TaafSnn, inputs: dict[str, np.ndarray], labels: np.n
     joined = {k: np.concatenate(v) for k, v in parts.items()}
     golden = {k: np.packbits(v) if k.startswith("features") else v for k, v in joined.items()}
     golden |= {f"predictions_{u}": joined[f"logits_{u}"].argmax(1).astype(np.uint8) for u in ("fused", *MODALITIES)}
-    return {**{k: v for k, v in golden.items() if not k.startswith("logits")}, "logits": joined["logits_fused"], "labels": labels}
+    return {
+        **{k: v for k, v in golden.items() if not k.startswith("logits")},
+        "logits": joined["logits_fused"],
+        "labels": labels,
+    }
 
 
 def _verify(
@@ -150,7 +154,9 @@ def _verify(
         say(str(line))
     require_exact(checks)
     _verify_head(model, bundle.head(features), features)
-    say(f"✓ host head: NumPy float64 = torch float64 on {len(features['event'])} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)")
+    say(
+        f"✓ host head: NumPy float64 = torch float64 on {len(features['event'])} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)"
+    )
     return checks
 
 
@@ -171,7 +177,7 @@ def _verify_head(model: TaafSnn, numpy_head: HeadOutput, features: dict[str, np.
 def _verify_on_lava(stage: Path, n_windows: int) -> dict[str, Any]:
     """Run the staged bundle with taaf-deploy in its own process (Lava forks; the exporter must not import it)."""
     command = [sys.executable, "-m", "taaf.deploy.cli", str(stage), "--backend", "sim", "--samples", str(n_windows)]
-    done = subprocess.run([*command, "--json", "-q"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--json", "-q"], capture_output=True, text=True, check=False)
     if done.returncode == BackendUnavailableError.exit_code:
         raise BackendUnavailableError(done.stderr.strip() or "Lava runtime unavailable")
     if done.returncode != 0:

@@ -80,9 +80,8 @@ def quantise(graph: Graph, saturate: bool, report: CompileReport) -> Graph:
     replaced: dict[str, Node | None] = {}
     problems = []
     for lif in graph.lifs():
-        bias = None
+        bias: np.ndarray | None = None
         for node in graph.synapses_of(lif.name):
-            assert isinstance(node, Conv2d | Dense)
             half = np.asarray(node.weight, np.float32) * np.float32(lif.v_th_mant) / 2
             outside = int(((half < WEIGHT_MIN / 2 - 0.5) | (half > WEIGHT_MAX / 2 + 0.5)).sum())
             where = f"{graph.name}.{node.name}"
@@ -146,7 +145,9 @@ def _lower_join(graph: Graph, join: Sum, report: CompileReport) -> Graph:
     if main.stride != (1, 1) or main.groups != 1 or first.groups != 1:
         raise refuse(f"{main.name} must have stride 1, and {main.name}, {first.name} one group")
     for conv in (first, main):
-        if any(k % 2 == 0 or p != d * (k // 2) for k, p, d in zip(conv.weight.shape[2:], conv.padding, conv.dilation, strict=True)):
+        if any(
+            k % 2 == 0 or p != d * (k // 2) for k, p, d in zip(conv.weight.shape[2:], conv.padding, conv.dilation, strict=True)
+        ):
             raise refuse(f"{conv.name} must have odd kernels with 'same' padding")
     if graph.targets(h_name) != [main.name]:
         raise refuse(f"{h_name} feeds more than {main.name}")

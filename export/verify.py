@@ -83,9 +83,7 @@ def verify_branch(
     return checks, np.concatenate(features)
 
 
-def _relay_errors(
-    relayed: np.ndarray, slow: dict[str, list[np.ndarray]], graph: Graph, unlowered: Graph, name: str
-) -> int:
+def _relay_errors(relayed: np.ndarray, slow: dict[str, list[np.ndarray]], graph: Graph, unlowered: Graph, name: str) -> int:
     """Relay spikes that differ from the spikes they must repeat (those the shortcut convolution reads)."""
     if relayed.shape[1] == 0:
         return 0

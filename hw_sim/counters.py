@@ -49,9 +49,7 @@ def fan_out(node: Node, in_shape: tuple[int, ...], nonzero_only: bool) -> np.nda
                 in_shape[1:], node.padding, node.dilation, node.weight.shape[2:], node.stride, out_shape[1:], strict=True
             )
         )
-        back = functional.conv_transpose2d(
-            ones, weight, None, node.stride, node.padding, extra, node.groups, node.dilation
-        )
+        back = functional.conv_transpose2d(ones, weight, None, node.stride, node.padding, extra, node.groups, node.dilation)
         return back[0].round().to(torch.int64).numpy()
     assert isinstance(node, Dense)
     mask = (node.weight != 0) if nonzero_only else np.ones_like(node.weight, bool)
@@ -83,9 +81,7 @@ def _count_layer(graph: Graph, lif: Lif, activity: Activity, steps: int) -> Laye
             synapses += int(fan.sum())
     n = int(np.prod(graph.shapes[lif.name]))
     spikes_out = int(activity.spikes[lif.name].sum())
-    return LayerCounts(
-        f"{graph.name}.{lif.name}", kind, n, synapses, spikes_in, spikes_out, effective, dense, n * steps
-    )
+    return LayerCounts(f"{graph.name}.{lif.name}", kind, n, synapses, spikes_in, spikes_out, effective, dense, n * steps)
 
 
 def spiking_source(graph: Graph, name: str) -> str:

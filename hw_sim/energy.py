@@ -79,8 +79,11 @@ def energies(counts: Sequence[LayerCounts], n_windows: int, ann_macs: int) -> li
         mac = chip.get("ann_mac_pj")
         found.append(
             Energy(
-                name, *(chip[k] for k in ("title", "kind", "source", "includes", "excludes")),
-                snn_nj=sum(nj for _, nj in terms), ann_nj=None if mac is None else ann_macs * mac / 1000, terms=terms,
+                convention=name,
+                **{k: chip[k] for k in ("title", "kind", "source", "includes", "excludes")},
+                snn_nj=sum(nj for _, nj in terms),
+                ann_nj=None if mac is None else ann_macs * mac / 1000,
+                terms=terms,
             )
-        )  # fmt: skip
+        )
     return found

@@ -68,7 +68,7 @@ class Engine:
     def __init__(self, graph: Graph, chunk: int = 32) -> None:
         self.graph = graph
         self.chunk = chunk
-        self._input_bound = {name: bound for name, bound in _current_bounds(graph)}
+        self._input_bound = dict(_current_bounds(graph))
         self._plan = [self._prepare(node) for node in graph.nodes.values()]
 
     def _prepare(self, node: Node) -> tuple[Node, torch.dtype, dict[str, torch.Tensor]]:
@@ -89,7 +89,9 @@ class Engine:
                 need = min(need, _steady_bound(node, bound, bias))
             return node, _dtype_for(need, name), {}
         if isinstance(node, Conv2d | Dense):
-            fed_dtype = _dtype_for(64 * int(np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1).max()), name)
+            fed_dtype = _dtype_for(
+                64 * int(np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1).max()), name
+            )
             tensors = {"weight": torch.from_numpy(node.weight.astype(np.float64)).to(fed_dtype) * 64}
             if isinstance(node, RecurrentDense):
                 tensors["weight_rec"] = torch.from_numpy(node.weight_rec.astype(np.float64)).to(fed_dtype) * 64
@@ -214,7 +216,7 @@ def _current_bounds(graph: Graph) -> Iterator[tuple[str, int]]:
     for lif in graph.lifs():
         total = 0
         for node in graph.synapses_of(lif.name):
-            weight = np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1)  # type: ignore[attr-defined]
+            weight = np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1)
             if isinstance(node, RecurrentDense):
                 weight = weight + np.abs(node.weight_rec.astype(np.int64)).sum(1)
             total += int(weight.max())

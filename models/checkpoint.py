@@ -61,5 +61,7 @@ def load_model(path: Path) -> tuple[TaafSnn, dict[str, Any]]:
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
-            raise CheckpointError(f"{path}: {name} holds {bad} values that are NaN or infinite; train again from an earlier one")
+            raise CheckpointError(
+                f"{path}: {name} holds {bad} values that are NaN or infinite; train again from an earlier one"
+            )
     return model.eval(), content

@@ -67,7 +67,11 @@ class HostHead:
             raise BundleError(f"head: {', '.join(bad)} holds values that are NaN or infinite; export the bundle again")
         classes = len(self.arrays["classifier_bias"])
         steps = len(self.arrays["align_event_bias"])
-        wanted = {"classifier_weight": (classes, None), "query": (classes,) * 2, "key": (classes,) * 2}
+        wanted: dict[str, tuple[int | None, ...]] = {
+            "classifier_weight": (classes, None),
+            "query": (classes,) * 2,
+            "key": (classes,) * 2,
+        }
         wanted |= {f"align_{m}_weight": (steps, None, 3) for m in MODALITIES} | {"align_audio_bias": (steps,)}
         for name, shape in wanted.items():
             found = self.arrays[name].shape

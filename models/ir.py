@@ -177,10 +177,6 @@ class Lif(Node):
         return shape
 
 
-Synapse = (Conv2d, Dense)  # RecurrentDense is a Dense
-_JOINS = (Sum,)
-
-
 class Graph:
     """A directed acyclic graph with one `Input`; shapes are checked when it is built.
 
@@ -220,7 +216,7 @@ class Graph:
         for node in self.nodes.values():
             sources = self.sources(node.name)
             wanted = 0 if isinstance(node, Input) else 1
-            if len(sources) != wanted and not (isinstance(node, _JOINS) and len(sources) >= 2):
+            if len(sources) != wanted and not (isinstance(node, Sum) and len(sources) >= 2):
                 raise GraphError(f"{self.name}.{node.name}: {len(sources)} inputs, expected {wanted or 'none'}")
             missing = [s for s in sources if s not in self.shapes]
             if missing:
@@ -256,12 +252,13 @@ class Graph:
         """All neuron populations, in order."""
         return [n for n in self.nodes.values() if isinstance(n, Lif)]
 
-    def synapses_of(self, lif: str) -> list[Node]:
+    def synapses_of(self, lif: str) -> list["Conv2d | Dense"]:
         """Synapse nodes whose current reaches this LIF (through sums and batch norms)."""
-        found, todo = [], self.sources(lif)
+        found: list[Conv2d | Dense] = []
+        todo = self.sources(lif)
         while todo:
             node = self.nodes[todo.pop(0)]
-            if isinstance(node, Synapse):
+            if isinstance(node, Conv2d | Dense):
                 found.append(node)
             elif isinstance(node, Sum | BatchNorm):
                 todo += self.sources(node.name)

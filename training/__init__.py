@@ -1,1 +1,1 @@
-""""""
+"""Data set, losses, trainer and the taaf-train command."""

@@ -67,9 +67,7 @@ def _work(args: argparse.Namespace) -> int:
             )  # fmt: skip
 
     try:
-        metrics = train(
-            config, train_set, test_set, args.out, resume=args.resume, quiet=args.quiet or args.json, on_epoch=show
-        )
+        metrics = train(config, train_set, test_set, args.out, resume=args.resume, quiet=args.quiet or args.json, on_epoch=show)
     except KeyboardInterrupt:
         if last.is_file():
             print(f"taaf-train: finished epochs are in {last}; go on with --resume", file=sys.stderr)

@@ -64,7 +64,8 @@ def _section(current: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: found {type(values).__name__}, expected a table")
     known = {f.name: type(getattr(current, f.name)) for f in fields(current)}
-    for key, value in values.items():
+    for key, given in values.items():
+        value = given
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(sorted(known))}"
@@ -88,9 +89,8 @@ def from_dict(values: dict[str, Any], where: str = "config") -> TrainConfig:
         known = [f.name for f in fields(config)]
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(
-                f"{where}: unknown table [{name}]; {'did you mean ' + near[0] + '?' if near else 'allowed: ' + ', '.join(known)}"
-            )
+            hint = f"did you mean [{near[0]}]?" if near else f"allowed: {', '.join(known)}"
+            raise ConfigError(f"{where}: unknown table [{name}]; {hint}")
         config = replace(config, **{name: _section(getattr(config, name), section, f"{where}: {name}")})
     return config
 

@@ -76,9 +76,9 @@ def simulate_events(images: np.ndarray) -> np.ndarray:
     for start in range(0, len(images), 250):  # bounded memory
         block = images[start : start + 250].astype(np.int32)
         padded = np.pad(block, ((0, 0), *[(pad + margin, pad + margin)] * 2))
-        reference = _shifted_log(padded, *path[0], pad).copy()
+        reference = _shifted_log(padded, int(path[0, 0]), int(path[0, 1]), pad).copy()
         for step, (dx, dy) in enumerate(path[1:]):
-            change = _shifted_log(padded, dx, dy, pad) - reference
+            change = _shifted_log(padded, int(dx), int(dy), pad) - reference
             on, off = change >= _THRESHOLD, change <= -_THRESHOLD
             reference += (change // _THRESHOLD * _THRESHOLD) * on - (-change // _THRESHOLD * _THRESHOLD) * off
             out[start : start + 250, 0, :, :, step // _MICRO_STEPS_PER_BIN] |= on

@@ -42,9 +42,7 @@ def modulation(score: torch.Tensor, other: torch.Tensor, strength: float) -> tup
     return rho, torch.where(rho > 1, 1 - torch.tanh(strength * rho), torch.ones_like(rho))
 
 
-def total_loss(
-    losses: dict[str, torch.Tensor], k: dict[str, torch.Tensor] | dict[str, float], beta: float
-) -> torch.Tensor:
+def total_loss(losses: dict[str, torch.Tensor], k: dict[str, torch.Tensor] | dict[str, float], beta: float) -> torch.Tensor:
     """Eq. 10: ``L = beta sum_m k_m L_m + L_fused``; ``losses`` holds "fused" and the modalities, ``k`` the modalities."""
     unimodal = sum((k[m] * losses[m] for m in k), start=torch.zeros(()))
     return beta * unimodal + losses["fused"]

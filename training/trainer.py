@@ -85,10 +85,8 @@ def train(
         [p for p in model.parameters() if p.requires_grad], lr=o.learning_rate, weight_decay=o.weight_decay
     )
     steps = -(-len(train_set) // o.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, o.learning_rate, total_steps=o.epochs * steps, pct_start=0.1
-    )
-    first, history = 0, []
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, o.learning_rate, total_steps=o.epochs * steps, pct_start=0.1)
+    first, history = 0, list[dict[str, Any]]()
     if resume:
         first, history = _restore(out / "last.pt", model, optimiser, schedule, config)
     for epoch in range(first, o.epochs):

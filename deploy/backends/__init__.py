@@ -1,1 +1,1 @@
-""""""
+"""Ways to execute a bundle."""

@@ -15,9 +15,7 @@ def run_fast(bundle: Bundle, inputs: dict[str, np.ndarray]) -> BackendResult:
     padded = {name: pad_window(inputs[name], bundle.window_steps) for name in engines}
     started = time.perf_counter()
     results = {name: engine.run(padded[name]) for name, engine in engines.items()}
-    features = {
-        name: r.spikes[bundle.graphs[name].output][..., : bundle.input_steps(name)] for name, r in results.items()
-    }
+    features = {name: r.spikes[bundle.graphs[name].output][..., : bundle.input_steps(name)] for name, r in results.items()}
     logits = bundle.head(features).logits
     wall_s = time.perf_counter() - started
     n_steps = bundle.window_steps * len(next(iter(inputs.values())))

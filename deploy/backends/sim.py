@@ -50,9 +50,7 @@ class LavaNetwork:
     only what the host head receives is known.
     """
 
-    def __init__(
-        self, bundle: Bundle, inputs: dict[str, np.ndarray], folder: Path | None, on_chip: bool = False
-    ) -> None:
+    def __init__(self, bundle: Bundle, inputs: dict[str, np.ndarray], folder: Path | None, on_chip: bool = False) -> None:
         from lava.lib.dl.netx.hdf5 import Network
 
         from taaf.deploy.processes.host_head import HostHeadProcess

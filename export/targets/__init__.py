@@ -1,1 +1,1 @@
-""""""
+"""File formats of the targets."""

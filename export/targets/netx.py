@@ -3,6 +3,7 @@
 Layer 0 is an ``input`` layer without neurons: it only tells the loader the input shape. Keys and quirks: LAVA.md.
 """
 
+import itertools
 from pathlib import Path
 
 import h5py
@@ -89,7 +90,7 @@ def read_netx(path: Path, name: str) -> Graph:
         raise BundleError(f"{path}: not a readable NetX file ({type(error).__name__}: {error})") from error
     if not nodes or not isinstance(nodes[0], Input):
         raise BundleError(f"{path}: the first layer must be an input layer with a shape")
-    return Graph(name, nodes, [(a.name, b.name) for a, b in zip(nodes, nodes[1:], strict=False)])
+    return Graph(name, nodes, [(a.name, b.name) for a, b in itertools.pairwise(nodes)])
 
 
 def _integers(layer: h5py.Group, key: str) -> np.ndarray:
@@ -110,15 +111,17 @@ def _read_layer(layer: h5py.Group, where: str) -> list[Node]:
     if kind == "flatten":
         return [Flatten(given)]
     if kind not in ("conv", "dense", "dense_rec"):
-        raise UnsupportedLayerError(f"{where}: layer type {kind!r} is not supported; allowed conv, dense, dense_rec, flatten, input")
+        raise UnsupportedLayerError(
+            f"{where}: layer type {kind!r} is not supported; allowed conv, dense, dense_rec, flatten, input"
+        )
     if "delay" in layer:
         raise UnsupportedLayerError(f"{where}: axonal delays are not supported")
     weight = _integers(layer, "weight")
     node: Node
     if kind == "conv":
         weight = weight.reshape(weight.shape[:4])
-        pairs = {k: _pair(layer[k][()]) for k in _PAIRS}
-        node = Conv2d(given, weight, **pairs, groups=int(layer["groups"][()]))
+        stride, padding, dilation = (_pair(layer[k][()]) for k in _PAIRS)
+        node = Conv2d(given, weight, stride, padding, dilation, int(layer["groups"][()]))
     elif kind == "dense":
         node = Dense(given, weight)
     else:
