@@ -43,8 +43,8 @@ def require_lava() -> None:
 
 @contextlib.contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Keep Lava's prints off stdout (which carries results) by sending them to stderr."""
-    with contextlib.redirect_stdout(sys.stderr):
+    """Drop Lava's prints: stdout carries results, and errors are explained by us."""
+    with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
@@ -104,6 +104,8 @@ class LavaRuntime:
                 self._stop_politely()
         finally:
             self._done.set()
+            for number in self._previous:
+                signal.signal(number, signal.SIG_IGN)  # cleaning up takes a moment and must not be torn
             self._kill_everything()
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
@@ -115,13 +117,13 @@ class LavaRuntime:
             with _quiet_stdout():
                 yield
         except KeyboardInterrupt:
-            if self._failure:
-                raise RuntimeFailedError(self._failure) from None
-            raise
-        except RuntimeFailedError:
-            raise
+            if self._failure is None:
+                raise
+            self._done.set()
+            raise RuntimeFailedError(f"Lava runtime: {self._child_exception() or self._failure}") from None
         except Exception as error:
-            cause = self._failure or self._child_failure(finished=True) or f"{type(error).__name__}: {error}"
+            self._done.set()
+            cause = self._child_exception() or self._failure or f"{type(error).__name__}: {error}"
             raise RuntimeFailedError(f"Lava runtime: {cause}") from error
 
     def _on_signal(self, number: int, _frame: Any) -> None:
@@ -133,66 +135,68 @@ class LavaRuntime:
 
     def _watch(self) -> None:
         while not self._done.wait(_POLL_S):
-            if time.monotonic() > self._deadline:
-                self._failure = (
-                    f"time limit of {self._limit_s:g} s exceeded; allow more with --time-limit or run fewer --samples"
-                )
-            else:
-                self._failure = self._child_failure(finished=False)
-            if self._failure:
-                self._done.wait(_POLL_S)  # let the child's exception arrive
-                self._failure = self._child_failure(finished=False) or self._failure
-                if not self._done.is_set():
-                    os.kill(self._owner, signal.SIGINT)
-                return
+            if self._failure is None and time.monotonic() > self._deadline:
+                self._failure = f"time limit of {self._limit_s:g} s exceeded; allow more with --time-limit or fewer --samples"
+            if self._failure is None:
+                self._failure = self._dead_child()
+            if self._failure is not None and not self._done.wait(3 * _POLL_S):  # Lava may yet raise by itself
+                os.kill(self._owner, signal.SIGINT)  # again and again: an interrupt can be swallowed (fork hooks)
 
     def _infrastructure(self) -> Any:
         runtime = getattr(self._process, "_runtime", None)
         return getattr(runtime, "_messaging_infrastructure", None)
 
-    def _child_failure(self, finished: bool) -> str | None:
-        """Which child is gone, and why; with ``finished`` only children that left an exception count."""
+    def _named_actors(self) -> list[tuple[str, Any]]:
         infrastructure = self._infrastructure()
         if infrastructure is None:
-            return None
-        names = self._names()
-        gone: list[str] = []
-        for index, actor in enumerate(list(infrastructure.actors)):
-            name = names[index] if index < len(names) else "runtime service"
-            with contextlib.suppress(ValueError, OSError, EOFError, AssertionError):
+            return []
+        builders = self._process._runtime._executable.proc_builders
+        names = [f"{type(p).__name__} ({p.name})" for p in builders]
+        actors = list(infrastructure.actors)
+        return list(zip([*names, *["runtime service"] * len(actors)], actors, strict=False))
+
+    def _dead_child(self) -> str | None:
+        """Name and exit status of a process that is gone."""
+        for name, actor in self._named_actors():
+            if not _alive(actor):
+                return f"process {name} died{_exit_reason(actor)}"
+        infrastructure = self._infrastructure()
+        manager = getattr(getattr(getattr(infrastructure, "smm", None), "_manager", None), "_process", None)
+        if manager is not None and not _alive(manager):
+            return "the shared-memory manager died"
+        return None
+
+    def _child_exception(self) -> str | None:
+        """The exception a process left behind. Main thread only: two readers of one pipe could block each other."""
+        for name, actor in self._named_actors():
+            with contextlib.suppress(ValueError, OSError, EOFError):
                 if actor.exception:
                     raised = actor.exception[0]
                     return f"process {name} failed: {type(raised).__name__}: {raised}"
-            if not finished and not _alive(actor):
-                gone.append(f"process {name} died{_exit_reason(actor)}")
-        manager = getattr(getattr(infrastructure.smm, "_manager", None), "_process", None)
-        if not finished and manager is not None and not _alive(manager):
-            gone.append("the shared-memory manager died")
-        return gone[0] if gone else None
-
-    def _names(self) -> list[str]:
-        builders = self._process._runtime._executable.proc_builders
-        return [f"{type(p).__name__} ({p.name})" for p in builders]
+        return None
 
     def _stop_politely(self) -> None:
         """Lava's own stop, with a limit; a child that is already gone would make it wait for ever."""
-        self._deadline = min(self._deadline, time.monotonic() + _STOP_LIMIT_S)
-        if self._infrastructure() is None or self._failure:
-            return
         self._done.set()  # children may leave from here on
-        timer = threading.Timer(_STOP_LIMIT_S, os.kill, (self._owner, signal.SIGINT))
+        if self._infrastructure() is None or self._failure is not None:
+            return
+        too_late = threading.Event()
+
+        def give_up() -> None:
+            too_late.set()
+            os.kill(self._owner, signal.SIGINT)
+
+        timer = threading.Timer(_STOP_LIMIT_S, give_up)
         timer.daemon = True
         timer.start()
-        interrupted = False
         try:
             with _quiet_stdout():
                 self._process.stop()
         except KeyboardInterrupt:
-            interrupted = True
+            if not too_late.is_set():
+                raise
         finally:
             timer.cancel()
-        if interrupted and timer.finished.is_set() is False:
-            raise KeyboardInterrupt
 
     def _kill_everything(self) -> None:
         """Leave no child, no shared memory, and no runtime that would stop itself again when collected."""
@@ -204,7 +208,7 @@ class LavaRuntime:
                 actor.kill()
         for actor in infrastructure.actors:
             with contextlib.suppress(ValueError, AssertionError):
-                _call_of_process_join(actor, 2.0)
+                multiprocessing.Process.join(actor, 2.0)  # Lava's own join has no limit
         runtime = self._process._runtime
         with contextlib.suppress(Exception):
             infrastructure.smm.shutdown()
@@ -213,12 +217,9 @@ class LavaRuntime:
         runtime._is_started = runtime._is_running = False
 
 
-def _call_of_process_join(actor: Any, timeout_s: float) -> None:
-    """multiprocessing's join with a limit (Lava's own override takes none)."""
-    multiprocessing.Process.join(actor, timeout_s)
-
-
 def _alive(process: Any) -> bool:
+    if process._popen is None:  # not started yet
+        return True
     try:
         alive: bool = process.is_alive()
     except (ValueError, AssertionError):  # closed, or not our child

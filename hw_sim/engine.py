@@ -68,35 +68,64 @@ class Engine:
     def __init__(self, graph: Graph, chunk: int = 32) -> None:
         self.graph = graph
         self.chunk = chunk
-        self._input_bound = dict(_current_bounds(graph))
-        self._plan = [self._prepare(node) for node in graph.nodes.values()]
+        self._plan = [(node, self._prepare(node)) for node in graph.nodes.values()]
 
-    def _prepare(self, node: Node) -> tuple[Node, torch.dtype, dict[str, torch.Tensor]]:
-        name = f"{self.graph.name}.{node.name}"
+    def _prepare(self, node: Node) -> "_SynapsePlan | _LifPlan | torch.dtype | None":
         if isinstance(node, Input | Flatten):
-            return node, torch.float32, {}
+            return None
         if isinstance(node, Sum):
-            (fed,) = self.graph.targets(node.name)
-            return node, _dtype_for(64 * self._input_bound.get(fed, 1 << 53), name), {}
+            return self._lif_plan(self._fed_lif(node)).dtype
         if isinstance(node, Lif):
-            bound = 64 * self._input_bound[node.name]
-            bias = 0 if node.bias is None else 64 * int(np.abs(node.bias).max(initial=0))
-            # the largest product the update forms: v (4096 - v_decay), unless the decay is an exact power of two
-            decay_exact = all(_is_power_of_two(4096 - d) or d == 4096 for d in (node.i_decay, node.v_decay))
-            memory = 2 * _UV_LIMIT + bound + bias
-            need = memory if decay_exact else (_UV_LIMIT << 12) + memory
-            if node.i_decay == 4096 and _is_power_of_two(4096 - node.v_decay):
-                need = min(need, _steady_bound(node, bound, bias))
-            return node, _dtype_for(need, name), {}
+            return self._lif_plan(node)
         if isinstance(node, Conv2d | Dense):
-            fed_dtype = _dtype_for(
-                64 * int(np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1).max()), name
-            )
-            tensors = {"weight": torch.from_numpy(node.weight.astype(np.float64)).to(fed_dtype) * 64}
-            if isinstance(node, RecurrentDense):
-                tensors["weight_rec"] = torch.from_numpy(node.weight_rec.astype(np.float64)).to(fed_dtype) * 64
-            return node, fed_dtype, tensors
-        raise GraphError(f"{name}: {type(node).__name__} is not an integer-stage node; run the compiler first")
+            return self._synapse_plan(node)
+        where = f"{self.graph.name}.{node.name}"
+        raise GraphError(f"{where}: {type(node).__name__} is not an integer-stage node; run the compiler first")
+
+    def _fed_lif(self, node: Node) -> Lif:
+        fed: Node = node
+        while not isinstance(fed, Lif):
+            targets = self.graph.targets(fed.name)
+            if len(targets) != 1:
+                raise GraphError(f"{self.graph.name}.{node.name}: must feed exactly one LIF")
+            fed = self.graph.nodes[targets[0]]
+        return fed
+
+    def _synapse_plan(self, node: Conv2d | Dense) -> "_SynapsePlan":
+        lif = self._fed_lif(node)
+        fed = self._lif_plan(lif)
+        alone = self.graph.sources(lif.name) == [node.name] and fed.bias_in_drive
+        return _SynapsePlan(
+            fed.dtype,
+            _exact_tensor(64 * node.weight.astype(np.int64), fed.dtype),
+            fed.bias if alone else None,
+        )
+
+    def _lif_plan(self, lif: Lif) -> "_LifPlan":
+        where = f"{self.graph.name}.{lif.name}"
+        synapses = self.graph.synapses_of(lif.name)
+        drive = 64 * sum(_row_bound(node) for node in synapses)  # largest |64 a(t)|
+        bias = 0 if lif.bias is None else 64 * int(np.abs(lif.bias.astype(np.int64)).max(initial=0))
+        wrap = lif.i_decay < 4096 or drive >= _UV_LIMIT
+        bound = (2 << 24 << 12) + drive + bias  # general: the product v (4096 - v_decay), plus what is added
+        if lif.i_decay == 4096 and lif.v_decay > 0 and _is_power_of_two(4096 - lif.v_decay, or_zero=True):
+            bound = (drive + bias) * 4096 // lif.v_decay + 1  # steady state of a pure leak; halving is exact
+        dtype = _dtype_for(max(bound, drive + bias), where)
+        recurrent = next((n.weight_rec for n in synapses if isinstance(n, RecurrentDense)), None)
+        direct = len(synapses) == 1 and self.graph.sources(lif.name) == [synapses[0].name]
+        if recurrent is not None and not direct:
+            raise GraphError(f"{where}: a recurrent layer must feed its LIF alone and directly")
+        return _LifPlan(
+            dtype=dtype,
+            threshold=float(lif.v_th_mant << 6),
+            keep_u=1 - lif.i_decay / 4096,
+            keep_v=1 - lif.v_decay / 4096,
+            bias=None if lif.bias is None else _exact_tensor(64 * lif.bias.astype(np.int64), dtype),
+            bias_in_drive=direct and not wrap,
+            wrap=wrap,
+            clip=bound >= _UV_LIMIT,
+            recurrent=None if recurrent is None else _exact_tensor(64 * recurrent.astype(np.int64), dtype),
+        )
 
     @torch.no_grad()
     def run(self, spikes: np.ndarray, keep_all: bool = False) -> EngineResult:
@@ -108,6 +137,11 @@ class Engine:
             (N, *input shape, T), values 0 or 1. A time-major memory layout is fastest.
         keep_all : bool
             Also return the spikes of every LIF, not only the output's.
+
+        Raises
+        ------
+        GraphError
+            If the input's shape is wrong.
         """
         if spikes.ndim < 3 or spikes.shape[1:-1] != self.graph.input.shape:
             raise GraphError(
@@ -119,7 +153,7 @@ class Engine:
         for start in range(0, len(spikes), self.chunk):
             block = np.ascontiguousarray(np.moveaxis(spikes[start : start + self.chunk], -1, 0))  # (T, N, ...)
             for name, value in self._run_block(torch.from_numpy(block)):
-                activity.add(name, value.sum((0, 1), dtype=torch.float64).to(torch.int64).numpy())
+                activity.add(name, value.flatten(0, 1).sum(0).to(torch.int64).numpy())  # below 2^24: exact
                 if name in wanted:
                     kept.setdefault(name, []).append(value.to(torch.uint8).numpy())
         joined = {n: np.moveaxis(np.concatenate(parts, axis=1), 0, -1) for n, parts in kept.items()}
@@ -128,65 +162,83 @@ class Engine:
     def _run_block(self, block: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, spikes (T, N, ...)) of the input and of every LIF."""
         value: dict[str, torch.Tensor] = {}
-        for node, dtype, tensors in self._plan:
+        for node, plan in self._plan:
             inputs = [value[s] for s in self.graph.sources(node.name)]
             if isinstance(node, Input):
                 value[node.name] = block.to(torch.float32)
-                yield node.name, value[node.name]
-            elif isinstance(node, Lif):
-                recurrent = self._recurrent_weight(node.name)
-                overflow = 64 * self._input_bound[node.name] >= _UV_LIMIT
-                value[node.name] = _lif(node, inputs[0].to(dtype), recurrent, overflow)
-                yield node.name, value[node.name]
-            elif isinstance(node, Conv2d):
-                x = inputs[0].flatten(0, 1).to(dtype)
-                y = functional.conv2d(x, tensors["weight"], None, node.stride, node.padding, node.dilation, node.groups)
-                value[node.name] = y.unflatten(0, inputs[0].shape[:2])
-            elif isinstance(node, Dense):
-                value[node.name] = inputs[0].to(dtype) @ tensors["weight"].T
+            elif isinstance(plan, _LifPlan):
+                value[node.name] = _lif(plan, inputs[0])
+            elif isinstance(plan, _SynapsePlan):
+                value[node.name] = _synapse(node, plan, inputs[0])
             elif isinstance(node, Sum):
-                value[node.name] = sum((x.to(dtype) for x in inputs[1:]), start=inputs[0].to(dtype))
+                value[node.name] = sum(inputs[1:], start=inputs[0])
             else:
                 value[node.name] = inputs[0].flatten(2)
+            if isinstance(node, Input | Lif):
+                yield node.name, value[node.name]
             for source in self.graph.sources(node.name):  # free what nobody reads any more
                 if self.graph.targets(source)[-1] == node.name:
                     value.pop(source, None)
 
-    def _recurrent_weight(self, lif: str) -> torch.Tensor | None:
-        (source,) = self.graph.sources(lif)
-        return next((t.get("weight_rec") for n, _, t in self._plan if n.name == source), None)
+
+@dataclass(frozen=True)
+class _SynapsePlan:
+    dtype: torch.dtype
+    weight: torch.Tensor  # 64 W
+    bias: torch.Tensor | None  # 64 b, where the LIF's bias can be added with the current
 
 
-def _lif(node: Lif, drive: torch.Tensor, recurrent: torch.Tensor | None, overflow: bool) -> torch.Tensor:
-    """Neuron dynamics over time; ``drive`` is 64 a(t), shape (T, N, ...); returns spikes of the same shape as float.
+@dataclass(frozen=True)
+class _LifPlan:
+    dtype: torch.dtype
+    threshold: float
+    keep_u: float  # 1 - decay / 4096: a multiple of 2^-12, exact
+    keep_v: float
+    bias: torch.Tensor | None
+    bias_in_drive: bool
+    wrap: bool  # u may leave 24 bits
+    clip: bool  # v may leave 24 bits
+    recurrent: torch.Tensor | None
 
-    ``overflow``: whether the drive alone could leave 24 bits (then u is wrapped even without current memory).
-    """
-    threshold = float(node.v_th_mant << 6)
-    keep_u, keep_v = (1 - d / 4096 for d in (node.i_decay, node.v_decay))  # exact: multiples of 2^-12
-    if node.bias is not None:
-        bias = torch.from_numpy(node.bias.astype(np.float64) * 64).to(drive.dtype)
-        bias = bias.reshape(-1, *[1] * (drive.dim() - 3))
-    out = torch.empty(drive.shape, dtype=torch.float32)
+
+def _synapse(node: Node, plan: _SynapsePlan, spikes: torch.Tensor) -> torch.Tensor:
+    """64 a(t) (+ 64 bias) of all steps at once."""
+    x = spikes.flatten(0, 1).to(plan.dtype)
+    if isinstance(node, Conv2d):
+        y = functional.conv2d(x, plan.weight, plan.bias, node.stride, node.padding, node.dilation, node.groups)
+    else:
+        y = functional.linear(x, plan.weight, plan.bias)
+    return y.unflatten(0, spikes.shape[:2])
+
+
+def _lif(plan: _LifPlan, drive: torch.Tensor) -> torch.Tensor:
+    """Neuron dynamics over time; ``drive`` is 64 a(t), shape (T, N, ...); returns spikes of the same shape and dtype."""
+    out = torch.empty_like(drive)
     v = torch.zeros_like(drive[0])
-    u = torch.zeros_like(v) if node.i_decay < 4096 else None
+    u = torch.zeros_like(v)
+    whole = torch.empty_like(v, dtype=torch.int64 if drive.dtype == torch.float64 else torch.int32)
+    late_bias = None
+    if plan.bias is not None and not plan.bias_in_drive:
+        late_bias = plan.bias.reshape(-1, *[1] * (drive.dim() - 3))
     for step in range(len(drive)):
         a = drive[step]
-        if recurrent is not None and step:
-            a = a + out[step - 1].to(drive.dtype) @ recurrent.T
-        if u is not None:
-            u = _wrap(torch.trunc(u * keep_u) + a)
-            a = u
-        elif overflow:
-            a = _wrap(a)
-        v.mul_(keep_v).trunc_().add_(a)
-        if node.bias is not None:
-            v.add_(bias)
-        v.clamp_(-_UV_LIMIT + 1, _UV_LIMIT - 1)
-        fired = v > threshold
-        v.masked_fill_(fired, 0)
-        out[step] = fired
+        if plan.recurrent is not None and step:
+            a = a + out[step - 1] @ plan.recurrent.T
+        if plan.wrap:
+            u = a = _wrap(_truncate(u.mul_(plan.keep_u), whole).add_(a))
+        _truncate(v.mul_(plan.keep_v), whole).add_(a)
+        if late_bias is not None:
+            v.add_(late_bias)
+        if plan.clip:
+            v.clamp_(-_UV_LIMIT + 1, _UV_LIMIT - 1)
+        fired = torch.gt(v, plan.threshold, out=out[step])
+        v.addcmul_(v, fired, value=-1)  # v (1 - s)
     return out
+
+
+def _truncate(x: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Truncate toward zero in place, through an integer copy (torch.trunc_ is several times slower)."""
+    return x.copy_(whole.copy_(x))
 
 
 def _wrap(u: torch.Tensor) -> torch.Tensor:
@@ -194,14 +246,20 @@ def _wrap(u: torch.Tensor) -> torch.Tensor:
     return torch.where(high <= -_UV_LIMIT, u + 2 * _UV_LIMIT, high)
 
 
-def _is_power_of_two(n: int) -> bool:
-    return n > 0 and n & (n - 1) == 0
+def _is_power_of_two(n: int, or_zero: bool) -> bool:
+    return (n > 0 or or_zero) and n & (n - 1) == 0
 
 
-def _steady_bound(node: Lif, drive: int, bias: int) -> int:
-    """Bound of |v| for a pure voltage leak without current memory: (drive + bias) / leak."""
-    leak = node.v_decay / 4096
-    return int((drive + bias) / leak) + 1 if leak > 0 else 2 * _UV_LIMIT + drive + bias
+def _row_bound(node: Conv2d | Dense) -> int:
+    """Largest possible |a(t)| of a synapse group: the largest row sum of absolute weights."""
+    rows = np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1)
+    if isinstance(node, RecurrentDense):
+        rows = rows + np.abs(node.weight_rec.astype(np.int64)).sum(1)
+    return int(rows.max())
+
+
+def _exact_tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+    return torch.from_numpy(values.astype(np.float64)).to(dtype)
 
 
 def _dtype_for(bound: int, where: str) -> torch.dtype:
@@ -209,15 +267,3 @@ def _dtype_for(bound: int, where: str) -> torch.dtype:
         if bound < limit:
             return dtype
     raise LimitExceededError(f"{where}: a sum could reach {bound}, more than 2^53; no exact arithmetic for it")
-
-
-def _current_bounds(graph: Graph) -> Iterator[tuple[str, int]]:
-    """(LIF name, largest possible |a(t)|) from the sums of absolute weights."""
-    for lif in graph.lifs():
-        total = 0
-        for node in graph.synapses_of(lif.name):
-            weight = np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1)
-            if isinstance(node, RecurrentDense):
-                weight = weight + np.abs(node.weight_rec.astype(np.int64)).sum(1)
-            total += int(weight.max())
-        yield lif.name, total

@@ -7,7 +7,7 @@ Windows follow each other without a gap; every layer resets its neurons at its o
 """
 
 import contextlib
-import sys
+import io
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def run_sim(
     require_lava()
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    with tempfile.TemporaryDirectory(prefix="taaf-sim-") as folder, contextlib.redirect_stdout(sys.stderr):
+    with tempfile.TemporaryDirectory(prefix="taaf-sim-") as folder, contextlib.redirect_stdout(io.StringIO()):
         network = LavaNetwork(bundle, inputs, Path(folder))
         return network.run(Loihi2SimCfg(select_tag="fixed_pt"), time_limit_s, tick)
 
