@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from taaf.deploy.backends.base import pad_window
 from taaf.deploy.backends.sim import LavaNetwork, require_lava
 from taaf.export.bundle import read_bundle
@@ -59,7 +60,9 @@ def main() -> None:
     few = {b: split.inputs()[b][: args.lava_windows] for b in bundle.graphs}
     network = LavaNetwork(bundle, few, folder=None)
     lava = network.run(Loihi2SimCfg(select_tag="fixed_pt"), 600, lambda _: None)
-    features = {b: r.spikes[bundle.graphs[b].output][: args.lava_windows, :, : bundle.input_steps(b)] for b, r in results.items()}
+    features = {
+        b: r.spikes[bundle.graphs[b].output][: args.lava_windows, :, : bundle.input_steps(b)] for b, r in results.items()
+    }
     expected = bundle.head(features).logits["fused"]
     assert np.array_equal(lava.logits["fused"].argmax(1), expected.argmax(1)), "Lava and the engine decide differently"
     found["lava_us_per_window"] = lava.wall_s / (args.lava_windows - 1) * 1e6
