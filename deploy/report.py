@@ -34,6 +34,11 @@ def _summary(r: dict[str, Any]) -> str:
         f"  agreement   {verdict} with the {a['with']}: {a['spike_mismatches']} of {compared} differ, "
         f"{a['decision_mismatches']} of {a['windows']} decisions differ"
     )
+    if layers := a["layer_mismatches"]:
+        wrong = [f"{name} ({n})" for name, n in layers.items() if n]
+        lines.append(
+            f"              all {len(layers)} layers, spike by spike against the exact engine: {', '.join(wrong) or 'equal'}"
+        )
     return "\n".join(lines)
 
 

@@ -127,6 +127,8 @@ def read_bundle(path: Path) -> Bundle:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / "manifest.json"
+    if path.is_file():
+        raise BundleError(f"{path}: a file, not a bundle directory; export a checkpoint with `taaf-export {path} --to netx`")
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle directory; make one with `taaf-export model.pt --to netx`")
     try:

@@ -72,7 +72,7 @@ def simulate_events(images: np.ndarray) -> np.ndarray:
         raise ValueError(f"images: found {images.shape} {images.dtype}; allowed (N, 28, 28) uint8")
     pad, margin = 4, (SIZE - 28) // 2
     path = _path()
-    out = np.zeros((len(images), 2, SIZE, SIZE, N_BINS), np.uint8)
+    out = np.zeros((N_BINS, len(images), 2, SIZE, SIZE), np.uint8)  # time-major in memory
     for start in range(0, len(images), 250):  # bounded memory
         block = images[start : start + 250].astype(np.int32)
         padded = np.pad(block, ((0, 0), *[(pad + margin, pad + margin)] * 2))
@@ -81,6 +81,6 @@ def simulate_events(images: np.ndarray) -> np.ndarray:
             change = _shifted_log(padded, int(dx), int(dy), pad) - reference
             on, off = change >= _THRESHOLD, change <= -_THRESHOLD
             reference += (change // _THRESHOLD * _THRESHOLD) * on - (-change // _THRESHOLD * _THRESHOLD) * off
-            out[start : start + 250, 0, :, :, step // _MICRO_STEPS_PER_BIN] |= on
-            out[start : start + 250, 1, :, :, step // _MICRO_STEPS_PER_BIN] |= off
-    return out
+            out[step // _MICRO_STEPS_PER_BIN, start : start + 250, 0] |= on
+            out[step // _MICRO_STEPS_PER_BIN, start : start + 250, 1] |= off
+    return np.moveaxis(out, 0, -1)

@@ -19,6 +19,8 @@ class BackendResult:
         "fused", "event", "audio" -> (N, C) float64.
     activity : dict
         Branch -> spikes per neuron and layer (`Activity`), or empty if the backend cannot count.
+    layers : dict
+        Branch -> LIF name -> every spike (N, *shape, W) uint8, or empty if the backend does not record them.
     n_steps : int
         Time steps executed, pipeline fill included.
     wall_s : float
@@ -28,6 +30,7 @@ class BackendResult:
     features: dict[str, np.ndarray]
     logits: dict[str, np.ndarray]
     activity: dict[str, Activity]
+    layers: dict[str, dict[str, np.ndarray]]
     n_steps: int
     wall_s: float
 

@@ -19,4 +19,4 @@ def run_fast(bundle: Bundle, inputs: dict[str, np.ndarray]) -> BackendResult:
     logits = bundle.head(features).logits
     wall_s = time.perf_counter() - started
     n_steps = bundle.window_steps * len(next(iter(inputs.values())))
-    return BackendResult(features, logits, {n: r.activity for n, r in results.items()}, n_steps, wall_s)
+    return BackendResult(features, logits, {n: r.activity for n, r in results.items()}, {}, n_steps, wall_s)

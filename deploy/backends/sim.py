@@ -124,11 +124,13 @@ class LavaNetwork:
                 tick(n)
             logits = {u: runtime.read(getattr(self.head, f"{u}_logits")) for u in ("fused", "event", "audio")}
             finished = time.perf_counter()
-        spikes = {key: self._windows(*entry) for key, entry in self.rasters.items()}
-        graphs = self.bundle.graphs if spikes else {}
-        features = {b: spikes[b, g.output][..., : self.bundle.input_steps(b)] for b, g in graphs.items()}
-        activity = {b: self._activity(b, spikes) for b in graphs}
-        return BackendResult(features, logits, activity, self.n_steps, finished - (started or finished))
+        layers: dict[str, dict[str, np.ndarray]] = {}
+        for (branch, lif), entry in self.rasters.items():
+            layers.setdefault(branch, {})[lif] = self._windows(*entry)
+        features = {b: spikes[self.bundle.graphs[b].output][..., : self.bundle.input_steps(b)] for b, spikes in layers.items()}
+        activity = {b: self._activity(b, spikes) for b, spikes in layers.items()}
+        seconds = finished - (started or finished)
+        return BackendResult(features, logits, activity, layers, self.n_steps, seconds)
 
     def _portions(self) -> list[int]:
         """Windows per Lava run call: one first (it also compiles), then a tenth of the rest each."""
@@ -143,10 +145,9 @@ class LavaNetwork:
             rows = rows.transpose(0, 3, 2, 1)  # (W, H, C) -> (C, H, W)
         return np.moveaxis(rows.reshape(self.n_windows, self.window, *shape), 1, -1)
 
-    def _activity(self, branch: str, spikes: dict[tuple[str, str], np.ndarray]) -> Activity:
+    def _activity(self, branch: str, spikes: dict[str, np.ndarray]) -> Activity:
         activity = Activity(self.n_windows, self.window)
-        graph = self.bundle.graphs[branch]
-        activity.add(graph.input.name, self.inputs[branch].sum(axis=(0, -1), dtype=np.int64))
-        for lif in graph.lifs():
-            activity.add(lif.name, spikes[branch, lif.name].sum(axis=(0, -1), dtype=np.int64))
+        activity.add(self.bundle.graphs[branch].input.name, self.inputs[branch].sum(axis=(0, -1), dtype=np.int64))
+        for lif, raster in spikes.items():
+            activity.add(lif, raster.sum(axis=(0, -1), dtype=np.int64))
         return activity
