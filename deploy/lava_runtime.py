@@ -23,6 +23,7 @@ from taaf.models.errors import BackendUnavailableError, RuntimeFailedError
 
 _POLL_S = 0.1
 _STOP_LIMIT_S = 5.0
+_FORK_HOOKS = ("_acquireLock", "_releaseLock", "_after_fork")  # of logging and threading, run around every fork
 
 
 def require_lava() -> None:
@@ -71,6 +72,7 @@ class LavaRuntime:
     def __init__(self, process: Any, run_config: Any, time_limit_s: float) -> None:
         self._process, self._config, self._limit_s = process, run_config, time_limit_s
         self._failure: str | None = None
+        self._again = False  # send SIGINT (once more)
         self._done = threading.Event()
         self._owner = os.getpid()
         self._previous: Any = None
@@ -126,10 +128,13 @@ class LavaRuntime:
             cause = self._child_exception() or self._failure or f"{type(error).__name__}: {error}"
             raise RuntimeFailedError(f"Lava runtime: {cause}") from error
 
-    def _on_signal(self, number: int, _frame: Any) -> None:
+    def _on_signal(self, number: int, frame: Any) -> None:
         if os.getpid() != self._owner:  # inherited by a forked Lava process: the parent decides
             if number == signal.SIGTERM:
                 os._exit(128 + number)
+            return
+        if frame is not None and frame.f_code.co_name in _FORK_HOOKS:  # an exception would be swallowed there
+            self._again = True
             return
         raise KeyboardInterrupt
 
@@ -140,7 +145,10 @@ class LavaRuntime:
             if self._failure is None:
                 self._failure = self._dead_child()
             if self._failure is not None and not self._done.wait(3 * _POLL_S):  # Lava may yet raise by itself
-                os.kill(self._owner, signal.SIGINT)  # again and again: an interrupt can be swallowed (fork hooks)
+                self._again = True
+            if self._again and not self._done.is_set():
+                self._again = False
+                os.kill(self._owner, signal.SIGINT)
 
     def _infrastructure(self) -> Any:
         runtime = getattr(self._process, "_runtime", None)
