@@ -11,12 +11,18 @@ BIAS_MIN, BIAS_MAX = -4096, 4095  # 13-bit mantissa, exponent 6
 UV_LIMIT = 1 << 23
 
 
-def check_limits(graph: Graph) -> None:
+def check_limits(graph: Graph, pipelined: bool = True) -> None:
     """Check an integer graph against the ranges of LAVA.md.
 
     Weights: even, within [-256, 254], not all zero. Neurons: decays 1..4096 (current) and 0..4096 (voltage), threshold
     1..131071, bias -4096..4095. State: the worst case of u and v (all excitatory inputs firing in every step) stays
     inside 24 bits, so that Lava's wrap and clip, which SLAYER does not have, can never act.
+
+    Parameters
+    ----------
+    pipelined : bool
+        Windows follow each other without a gap (as in a bundle). Then recurrent layers are refused: the reset clears
+        neurons, but the recurrent spikes of a window's last step still arrive in the next window's first step.
 
     Raises
     ------
@@ -30,6 +36,8 @@ def check_limits(graph: Graph) -> None:
             problems += _weight_problems(where, node.weight)
             if isinstance(node, RecurrentDense):
                 problems += _weight_problems(f"{where} (recurrent)", node.weight_rec)
+                if pipelined:
+                    problems.append(f"{where}: recurrent spikes leak into the next window (allowed: one window per run)")
         if isinstance(node, Lif):
             problems += _neuron_problems(where, node, graph)
     if problems:

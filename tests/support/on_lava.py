@@ -1,0 +1,47 @@
+"""Run a chain on the stock Lava runtime through a NetX file, every layer recorded."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from taaf.deploy.lava_runtime import LavaRuntime, require_lava
+from taaf.export.targets.netx import write_netx
+from taaf.models.ir import Graph
+
+
+def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
+    """Windows back to back; returns LIF name -> (N, *shape, T) uint8."""
+    require_lava()
+    from lava.lib.dl.netx.hdf5 import Network
+    from lava.magma.core.run_configs import Loihi2SimCfg
+    from lava.proc.io.source import RingBuffer
+
+    from taaf.deploy.processes.recorder import RecorderProcess
+
+    n, window = len(spikes), spikes.shape[-1]
+    lifs = graph.lifs()
+    steps = n * window + len(lifs)
+    stream = np.moveaxis(spikes, 0, -2).reshape(*graph.input.shape, n * window)
+    stream = np.concatenate([stream, np.zeros((*graph.input.shape, len(lifs)), np.uint8)], axis=-1).astype(np.int32)
+    if stream.ndim == 4:
+        stream = stream.transpose(2, 1, 0, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        write_netx(graph, Path(folder) / "net.net")
+        network = Network(net_config=f"{folder}/net.net", reset_interval=window, reset_offset=1)
+        source = RingBuffer(data=stream)
+        source.s_out.connect(network.inp)
+        files = {}
+        for lif, layer in zip(lifs, network.layers, strict=True):
+            files[lif.name] = Path(folder) / f"{lif.name}.npy"
+            np.save(files[lif.name], np.zeros((steps, *layer.out.shape), np.uint8))
+            recorder = RecorderProcess(shape=layer.out.shape, path=str(files[lif.name]), n_steps=steps)
+            layer.out.connect(recorder.a_in)
+        with LavaRuntime(source, Loihi2SimCfg(select_tag="fixed_pt"), 60) as runtime:
+            runtime.run(steps)
+        found = {}
+        for delay, lif in enumerate(lifs, start=1):
+            rows = np.load(files[lif.name])[delay : delay + n * window]
+            rows = rows.transpose(0, 3, 2, 1) if rows.ndim == 4 else rows
+            found[lif.name] = np.moveaxis(rows.reshape(n, window, *graph.shapes[lif.name]), 1, -1)
+        return found

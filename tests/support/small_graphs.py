@@ -1,0 +1,129 @@
+"""Small random integer chains, one per layer type, and random spikes for them."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+
+from taaf.export.passes import CompileReport, fold_batch_norm, lower_pool, lower_residual, quantise
+from taaf.models.ir import BatchNorm, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Sum
+
+
+def weights(rng: np.random.Generator, *shape: int, limit: int = 60) -> np.ndarray:
+    """Even integers, about a third of them zero."""
+    return (2 * rng.integers(-limit // 2, limit // 2 + 1, shape) * (rng.random(shape) < 0.7)).astype(np.int32)
+
+
+def chain_of(*nodes: Node) -> Graph:
+    """A graph of consecutive nodes, named "net"."""
+    return Graph("net", nodes, [(a.name, b.name) for a, b in pairwise(nodes)])
+
+
+def _bias(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.integers(-20, 30, n).astype(np.int32)
+
+
+def _conv(shape: tuple[int, int, int], weight_shape: tuple[int, ...], **how: object) -> Callable[[np.random.Generator], Graph]:
+    def build(rng: np.random.Generator) -> Graph:
+        conv = Conv2d("conv", weights(rng, *weight_shape), **how)  # type: ignore[arg-type]
+        return chain_of(Input("input", shape), conv, Lif("lif", v_th_mant=64, bias=_bias(rng, weight_shape[0])))
+
+    return build
+
+
+def _dense(rng: np.random.Generator) -> Graph:
+    return chain_of(Input("input", (20,)), Dense("dense", weights(rng, 12, 20)), Lif("lif", bias=_bias(rng, 12)))
+
+
+def _recurrent(rng: np.random.Generator) -> Graph:
+    layer = RecurrentDense("dense", weights(rng, 12, 20), None, weights(rng, 12, 12))
+    return chain_of(Input("input", (20,)), layer, Lif("lif", bias=_bias(rng, 12)))
+
+
+def _current_memory(rng: np.random.Generator) -> Graph:
+    lif = Lif("lif", i_decay=1023, v_decay=377, v_th_mant=300, bias=_bias(rng, 12))
+    return chain_of(Input("input", (20,)), Dense("dense", weights(rng, 12, 20)), lif)
+
+
+def _flatten(rng: np.random.Generator) -> Graph:
+    return chain_of(
+        Input("input", (2, 5, 4)),
+        Conv2d("conv", weights(rng, 3, 2, 3, 3), padding=(1, 1)),
+        Lif("lif", bias=_bias(rng, 3)),
+        Flatten("flatten"),
+        Dense("dense", weights(rng, 7, 60, limit=30)),
+        Lif("lif2", bias=_bias(rng, 7)),
+    )
+
+
+def _deep(rng: np.random.Generator) -> Graph:
+    return chain_of(
+        Input("input", (2, 8, 6)),
+        Conv2d("conv1", weights(rng, 4, 2, 3, 3), padding=(1, 1)),
+        Lif("lif1", bias=_bias(rng, 4)),
+        Conv2d("conv2", weights(rng, 4, 4, 3, 3), (2, 2), (1, 1)),
+        Lif("lif2", v_decay=1000, bias=_bias(rng, 4)),
+        Conv2d("conv3", weights(rng, 3, 4, 3, 3), padding=(1, 1)),
+        Lif("lif3", v_th_mant=90, bias=_bias(rng, 3)),
+    )
+
+
+def _pool(kind: str) -> Callable[[np.random.Generator], Graph]:
+    def build(rng: np.random.Generator) -> Graph:
+        graph = chain_of(Input("input", (3, 6, 8)), Pool2d("pool", kind, (2, 2)), Lif("lif", v_th_mant=64))
+        return quantise(lower_pool(graph), saturate=False, report=CompileReport())
+
+    return build
+
+
+def residual(rng: np.random.Generator, stride: int = 2) -> Graph:
+    """Unlowered integer residual block with batch norm folded, biases everywhere and an unread input channel."""
+    shortcut = rng.normal(0, 0.5, (4, 3, 1, 1)).astype(np.float32)
+    shortcut[:, 1] = 0
+    nodes: list[Node] = [Input("input", (2, 7, 7))]
+    nodes += [
+        Conv2d("stem", rng.normal(0, 0.5, (3, 2, 3, 3)).astype(np.float32), padding=(1, 1)),
+        _norm(rng, "bn0", 3),
+        Lif("x"),
+    ]
+    nodes += [Conv2d("a", rng.normal(0, 0.5, (5, 3, 3, 3)).astype(np.float32), (stride,) * 2, (1, 1)), _norm(rng, "bn1", 5)]
+    nodes += [Lif("h", v_th_mant=128)]
+    nodes += [Conv2d("b", rng.normal(0, 0.3, (4, 5, 3, 3)).astype(np.float32), padding=(1, 1)), _norm(rng, "bn2", 4)]
+    nodes += [Conv2d("s", shortcut, (stride,) * 2), _norm(rng, "bn3", 4), Sum("join"), Lif("y", v_th_mant=128)]
+    line = ["input", "stem", "bn0", "x", "a", "bn1", "h", "b", "bn2", "join", "y"]
+    edges = [*pairwise(line), ("x", "s"), ("s", "bn3"), ("bn3", "join")]
+    return quantise(fold_batch_norm(Graph("net", nodes, edges)), saturate=False, report=CompileReport())
+
+
+def _norm(rng: np.random.Generator, name: str, n: int) -> BatchNorm:
+    def draw(low: float, high: float) -> np.ndarray:
+        return rng.uniform(low, high, n).astype(np.float32)
+
+    return BatchNorm(name, draw(0.5, 1.2), draw(-0.1, 0.4), draw(-0.2, 0.2), draw(0.5, 1.5))
+
+
+def _lowered(stride: int) -> Callable[[np.random.Generator], Graph]:
+    return lambda rng: lower_residual(residual(rng, stride), CompileReport())
+
+
+CASES: dict[str, Callable[[np.random.Generator], Graph]] = {
+    "conv": _conv((2, 6, 6), (4, 2, 3, 3), padding=(1, 1)),
+    "conv_stride": _conv((2, 9, 9), (4, 2, 3, 3), stride=(2, 2), padding=(1, 1)),
+    "conv_asymmetric": _conv((2, 9, 6), (3, 2, 3, 2), stride=(2, 1), padding=(1, 0)),
+    "conv_grouped": _conv((4, 6, 6), (6, 2, 3, 3), padding=(1, 1), groups=2),
+    "conv_dilated": _conv((2, 9, 8), (3, 2, 3, 3), padding=(2, 2), dilation=(2, 2)),
+    "dense": _dense,
+    "dense_recurrent": _recurrent,
+    "current_memory": _current_memory,
+    "flatten": _flatten,
+    "deep_biased": _deep,
+    "pool_sum": _pool("sum"),
+    "pool_average": _pool("average"),
+    "residual": _lowered(1),
+    "residual_stride": _lowered(2),
+}
+
+
+def random_spikes(rng: np.random.Generator, graph: Graph, n_windows: int, steps: int, rate: float = 0.35) -> np.ndarray:
+    """(N, *shape, T) uint8."""
+    return (rng.random((n_windows, *graph.input.shape, steps)) < rate).astype(np.uint8)
