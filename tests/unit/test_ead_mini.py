@@ -1,0 +1,68 @@
+"""The embedded data set is what its card says."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from taaf.models import zoo_path
+from taaf.models.errors import DataError
+from taaf.training import ead_mini
+from taaf.training.events import simulate_events
+
+
+@pytest.fixture(scope="module")
+def raw() -> dict[str, np.ndarray]:
+    """The shipped arrays."""
+    return dict(np.load(zoo_path("ead_mini.npz")))
+
+
+def test_classes_and_speakers(raw: dict[str, np.ndarray]) -> None:
+    """400 / 100 per class, voices disjoint, no test image in the training set."""
+    assert np.bincount(raw["train_labels"]).tolist() == [400] * 10
+    assert np.bincount(raw["test_labels"]).tolist() == [100] * 10
+    assert not set(raw["train_speakers"]) & set(raw["test_speakers"])
+    assert len(set(raw["train_speakers"])) == 62 and len(set(raw["test_speakers"])) == 32
+    seen = {image.tobytes() for image in raw["train_images"]}
+    assert not any(image.tobytes() in seen for image in raw["test_images"])
+
+
+def test_events_are_the_same_on_every_machine(raw: dict[str, np.ndarray]) -> None:
+    """Integer arithmetic: the events of the first 50 test images have this SHA-256 everywhere."""
+    events = simulate_events(raw["test_images"][:50])
+    assert events.shape == (50, 2, 34, 34, 8) and 500 < events.sum() / 50 < 3000
+    digest = hashlib.sha256(np.ascontiguousarray(events).tobytes()).hexdigest()
+    assert digest == "c36edcb99093f7c72ee76c557f8e87c65225303097793a0371b831ca4d647fb7"
+
+
+def test_audio_place_code(raw: dict[str, np.ndarray]) -> None:
+    """At most one of a band's four channels fires, the one whose interval holds the level."""
+    levels, edges = raw["test_audio"][:20], raw["audio_edges"]
+    code = ead_mini.encode_audio(levels, edges).reshape(20, 40, 4, 12)
+    assert code.sum(2).max() == 1
+    for n, band, step in ((0, 3, 5), (7, 20, 0), (19, 39, 11)):
+        level, e = levels[n, band, step], edges[band]
+        expected = [int(e[k] <= level < (e[k + 1] if k < 3 else 256)) for k in range(4)]
+        assert code[n, band, :, step].tolist() == expected
+
+
+def test_human_split_shares_images_not_voices(raw: dict[str, np.ndarray]) -> None:
+    """The human split has the test's events and one recorded clip per class."""
+    test, human = ead_mini.load_split("test", slice(0, 30)), ead_mini.load_split("human", slice(0, 30))
+    np.testing.assert_array_equal(test.event, human.event)
+    same = test.labels[0] == human.labels
+    assert all(np.array_equal(human.audio[0], a) for a in human.audio[same])
+    assert (test.audio != human.audio).any()
+
+
+def test_changed_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    """A file with another SHA-256 is named and not used; so is an unknown split."""
+    path = tmp_path / "ead_mini.npz"  # type: ignore[operator]
+    content = bytearray(zoo_path("ead_mini.npz").read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(ead_mini, "zoo_path", lambda name: path)
+    with pytest.raises(DataError, match="SHA-256 is"):
+        ead_mini.load_split("test")
+    with pytest.raises(DataError, match="unknown"):
+        ead_mini.load_split("validation")

@@ -1,0 +1,135 @@
+"""Quantisation-aware layers, attention and host head."""
+
+import numpy as np
+import pytest
+import torch
+
+from taaf.export.frontend import float_graphs
+from taaf.export.netx_bundle import _head_arrays
+from taaf.export.passes import CompileReport, compile_graph
+from taaf.models.errors import BundleError
+from taaf.models.host_head import HostHead
+from taaf.models.qat import QatConv2d, QatDense
+from taaf.models.taaf import ModelConfig, TaafSnn, TimeAlignment
+
+
+@pytest.fixture(scope="module")
+def model() -> TaafSnn:
+    """A random network with non-trivial batch-norm statistics."""
+    torch.manual_seed(3)
+    net = TaafSnn(ModelConfig())
+    for name, value in net.named_buffers():
+        if name.endswith("running_mean"):
+            value.normal_(0, 0.2)
+        if name.endswith("running_var"):
+            value.uniform_(0.3, 2)
+    for part in net.modules():
+        if isinstance(part, QatConv2d | QatDense):
+            part.offset.data.normal_(0, 0.3)
+    for align in net.align.values():
+        align.weight.data.normal_(0, 0.4)
+    return net.eval()
+
+
+def test_paper_equation_4(model: TaafSnn) -> None:
+    """The halves add up: O_f = O_m1 + O_m2, each with half the bias."""
+    h = torch.randint(0, 2, (2, 3, 6, 128)).float()
+    o = model.head.outputs(h[0], h[1])
+    weight, bias = model.head.classifier.weight, model.head.classifier.bias
+    torch.testing.assert_close(o["fused"], torch.cat([h[0], h[1]], -1) @ weight.T + bias)
+    torch.testing.assert_close(o["first"], h[0] @ weight[:, :128].T + bias / 2)
+    torch.testing.assert_close(o["first"] + o["second"], o["fused"])
+
+
+def test_paper_equations_5_to_7(model: TaafSnn) -> None:
+    """alpha = mean over queries of softmax over keys of Q K^T / sqrt(C); non-negative, sums to 1."""
+    logits = torch.randn(4, 6, 10, dtype=torch.float64)
+    head = model.head
+    q, k = (logits.numpy() @ w.detach().double().numpy() for w in (head.query, head.key))
+    scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(10))
+    expected = (scores / scores.sum(2, keepdims=True)).mean(1)
+    with torch.no_grad():
+        head64 = TaafSnn(ModelConfig()).head.double()
+        head64.load_state_dict(head.state_dict())
+        found = head64.alpha(logits).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(found.sum(1), 1)
+    head64.attention = "uniform"
+    np.testing.assert_array_equal(head64.alpha(logits).numpy(), np.full((4, 6), 1 / 6))
+
+
+@pytest.mark.parametrize("attention", ["taaf", "uniform"])
+def test_host_head_equals_torch_head(model: TaafSnn, attention: str) -> None:
+    """NumPy float64 head = torch float64 head to 1e-9 and in argmax, on random feature spikes."""
+    rng = np.random.default_rng(0)
+    features = {"event": rng.random((50, 128, 8)) < 0.3, "audio": rng.random((50, 128, 12)) < 0.3}
+    head = HostHead(_head_arrays(model), attention)
+    output = head({m: f.astype(np.uint8) for m, f in features.items()})
+    from taaf.models.taaf import TaafHead, host_forward
+
+    twin = TaafHead(ModelConfig(attention=attention)).double()
+    twin.load_state_dict(model.head.state_dict())
+    align = torch.nn.ModuleDict({m: TimeAlignment(t, 6).double() for m, t in (("event", 8), ("audio", 12))})
+    align.load_state_dict(model.align.state_dict())
+    with torch.no_grad():
+        expected = host_forward(align, twin, {m: torch.from_numpy(f.astype(np.float64)) for m, f in features.items()})
+    for u, logits in output.logits.items():
+        np.testing.assert_allclose(logits, expected.decision(u).numpy(), atol=1e-9)
+        np.testing.assert_array_equal(logits.argmax(1), expected.decision(u).numpy().argmax(1))
+
+
+def test_alignment_spikes_do_not_depend_on_precision(model: TaafSnn) -> None:
+    """float32 torch, float64 torch and NumPy give identical alignment spikes."""
+    rng = np.random.default_rng(1)
+    x = (rng.random((200, 128, 12)) < 0.4).astype(np.float32)
+    align = model.align["audio"]
+    with torch.no_grad():
+        single = align(torch.from_numpy(x)).numpy()
+        double = align(torch.from_numpy(x).double()).numpy()
+    assert 0.02 < single.mean() < 0.9
+    np.testing.assert_array_equal(single, double)
+    np.testing.assert_array_equal(HostHead(_head_arrays(model), "taaf").align("audio", x), double)
+
+
+def test_compiler_quantises_as_training_does(model: TaafSnn) -> None:
+    """fold_batch_norm + quantise give exactly the integers of the training forward, for every synapse group."""
+    for name, graph in float_graphs(model).items():
+        integer, _ = compile_graph(graph, saturate=True, report=CompileReport())
+        for part_name, part in model.branches[name].named_children():
+            if isinstance(part, QatConv2d | QatDense):
+                weight = part.integer_weight().detach().numpy()
+                np.testing.assert_array_equal(integer.nodes[part_name].weight, weight)
+                assert (weight % 2 == 0).all() and weight.min() >= -256 and weight.max() <= 254
+        event = model.branches["event"]
+        if name == "event":
+            bias = (event.block2.integer_bias() + event.shortcut.integer_bias()).detach().numpy()
+            np.testing.assert_array_equal(integer.nodes["block2_lif"].bias, bias)
+
+
+def test_frozen_training_is_the_deployed_forward(model: TaafSnn) -> None:
+    """A frozen synapse computes the same in train and eval mode; an unfrozen one uses batch statistics."""
+    layer = model.branches["audio"].hidden
+    x = (torch.rand(30, 160) < 0.2).float()
+    with torch.no_grad():
+        expected = layer.eval()(x)
+        layer.frozen = True
+        assert torch.equal(layer.train()(x), expected)
+        layer.frozen = False
+        assert not torch.equal(layer.train()(x), expected)
+    layer.eval()
+
+
+@pytest.mark.parametrize(
+    ("change", "mention"),
+    [
+        (lambda a: a.pop("key"), "key missing"),
+        (lambda a: a.update(query=np.zeros((3, 3))), "query has shape"),
+        (lambda a: a.update(classifier_bias=np.full(10, np.inf)), "classifier_bias holds"),
+    ],
+)
+def test_host_head_refuses_bad_arrays(model: TaafSnn, change: object, mention: str) -> None:
+    """Missing, misshapen or infinite arrays are named."""
+    arrays = _head_arrays(model)
+    change(arrays)  # type: ignore[operator]
+    with pytest.raises(BundleError, match=mention):
+        HostHead(arrays, "taaf")
