@@ -1,0 +1,1 @@
+"""Real data sets on disk, read exactly in their published layouts."""
