@@ -134,7 +134,7 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
     return {
         "layers": [c.to_dict() for c in counts],
         "totals": {**totals, "spikes_in": inputs},
-        "host_macs_per_window": bundle.head.n_macs(bundle.n_features("event"), steps),
+        "host_macs_per_window": bundle.head.n_macs(steps),
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
         "paper": load_chip("taaf_paper"),

@@ -26,7 +26,7 @@ from taaf.models.errors import BundleError
 from taaf.models.host_head import MODALITIES, HostHead
 from taaf.models.ir import Graph
 
-FORMAT, VERSION = "taaf-bundle", 1
+FORMAT, VERSION = "taaf-bundle", 2
 MAX_FILE_BYTES = 1 << 30
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -117,7 +117,7 @@ def read_bundle(path: Path) -> Bundle:
         _verify_file(path, name, wanted)
     try:
         graphs = {b: read_netx(path / manifest["branches"][b]["file"], b) for b in MODALITIES}
-        head = HostHead(_read_npz(path / manifest["head"]["file"]), manifest["head"]["attention"])
+        head = HostHead(_read_npz(path / manifest["head"]["file"]), manifest["head"])
         bundle = Bundle(path, manifest, graphs, head, _read_npz(path / manifest["golden"]["file"]))
         _check_fit(bundle)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -173,7 +173,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _check_fit(bundle: Bundle) -> None:
     n = len(bundle.golden["labels"])
-    halves = 0
     for name, graph in bundle.graphs.items():
         branch = bundle.manifest["branches"][name]
         if list(graph.input.shape) != branch["input_shape"]:
@@ -183,10 +182,11 @@ def _check_fit(bundle: Bundle) -> None:
             raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
         if bundle.head.arrays[f"align_{name}_weight"].shape[1] != steps:
             raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
-        halves += bundle.n_features(name)
+        if bundle.n_features(name) != bundle.head.spec["features"]:
+            raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes another number")
         if bundle.golden[f"features_{name}"].size != -(-n * bundle.n_features(name) * steps // 8):
             raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")
-    if bundle.head.arrays["classifier_weight"].shape[1] != halves:
-        raise BundleError(f"{bundle.path}: the classifier takes another number of features than the branches give ({halves})")
+    if bundle.head.spec["classes"] != len(bundle.manifest["labels"]):
+        raise BundleError(f"{bundle.path}: the head has {bundle.head.spec['classes']} classes, the manifest names other labels")
     if bundle.golden["logits"].shape != (n, len(bundle.manifest["labels"])):
         raise BundleError(f"{bundle.path}: golden logits {bundle.golden['logits'].shape} do not fit {n} samples and the labels")

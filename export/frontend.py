@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from taaf.models import ir
+from taaf.models.errors import UnsupportedLayerError
 from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
 from taaf.models.slayer_lif import SlayerLif
 from taaf.models.taaf import TaafSnn
@@ -53,8 +54,15 @@ class _Builder:
 
 def float_graphs(model: TaafSnn) -> dict[str, ir.Graph]:
     """Float-stage graphs of the event and the audio branch, LIF names as in the branches' ``trace``."""
+    config = model.config
+    for name, kind, wanted in (("event", config.first_branch, "conv"), ("audio", config.audio_branch, "dense")):
+        if kind != wanted or name not in config.modalities:
+            raise UnsupportedLayerError(
+                f"{config.modalities}: branches {config.first_branch!r}, {config.audio_branch!r} cannot be exported yet; "
+                "allowed: event branch 'conv' with audio branch 'dense'"
+            )
     event, audio = model.branches["event"], model.branches["audio"]
-    b = _Builder("event", (2, 34, 34))
+    b = _Builder("event", (2, config.event_size, config.event_size))
     stem = b.add(_lif("stem_lif", event.stem_lif), [b.synapse("stem", event.stem, "input")])
     inner = b.add(_lif("block1_lif", event.block1_lif), [b.synapse("block1", event.block1, stem)])
     paths = [b.synapse("block2", event.block2, inner), b.synapse("shortcut", event.shortcut, stem)]

@@ -21,10 +21,12 @@ from taaf.export.targets.netx import write_netx
 from taaf.export.verify import LayerCheck, require_exact, verify_branch
 from taaf.hw_sim.counters import dense_macs
 from taaf.models.checkpoint import load_model
+from taaf.models.config import ModelConfig
 from taaf.models.errors import BackendUnavailableError, ParityError
+from taaf.models.head import host_forward
 from taaf.models.host_head import MODALITIES, HeadOutput
 from taaf.models.ir import Graph
-from taaf.models.taaf import TaafSnn, host_forward
+from taaf.models.taaf import TaafSnn
 
 ENCODERS = {
     "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
@@ -77,7 +79,7 @@ def export_netx(
     def fill(stage: Path) -> None:
         for name, graph in chains.items():
             write_netx(graph, stage / f"{name}.net")
-        np.savez(stage / "head.npz", **_head_arrays(model))
+        np.savez(stage / "head.npz", **head_arrays(model))
         found["golden"] = _trained_results(model, inputs, labels)
         np.savez_compressed(stage / "golden.npz", **found["golden"])
 
@@ -97,7 +99,7 @@ def export_netx(
                 "ann_macs": dense_macs(unlowered[m]), "encoder": ENCODERS[m],
             } for m in MODALITIES
         },
-        "head": {"file": "head.npz", "type": "taaf", "attention": config.attention, "aligned_steps": config.aligned_steps},
+        "head": {"file": "head.npz", "type": "taaf", **head_spec(config), "aligned_steps": config.aligned_steps},
         "golden": {"file": "golden.npz", "source": "SLAYER CPU forward and float64 head of the checkpoint"},
         "compiler": report.lines,
         "training": {"checkpoint_sha256": sha256(checkpoint), "config": content["config"], "metrics": content.get("metrics")},
@@ -108,9 +110,14 @@ def export_netx(
     return ExportResult(out, found["checks"], report.lines, accuracy, found["lava"])
 
 
-def _head_arrays(model: TaafSnn) -> dict[str, np.ndarray]:
-    arrays = {"classifier_weight": model.head.classifier.weight, "classifier_bias": model.head.classifier.bias}
-    arrays |= {"query": model.head.query, "key": model.head.key}
+def head_spec(config: ModelConfig) -> dict[str, Any]:
+    """What `taaf.models.host_head.HostHead` must know beside the arrays."""
+    return {k: getattr(config, k) for k in ("fusion", "attention", "attention_on", "features", "classes")}
+
+
+def head_arrays(model: TaafSnn) -> dict[str, np.ndarray]:
+    """The host head's arrays in float64; alignment already on its grid."""
+    arrays = dict(model.head.weights.items())
     for m in MODALITIES:
         weight, bias = model.align[m].quantised()
         arrays |= {f"align_{m}_weight": weight, f"align_{m}_bias": bias}

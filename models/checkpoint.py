@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from taaf.models.config import ModelConfig
 from taaf.models.errors import CheckpointError
-from taaf.models.taaf import ModelConfig, TaafSnn
+from taaf.models.taaf import TaafSnn
 
 FORMAT = "taaf-checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(path: Path, model: TaafSnn, config: dict[str, Any], **extra: Any) -> None:

@@ -1,13 +1,15 @@
-"""The host part in NumPy float64: time alignment, concatenation fusion, classifier and temporal attention.
+"""The host part in NumPy float64: time alignment, fusion, classifier and temporal attention.
 
-It is what `taaf.models.taaf.host_forward` computes, without torch, so that it can live inside a Lava process.
+It is what `taaf.models.head.host_forward` computes, without torch, so that it can live inside a Lava process.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from taaf.models.errors import BundleError
+from taaf.models.fusion import FUSIONS, SPIKING_GRID, SPIKING_LIMIT, Ops, temporal_attention
 
 MODALITIES = ("event", "audio")
 OUTPUTS = ("fused", "event", "audio")
@@ -36,49 +38,79 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def host_lif(current: np.ndarray) -> np.ndarray:
+    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, F)."""
+    out = np.zeros_like(current)
+    voltage = np.zeros_like(current[:, 0])
+    for step in range(current.shape[1]):
+        voltage = _TAU * voltage + current[:, step]
+        out[:, step] = voltage > _THRESHOLD
+        voltage = voltage * (1 - out[:, step])
+    return out
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
+NUMPY_OPS = Ops(
+    sigmoid=_sigmoid, zeros_like=np.zeros_like,
+    concatenate=lambda xs: np.concatenate(xs, axis=-1), softmax=softmax,
+    on_grid=lambda x: np.round(np.clip(x, -SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID, lif=host_lif,
+)  # fmt: skip
+
+
 class HostHead:
     """Callable on feature spikes.
 
     Parameters
     ----------
     arrays : dict
-        ``align_<m>_weight`` (T_out, T_m, 3), ``align_<m>_bias`` (T_out,), ``classifier_weight`` (C, 2 F),
-        ``classifier_bias`` (C,), ``query`` and ``key`` (C, C); all finite.
-    attention : {"taaf", "uniform"}
-        Eqs 5-7, or 1/T.
+        ``align_<m>_weight`` (T_out, T_m, 3), ``align_<m>_bias`` (T_out,), ``query`` and ``key``, and the arrays of the
+        fusion (`taaf.models.fusion`); all finite.
+    spec : dict
+        ``fusion`` (name), ``attention`` ("taaf": Eqs 5-7, or "uniform": 1/T), ``attention_on`` ("logits" or "features"),
+        ``features`` (F) and ``classes`` (C).
 
     Raises
     ------
     BundleError
-        If an array is missing, of the wrong shape, or not finite.
+        If an array is missing, of the wrong shape, or not finite, or the specification is not understood.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], attention: str) -> None:
-        self.attention = attention
+    def __init__(self, arrays: dict[str, np.ndarray], spec: dict[str, Any]) -> None:
+        allowed: dict[str, tuple[str, ...]] = {
+            "fusion": tuple(FUSIONS), "attention": ("taaf", "uniform"), "attention_on": ("logits", "features")
+        }  # fmt: skip
+        for key, values in allowed.items():
+            if spec.get(key) not in values:
+                raise BundleError(f"head: {key} {spec.get(key)!r} unknown; allowed {', '.join(values)}")
+        for key in ("features", "classes"):
+            if type(spec.get(key)) is not int or spec[key] < 1:
+                raise BundleError(f"head: {key} (={spec.get(key)!r}) must be a whole number >= 1")
+        self.spec = {key: spec[key] for key in (*allowed, "features", "classes")}
+        self.fusion = FUSIONS[spec["fusion"]]
         self.arrays = {k: np.asarray(v, np.float64) for k, v in arrays.items()}
         self._check()
 
     def _check(self) -> None:
-        names = [f"align_{m}_{p}" for m in MODALITIES for p in ("weight", "bias")]
-        names += ["classifier_weight", "classifier_bias", "query", "key"]
-        if missing := [n for n in names if n not in self.arrays]:
-            raise BundleError(f"head: {', '.join(missing)} missing; export the bundle again")
-        if bad := [n for n in names if not np.isfinite(self.arrays[n]).all()]:
-            raise BundleError(f"head: {', '.join(bad)} holds values that are NaN or infinite; export the bundle again")
-        classes = len(self.arrays["classifier_bias"])
-        steps = len(self.arrays["align_event_bias"])
-        wanted: dict[str, tuple[int | None, ...]] = {
-            "classifier_weight": (classes, None),
-            "query": (classes,) * 2,
-            "key": (classes,) * 2,
+        features, classes = self.spec["features"], self.spec["classes"]
+        attended = classes if self.spec["attention_on"] == "logits" else 2 * features
+        steps = len(np.atleast_1d(self.arrays.get("align_event_bias", np.zeros(0))))
+        wanted: dict[str, tuple[int | None, ...]] = {**self.fusion.shapes(features, classes)}
+        wanted |= {"query": (attended, classes), "key": (attended, classes)}
+        wanted |= {f"align_{m}_weight": (steps, None, 3) for m in MODALITIES} | {
+            f"align_{m}_bias": (steps,) for m in MODALITIES
         }
-        wanted |= {f"align_{m}_weight": (steps, None, 3) for m in MODALITIES} | {"align_audio_bias": (steps,)}
+        if missing := [n for n in wanted if n not in self.arrays]:
+            raise BundleError(f"head: {', '.join(missing)} missing; export the bundle again")
+        if bad := [n for n in wanted if not np.isfinite(self.arrays[n]).all()]:
+            raise BundleError(f"head: {', '.join(bad)} holds values that are NaN or infinite; export the bundle again")
         for name, shape in wanted.items():
             found = self.arrays[name].shape
             if len(found) != len(shape) or any(w is not None and w != f for w, f in zip(shape, found, strict=True)):
                 raise BundleError(f"head: {name} has shape {found}, expected {shape}; export the bundle again")
-        if self.attention not in ("taaf", "uniform"):
-            raise BundleError(f"head: attention {self.attention!r} unknown; allowed taaf, uniform")
 
     def align(self, modality: str, features: np.ndarray) -> np.ndarray:
         """Time alignment: (N, F, T_m) spikes -> (N, T_out, F) spikes; Conv1d with time as channels, then LIF."""
@@ -86,35 +118,37 @@ class HostHead:
         x = np.pad(features.astype(np.float64), ((0, 0), (1, 1), (0, 0)))
         n = features.shape[1]
         current = sum(np.einsum("oi,nfi->nof", weight[:, :, k], x[:, k : k + n]) for k in range(3)) + bias[:, None]
-        out = np.zeros_like(current)
-        voltage = np.zeros_like(current[:, 0])
-        for step in range(current.shape[1]):
-            voltage = _TAU * voltage + current[:, step]
-            out[:, step] = voltage > _THRESHOLD
-            voltage = voltage * (1 - out[:, step])
-        return out
+        return host_lif(current)
 
-    def alpha(self, logits: np.ndarray) -> np.ndarray:
-        """Temporal attention (Eqs 5-7): (N, T, C) -> (N, T)."""
-        if self.attention == "uniform":
-            return np.full(logits.shape[:2], 1 / logits.shape[1])
-        query, key = logits @ self.arrays["query"], logits @ self.arrays["key"]
-        return softmax(query @ key.transpose(0, 2, 1) / np.sqrt(logits.shape[-1])).mean(axis=1)
+    def alpha(self, scores_from: np.ndarray) -> np.ndarray:
+        """Temporal attention (Eqs 5-7): (N, T, D) -> (N, T)."""
+        if self.spec["attention"] == "uniform":
+            return np.full(scores_from.shape[:2], 1 / scores_from.shape[1])
+        alpha: np.ndarray = temporal_attention(NUMPY_OPS, scores_from, self.arrays["query"], self.arrays["key"])
+        return alpha
 
     def __call__(self, features: dict[str, np.ndarray]) -> HeadOutput:
         """Decide: feature spikes (N, F, T_m) per modality -> `HeadOutput`."""
-        weight, bias = self.arrays["classifier_weight"], self.arrays["classifier_bias"]
-        aligned = {m: self.align(m, features[m]) for m in MODALITIES}
-        half = aligned["event"].shape[-1]
-        part = {"event": aligned["event"] @ weight[:, :half].T, "audio": aligned["audio"] @ weight[:, half:].T}
-        logits = {"fused": part["event"] + part["audio"] + bias, **{m: part[m] + bias / 2 for m in MODALITIES}}
-        alpha = {u: self.alpha(o) for u, o in logits.items()}
+        first, second = (self.align(m, features[m]) for m in MODALITIES)
+        logits = dict(zip(OUTPUTS, self.fusion.outputs(NUMPY_OPS, self.arrays, first, second), strict=True))
+        attended = logits
+        if self.spec["attention_on"] == "features":
+            silent = np.zeros_like(first)
+            pairs = ((first, second), (first, silent), (silent, second))
+            attended = {u: np.concatenate(pair, axis=-1) for u, pair in zip(OUTPUTS, pairs, strict=True)}
+        alpha = {u: self.alpha(x) for u, x in attended.items()}
         return HeadOutput({u: (alpha[u][..., None] * o).sum(axis=1) for u, o in logits.items()}, alpha)
 
-    def n_macs(self, n_features: int, steps_in: dict[str, int]) -> int:
-        """Multiply-accumulates of one decision on the host (dense count: alignment, classifier, attention)."""
-        steps, classes = len(self.arrays["align_event_bias"]), len(self.arrays["classifier_bias"])
-        align = sum(3 * steps * steps_in[m] * n_features for m in MODALITIES)
-        classify = 2 * n_features * classes * steps
-        attend = 2 * steps * classes**2 + steps**2 * classes + steps * classes if self.attention == "taaf" else 0
-        return align + classify + attend
+    def n_macs(self, steps_in: dict[str, int]) -> int:
+        """Multiply-accumulates of one fused decision on the host (dense count: alignment, fusion, attention).
+
+        Fusions that use a weight matrix once per step are counted by the sizes of their matrices; products of
+        activations (gates, the q k^T v of cross attention) are not included.
+        """
+        features, classes = self.spec["features"], self.spec["classes"]
+        steps = len(self.arrays["align_event_bias"])
+        align = sum(3 * steps * steps_in[m] * features for m in MODALITIES)
+        attend = 0
+        if self.spec["attention"] == "taaf":
+            attend = 2 * steps * self.arrays["query"].size + steps**2 * classes + steps * classes
+        return align + steps * self.fusion.n_macs(features, classes) + attend

@@ -28,6 +28,24 @@ def round_ste(x: torch.Tensor) -> torch.Tensor:
     return x + (torch.round(x) - x).detach()
 
 
+def batch_moments(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance per channel (axis 1) over the batch, which under torchrun is that of all ranks.
+
+    The sums are taken in float64: y lies on a dyadic grid for binary inputs, so they do not depend on how the batch is
+    spread over ranks.
+    """
+    over = [d for d in range(y.dim()) if d != 1]
+    wide = y.double()
+    n = torch.full((1,), y.numel() // y.shape[1], dtype=torch.float64, device=y.device)
+    sums = torch.cat([wide.sum(over), (wide * wide).sum(over), n])
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        from torch.distributed.nn.functional import all_reduce
+
+        sums = all_reduce(sums)
+    mean, square = (sums[:-1] / sums[-1]).chunk(2)
+    return mean.to(y.dtype), (square - mean * mean).clamp_min(0).to(y.dtype)
+
+
 class QatSynapse(nn.Module):
     """Base of the two synapse kinds; holds the weight, the batch norm and the folding."""
 
@@ -65,8 +83,7 @@ class QatSynapse(nn.Module):
         shape = (1, -1, *[1] * (y.dim() - 2))
         if self.frozen or not self.training:
             return y + (self.integer_bias() / self.v_th_mant).reshape(shape)
-        over = [d for d in range(y.dim()) if d != 1]
-        mean, var = y.mean(over), y.var(over, unbiased=False)
+        mean, var = batch_moments(y)
         with torch.no_grad():
             scale = self.fold_scale()
             self.running_mean += _MOMENTUM * (mean / scale - self.running_mean)
@@ -113,3 +130,8 @@ def freeze_statistics(module: nn.Module, frozen: bool = True) -> None:
     for part in module.modules():
         if isinstance(part, QatSynapse):
             part.frozen = frozen
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether `freeze_statistics` is in force."""
+    return any(part.frozen for part in module.modules() if isinstance(part, QatSynapse))

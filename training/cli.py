@@ -1,4 +1,4 @@
-"""taaf-train: train TAAF-SNN on EAD-mini with SLAYER, quantisation-aware."""
+"""taaf-train: train a two-modality spiking network with SLAYER, quantisation-aware."""
 
 import argparse
 import json
@@ -15,18 +15,37 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of taaf-train."""
     parser = make_parser(
         "taaf-train",
-        "Train TAAF-SNN on the embedded EAD-mini data set (quantisation-aware, lava-dl SLAYER). Writes model.pt, "
-        "last.pt (to resume) and metrics.jsonl.",
-        ["taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --out runs/ead_mini --resume"],
-    )
+        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with lava-dl SLAYER. Writes "
+        "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
+        [
+            "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --out runs/ead_mini --resume",
+            "taaf-train --ablation --out runs/ablation", "taaf-train --compare runs/a runs/b --plot curves.png",
+            "torchrun --nproc-per-node 2 -m taaf.training.cli --out runs/two",
+        ],
+    )  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration (default: the reference model's)")
-    parser.add_argument("--out", type=Path, default=Path("runs/ead_mini"), help="output folder (default runs/ead_mini)")
+    parser.add_argument("--out", type=Path, help="output folder (default runs/ead_mini, runs/ablation with --ablation)")
     parser.add_argument("--epochs", type=positive, help="override [optimiser] epochs")
     parser.add_argument("--seed", type=not_negative, help="override [optimiser] seed")
+    parser.add_argument("--root", metavar="FOLDER", help="override [data] root: where the data set lies on disk")
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N training pairs")
+    parser.add_argument(
+        "--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:N, or a list dealt out to torchrun's processes"
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs into --out/tensorboard")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from last.pt in --out")
     again.add_argument("--overwrite", action="store_true", help="start anew although --out holds a training")
+    study = parser.add_argument_group("studies")
+    study.add_argument(
+        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2"],
+        help="train every cell of the paper's tables on the ablation configuration; finished cells are kept",
+    )  # fmt: skip
+    study.add_argument("--seeds", type=positive, default=3, help="seeds per cell of --ablation (default 3)")
+    study.add_argument("--jobs", type=positive, default=2, help="cells of --ablation trained at a time (default 2)")
+    study.add_argument("--tables", type=Path, metavar="FOLDER", help="where --ablation writes its tables (default --out)")
+    study.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="plot finished runs side by side (with --plot)")
+    study.add_argument("--plot", type=Path, metavar="FILE.png", help="picture for --compare (default curves.png)")
     return parser
 
 
@@ -36,51 +55,91 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
+    if args.compare:
+        return _compare(args)
     from taaf.models.slayer_lif import require_lava_dl
     from taaf.training.config import load_config
 
-    config = load_config(args.config, {"epochs": args.epochs, "seed": args.seed})
-    last = args.out / "last.pt"
+    if args.ablation:
+        from taaf.training.ablation import ablation_command
+
+        require_lava_dl()
+        return ablation_command(args)
+    overrides = {
+        "optimiser": {"epochs": args.epochs, "seed": args.seed}, "data": {"root": args.root, "train_pairs": args.limit}
+    }  # fmt: skip
+    config = load_config(args.config, overrides)
+    out = args.out or Path("runs/ead_mini")
+    last = out / "last.pt"
     if args.resume and not last.is_file():
         raise ConfigError(f"{last}: nothing to resume; leave --resume out to start a training there")
     if last.exists() and not (args.resume or args.overwrite):
-        raise ConfigError(f"{args.out}: holds a training already; use --resume, --overwrite or another --out")
+        raise ConfigError(f"{out}: holds a training already; use --resume, --overwrite or another --out")
     require_lava_dl()
+    from taaf.training.distributed import join
+
+    with join(args.device) as ranks:
+        return _train(args, config, out, ranks)
+
+
+def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
     from taaf.models.checkpoint import load_model
-    from taaf.training.ead_mini import load_split
-    from taaf.training.trainer import evaluate, train
+    from taaf.training.curves import TensorBoardLog, plot_runs
+    from taaf.training.sources import open_split
+    from taaf.training.trainer import Trainer, evaluate
 
-    train_set = load_split("train", slice(args.limit))
-    test_set = load_split("test")
+    quiet = args.quiet or args.json
+    train_set = open_split(config.data, config.model, "train", quiet)
+    test_set = open_split(config.data, config.model, "test", quiet)
+    trainer = Trainer(config, train_set, test_set, ranks, quiet)
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {args.out}: cannot be created ({error.strerror})") from error
+        raise ConfigError(f"--out {out}: cannot be created ({error.strerror})") from error
+    log = TensorBoardLog(out / "tensorboard" if args.tensorboard and ranks.is_main else None)
 
-    def show(m: dict[str, Any]) -> None:
+    def on_epoch(m: dict[str, Any]) -> None:
+        log.write(m)
         if not args.quiet:
-            print(
-                f"epoch {m['epoch'] + 1:3d}/{config.optimiser.epochs}  loss {m['loss']:.3f}  test: fused {m['test_fused']:.1f} %  "
-                f"event {m['test_event']:.1f} %  audio {m['test_audio']:.1f} %  "
-                f"k event {m['k_event']:.2f} audio {m['k_audio']:.2f}  {m['seconds']:.1f} s",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            print(describe(m, config.optimiser.epochs, config.model.modalities), file=sys.stderr, flush=True)
 
     try:
-        metrics = train(config, train_set, test_set, args.out, resume=args.resume, quiet=args.quiet or args.json, on_epoch=show)
+        metrics = trainer.run(out, resume=args.resume, on_epoch=on_epoch)
     except KeyboardInterrupt:
-        if last.is_file():
-            print(f"taaf-train: finished epochs are in {last}; go on with --resume", file=sys.stderr)
+        if (out / "last.pt").is_file():
+            print(f"taaf-train: finished epochs are in {out / 'last.pt'}; go on with --resume", file=sys.stderr)
         raise
-    model, _ = load_model(args.out / "model.pt")
-    human = evaluate(model, load_split("human"))
-    if args.json:
-        print(json.dumps({"schema_version": 1, "model": str(args.out / "model.pt"), "metrics": metrics, "human": human}))
+    finally:
+        log.close()
+    if not ranks.is_main:
         return 0
-    print(
-        f"{args.out / 'model.pt'}: test accuracy fused {metrics['test_fused']:.1f} %, event {metrics['test_event']:.1f} %, "
-        f"audio {metrics['test_audio']:.1f} %; recorded human speech: fused {human['fused']:.1f} %, audio {human['audio']:.1f} %"
-    )
+    plot_runs([out], out / "curves.png")
+    human = None
+    if config.data.set == "ead-mini":
+        model, _ = load_model(out / "model.pt")
+        human = evaluate(model, open_split(config.data, config.model, "human"))
+    if args.json:
+        print(json.dumps({"schema_version": 1, "model": str(out / "model.pt"), "metrics": metrics, "human": human}))
+        return 0
+    accuracy = ", ".join(f"{u} {metrics[f'test_{u}']:.1f} %" for u in ("fused", *config.model.modalities))
+    speech = f"; recorded human speech: fused {human['fused']:.1f} %, audio {human['audio']:.1f} %" if human else ""
+    print(f"{out / 'model.pt'}: test accuracy {accuracy}{speech}")
+    return 0
+
+
+def describe(m: dict[str, Any], epochs: int, modalities: tuple[str, str]) -> str:
+    """One line about an epoch."""
+    accuracy = "  ".join(f"{u} {m[f'test_{u}']:.1f} %" for u in ("fused", *modalities))
+    k = " ".join(f"{u} {m[f'k_{u}']:.2f}" for u in modalities)
+    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}  test: {accuracy}  k {k}  {m['seconds']:.1f} s"
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from taaf.training.curves import plot_runs
+
+    target = args.plot or Path("curves.png")
+    plot_runs(args.compare, target)
+    print(f"{target}: written")
     return 0
 
 

@@ -7,8 +7,12 @@ from typing import Any
 
 import tomli
 
+from taaf.models.config import CHOICES as MODEL_CHOICES
+from taaf.models.config import ModelConfig
 from taaf.models.errors import ConfigError
-from taaf.models.taaf import ModelConfig
+from taaf.models.fusion import FUSIONS
+from taaf.training.balance import LossOptions
+from taaf.training.step import STRATEGIES
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,42 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """Eqs 8-10. ``balance``: "taaf" (k_u from rho_u) or "none" (k_u = 1); modulation ends at ``modulation_end``."""
+class LossConfig(LossOptions):
+    """Eqs 8-10 and their readings (`taaf.training.balance.LossOptions`).
 
-    lam: float = 1e-3
-    phi: float = 1.0
-    beta: float = 1.0
+    ``balance``: a name of `taaf.training.step.STRATEGIES`; it acts up to epoch ``modulation_end`` (exclusive).
+    """
+
     balance: str = "taaf"
-    suppression: float = 0.5
     modulation_end: int = 35
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the samples come from.
+
+    ``set``: "ead-mini" (shipped) or a name of `taaf.training.datasets.registry`, which needs ``root``, the folder of the
+    data on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in ``root``). ``split``: "official" or
+    "speaker-disjoint". ``on_bad``: "stop" at a bad media file or "skip" it. ``train_pairs``, ``test_pairs``: only the
+    first so many (0: all). ``audio_snr_db``: noise added to EAD-mini's audio (99 or more: none).
+    """
+
+    set: str = "ead-mini"
+    root: str = ""
+    cache: str = ""
+    split: str = "official"
+    on_bad: str = "stop"
+    workers: int = 0
+    train_pairs: int = 0
+    test_pairs: int = 0
+    audio_snr_db: float = 99.0
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The resolved configuration; it is stored with every checkpoint."""
 
+    data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -54,10 +79,17 @@ class TrainConfig:
         return asdict(self)
 
 
-_CHOICES = {"balance": ("taaf", "none"), "attention": ("taaf", "uniform")}
+_CHOICES = MODEL_CHOICES | {
+    "fusion": tuple(FUSIONS),
+    "balance": tuple(STRATEGIES),
+    "split": ("official", "speaker-disjoint"),
+    "on_bad": ("stop", "skip"),
+}
 _MAY_BE_ZERO = {
     "weight_decay", "shift_pixels", "audio_drop", "seed", "lam", "phi", "beta", "suppression", "modulation_end", "freeze_epoch",
+    "entropy_floor", "entropy_weight", "workers", "train_pairs", "test_pairs",
 }  # fmt: skip
+_ANY_NUMBER = {"audio_snr_db"}
 
 
 def _section(current: Any, values: Any, where: str) -> Any:
@@ -77,7 +109,7 @@ def _section(current: Any, values: Any, where: str) -> Any:
             raise ConfigError(f"{where}.{key} (={value!r}): expected {kind.__name__}, found {type(value).__name__}")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ConfigError(f"{where}.{key} (={value!r}): allowed {', '.join(_CHOICES[key])}")
-        if kind in (int, float) and not (value >= 0 if key in _MAY_BE_ZERO else value > 0):
+        if kind in (int, float) and key not in _ANY_NUMBER and not (value >= 0 if key in _MAY_BE_ZERO else value > 0):
             raise ConfigError(f"{where}.{key} (={value!r}): must be {'>= 0' if key in _MAY_BE_ZERO else '> 0'}")
     return replace(current, **values)
 
@@ -95,8 +127,8 @@ def from_dict(values: dict[str, Any], where: str = "config") -> TrainConfig:
     return config
 
 
-def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
-    """Read a TOML file (or the defaults) and apply ``overrides`` of the [optimiser] table that are not None."""
+def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> TrainConfig:
+    """Read a TOML file (or the defaults) and apply ``overrides`` ({table: {key: value}}) that are not None."""
     values: dict[str, Any] = {}
     where = "config"
     if path is not None:
@@ -107,7 +139,7 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
             raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
         except tomli.TOMLDecodeError as error:
             raise ConfigError(f"{path}: not valid TOML ({error})") from error
-    given = {k: v for k, v in overrides.items() if v is not None}
-    if given:
-        values.setdefault("optimiser", {}).update(given)
+    for table, entries in overrides.items():
+        if given := {k: v for k, v in entries.items() if v is not None}:
+            values.setdefault(table, {}).update(given)
     return from_dict(values, where)

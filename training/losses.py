@@ -1,7 +1,20 @@
-"""Losses of TAAF-SNN (arXiv 2505.14535, Eqs 8-10) and TET (Deng et al. 2022), as we read them (METHOD.md)."""
+"""Losses of TAAF-SNN (arXiv 2505.14535, Eqs 8-10) and TET (Deng et al. 2022), as we read them (METHOD.md).
+
+Sums over the batch go through `all_sum`, so that under torchrun they run over the global batch.
+"""
+
+import math
 
 import torch
 from torch.nn import functional
+
+
+def all_sum(x: torch.Tensor) -> torch.Tensor:
+    """Sum of ``x`` over the ranks of a distributed run (no gradient); ``x`` itself in a single process."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        x = x.detach().clone()
+        torch.distributed.all_reduce(x)
+    return x
 
 
 def agl_loss(
@@ -30,10 +43,19 @@ def agl_loss(
     return (1 - lam) * (alpha * ce).sum(1).mean() + lam * mse
 
 
+def entropy_deficit(alpha: torch.Tensor, floor: float) -> torch.Tensor:
+    """``mean_N max(0, floor log T - H(alpha))``: zero while the attention's entropy is above a fraction of its maximum.
+
+    Ours: gradients flow through alpha, which can collapse on the easiest step (METHOD.md). ``floor`` in 0..1.
+    """
+    entropy = -(alpha * alpha.clamp_min(1e-12).log()).sum(1)
+    return (floor * math.log(alpha.shape[1]) - entropy).clamp_min(0).mean()
+
+
 def true_class_score(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """s_u summed over the batch: softmax probability of the true class of the time-averaged logits (no gradient)."""
     with torch.no_grad():
-        return logits.mean(1).softmax(-1).gather(1, labels[:, None]).sum()
+        return all_sum(logits.mean(1).softmax(-1).gather(1, labels[:, None]).sum())
 
 
 def modulation(score: torch.Tensor, other: torch.Tensor, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,5 +66,5 @@ def modulation(score: torch.Tensor, other: torch.Tensor, strength: float) -> tup
 
 def total_loss(losses: dict[str, torch.Tensor], k: dict[str, torch.Tensor] | dict[str, float], beta: float) -> torch.Tensor:
     """Eq. 10: ``L = beta sum_m k_m L_m + L_fused``; ``losses`` holds "fused" and the modalities, ``k`` the modalities."""
-    unimodal = sum((k[m] * losses[m] for m in k), start=torch.zeros(()))
+    unimodal = sum((k[m] * losses[m] for m in k), start=torch.zeros((), device=losses["fused"].device))
     return beta * unimodal + losses["fused"]

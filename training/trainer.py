@@ -3,139 +3,195 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from taaf.models.checkpoint import load_model, read_checkpoint, save_checkpoint
-from taaf.models.errors import CheckpointError
+from taaf.models.errors import CheckpointError, ConfigError
 from taaf.models.qat import freeze_statistics
-from taaf.models.taaf import TaafOutput, TaafSnn
+from taaf.models.taaf import TaafSnn
+from taaf.training.balance import Balance, LossOptions
 from taaf.training.config import TrainConfig
-from taaf.training.ead_mini import Split
-from taaf.training.losses import agl_loss, modulation, total_loss, true_class_score
+from taaf.training.data import Batch, PairDataset, load_batches
+from taaf.training.distributed import Ranks
+from taaf.training.losses import all_sum
+from taaf.training.step import STRATEGIES, TrainingStep
 
-MODALITIES = ("event", "audio")
-
-
-def _tensors(split: Split, index: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    where = index.numpy() if isinstance(index, torch.Tensor) else index
-    event, audio = (torch.from_numpy(np.asarray(x[where], np.float32)) for x in (split.event, split.audio))
-    return event, audio, torch.from_numpy(split.labels[where])
+Metrics = dict[str, Any]
 
 
-def _augment(
-    event: torch.Tensor, audio: torch.Tensor, config: TrainConfig, rng: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    reach = config.optimiser.shift_pixels
-    if reach:
-        shift = torch.randint(-reach, reach + 1, (2,), generator=rng).tolist()
-        event = torch.roll(event, shift, dims=(2, 3))
-    if config.optimiser.audio_drop:
-        audio = audio * (torch.rand(audio.shape, generator=rng) >= config.optimiser.audio_drop)
-    return event, audio
+class Trainer:
+    """Trains one network on one data set.
 
-
-def batch_loss(
-    output: TaafOutput, labels: torch.Tensor, config: TrainConfig, modulated: bool
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Eq. 10 for one batch, and the values of rho_u and k_u that went into it."""
-    c = config.loss
-    losses = {u: agl_loss(output.logits[u], labels, output.alpha[u], c.lam, c.phi) for u in output.logits}
-    score = {m: true_class_score(output.logits[m], labels) for m in MODALITIES}
-    k, watched = {}, {}
-    for m, other in zip(MODALITIES, reversed(MODALITIES), strict=True):
-        rho, strength = modulation(score[m], score[other], c.suppression)
-        k[m] = strength if modulated else torch.ones_like(strength)
-        watched[f"rho_{m}"], watched[f"k_{m}"] = rho.item(), k[m].item()
-    return total_loss(losses, k, c.beta), watched
-
-
-def evaluate(model: TaafSnn, split: Split, batch_size: int = 250) -> dict[str, float]:
-    """Accuracy in percent of the deployed form (integer branches, float64 head), per output."""
-    correct = {"fused": 0, **dict.fromkeys(MODALITIES, 0)}
-    for start in range(0, len(split), batch_size):
-        event, audio, labels = _tensors(split, slice(start, start + batch_size))
-        _, output = model.predict(event, audio)
-        for name in correct:
-            correct[name] += int((output.decision(name).argmax(1) == labels).sum())
-    return {name: 100 * n / len(split) for name, n in correct.items()}
-
-
-def train(
-    config: TrainConfig, train_set: Split, test_set: Split, out: Path, *, resume: bool, quiet: bool,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train and write ``model.pt`` (result), ``last.pt`` (to resume) and ``metrics.jsonl`` into ``out``.
-
-    The test set is only measured, never used to choose an epoch: the last epoch is the result.
-
-    Returns
-    -------
-    dict
-        The last epoch's metrics.
+    Parameters
+    ----------
+    config : TrainConfig
+        Resolved configuration; stored with every checkpoint.
+    train_set, test_set : PairDataset
+        The test set is only measured, never used to choose an epoch: the last epoch is the result.
+    ranks : Ranks
+        Which part of every batch this process computes, and on which device.
     """
-    torch.manual_seed(config.optimiser.seed)
-    model = TaafSnn(config.model)
-    o = config.optimiser
-    optimiser = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=o.learning_rate, weight_decay=o.weight_decay
-    )
-    steps = -(-len(train_set) // o.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, o.learning_rate, total_steps=o.epochs * steps, pct_start=0.1)
-    first, history = 0, list[dict[str, Any]]()
-    if resume:
-        first, history = _restore(out / "last.pt", model, optimiser, schedule, config)
-    for epoch in range(first, o.epochs):
-        started = time.monotonic()
-        freeze_statistics(model, epoch >= o.freeze_epoch)
-        watched = _train_epoch(model, optimiser, schedule, config, train_set, epoch, quiet)
-        metrics = {"epoch": epoch, **watched, **{f"test_{k}": v for k, v in evaluate(model, test_set).items()}}
-        metrics["seconds"] = time.monotonic() - started
-        history.append(metrics)
-        state = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
-        save_checkpoint(out / "last.pt", model, config.to_dict(), epoch=epoch, history=history, **state)
-        (out / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in history))
-        on_epoch(metrics)
-    freeze_statistics(model)
-    save_checkpoint(out / "model.pt", model, config.to_dict(), metrics=history[-1])
-    return history[-1]
+
+    def __init__(
+        self, config: TrainConfig, train_set: PairDataset, test_set: PairDataset, ranks: Ranks, quiet: bool = True
+    ) -> None:
+        o = config.optimiser
+        self.config, self.train_set, self.test_set, self.ranks, self.quiet = config, train_set, test_set, ranks, quiet
+        if wrong := _misfit(config, train_set):
+            raise ConfigError(wrong)
+        if config.loss.balance == "la" and config.model.attention != "uniform":
+            raise ConfigError(
+                'loss.balance "la" weights all steps equally and cannot train attention; set model.attention = "uniform"'
+            )
+        ranks.check_batches(len(train_set), o.batch_size)
+        torch.manual_seed(o.seed)
+        self.model = TaafSnn(config.model).to(ranks.device)
+        options = LossOptions(**{f.name: getattr(config.loss, f.name) for f in fields(LossOptions)})
+        self.balance: Balance = STRATEGIES[config.loss.balance](options)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(parameters, lr=o.learning_rate, weight_decay=o.weight_decay)
+        steps = -(-len(train_set) // o.batch_size)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, o.learning_rate, total_steps=o.epochs * steps, pct_start=0.1
+        )
+        self.step = ranks.wrap(TrainingStep(self.model, self.balance))
+        self.history: list[Metrics] = []
+
+    def run(self, out: Path, *, resume: bool = False, on_epoch: Callable[[Metrics], None] = lambda _: None) -> Metrics:
+        """Train and write ``model.pt`` (result), ``last.pt`` (to resume) and ``metrics.jsonl``; returns the last metrics."""
+        if resume:
+            self._restore(out / "last.pt")
+        for epoch in range(len(self.history), self.config.optimiser.epochs):
+            started = time.monotonic()
+            metrics = {"epoch": epoch, **self._train_epoch(epoch), **_prefixed(evaluate(self.model, self.test_set, self.ranks))}
+            metrics["seconds"] = time.monotonic() - started
+            self.history.append(metrics)
+            if self.ranks.is_main:
+                state = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
+                state |= {"balance": self.balance.state(), "epoch": epoch, "history": self.history}
+                save_checkpoint(out / "last.pt", self.model, self.config.to_dict(), **state)
+                (out / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in self.history))
+                on_epoch(metrics)
+        freeze_statistics(self.model)
+        if self.ranks.is_main:
+            save_checkpoint(out / "model.pt", self.model, self.config.to_dict(), metrics=self.history[-1])
+        return self.history[-1]
+
+    def _restore(self, path: Path) -> None:
+        content = read_checkpoint(path)
+        if content["config"] != self.config.to_dict():
+            raise CheckpointError(
+                f"{path}: was made with another configuration; resume with the same one or choose another --out"
+            )
+        restored, _ = load_model(path)
+        self.model.load_state_dict(restored.state_dict())
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.schedule.load_state_dict(content["schedule"])
+        self.balance.load(content["balance"])
+        self.history = content["history"]
+
+    def _train_epoch(self, epoch: int) -> Metrics:
+        config, o = self.config, self.config.optimiser
+        freeze_statistics(self.model, epoch >= o.freeze_epoch)
+        rng = torch.Generator().manual_seed(o.seed * 100_003 + epoch)
+        order = [b.tolist() for b in torch.randperm(len(self.train_set), generator=rng).split(o.batch_size)]
+        own = [self.ranks.share(b) for b in order]
+
+        def plain() -> Any:
+            return (self._to_device(b) for b in load_batches(self.train_set, own))
+
+        self.balance.start_epoch(self.model, epoch, epoch < config.loss.modulation_end, plain)
+        self.model.train()
+        sums = _Means()
+        loader = load_batches(self.train_set, own, config.data.workers)
+        hidden = self.quiet or not self.ranks.is_main
+        bar = tqdm(loader, f"epoch {epoch + 1}/{o.epochs}", len(own), leave=False, disable=hidden or None)
+        for indices, batch in zip(order, bar, strict=True):
+            first, second, labels = self._to_device(self._augment(batch, len(indices), rng))
+            loss, watched = self.step(first, second, labels)
+            weight = len(labels) / len(indices)  # of this rank's mean in the mean of the global batch
+            self.optimiser.zero_grad()
+            (loss * weight * self.ranks.size).backward()
+            self.balance.after_backward(self.model, rng)
+            self.optimiser.step()
+            self.schedule.step()
+            sums.add(watched, weight)
+        return sums.result(len(order))
+
+    def _to_device(self, batch: Batch) -> Batch:
+        first, second, labels = (x.to(self.ranks.device) for x in batch)
+        return first, second, labels
+
+    def _augment(self, batch: Batch, n_global: int, rng: torch.Generator) -> Batch:
+        """Shift the first input by a few pixels and drop audio spikes; random numbers are those of the global batch."""
+        first, second, labels = batch
+        o = self.config.optimiser
+        if o.shift_pixels:
+            shift = torch.randint(-o.shift_pixels, o.shift_pixels + 1, (2,), generator=rng).tolist()
+            first = torch.roll(first, shift, dims=(2, 3))
+        if o.audio_drop:
+            keep = torch.rand((n_global, *second.shape[1:]), generator=rng) >= o.audio_drop
+            second = second * keep[self.ranks.slice_of(n_global)]
+        return first, second, labels
 
 
-def _restore(
-    path: Path, model: TaafSnn, optimiser: Any, schedule: Any, config: TrainConfig
-) -> tuple[int, list[dict[str, Any]]]:
-    content = read_checkpoint(path)
-    if content["config"] != config.to_dict():
-        raise CheckpointError(f"{path}: was made with another configuration; resume with the same one or choose another --out")
-    restored, _ = load_model(path)
-    model.load_state_dict(restored.state_dict())
-    optimiser.load_state_dict(content["optimiser"])
-    schedule.load_state_dict(content["schedule"])
-    return content["epoch"] + 1, content["history"]
+class _Means:
+    """Weighted sums of tensors over the batches of an epoch and over all ranks."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, torch.Tensor] = {}
+
+    def add(self, values: dict[str, torch.Tensor], weight: float) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + weight * value.detach()
+
+    def result(self, n: int) -> Metrics:
+        return {name: (all_sum(value) / n).tolist() for name, value in self.sums.items()}
 
 
-def _train_epoch(
-    model: TaafSnn, optimiser: Any, schedule: Any, config: TrainConfig, data: Split, epoch: int, quiet: bool
-) -> dict[str, float]:
-    o = config.optimiser
-    rng = torch.Generator().manual_seed(o.seed * 100_003 + epoch)
-    order = torch.randperm(len(data), generator=rng)
-    modulated = config.loss.balance == "taaf" and epoch < config.loss.modulation_end
-    sums: dict[str, float] = {}
-    model.train()
-    batches = order.split(o.batch_size)
-    for index in tqdm(batches, desc=f"epoch {epoch + 1}/{o.epochs}", leave=False, disable=quiet or None):
-        event, audio, labels = _tensors(data, index)
-        output = model(*_augment(event, audio, config, rng))
-        loss, watched = batch_loss(output, labels, config, modulated)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        for name, value in {"loss": loss.item(), **watched}.items():
-            sums[name] = sums.get(name, 0.0) + value / len(batches)
-    return sums
+def _prefixed(metrics: dict[str, float]) -> Metrics:
+    return {f"test_{k}": v for k, v in metrics.items()}
+
+
+def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
+    """Why this network cannot be trained on this data set, or None."""
+    m = config.model
+    if data.modalities != m.modalities:
+        return f"model: modalities {m.modalities}, the data set has {data.modalities}; set model.first_name"
+    if len(data.label_names) != m.classes:
+        return f"model.classes (={m.classes}): the data set has {len(data.label_names)} classes"
+    first, second, _ = data.batch([0])
+    for name, x, steps in ((m.modalities[0], first, m.event_steps), (m.modalities[1], second, m.audio_steps)):
+        if x.shape[-1] != steps:
+            return f"model: {name} has {steps} steps, the data set gives {x.shape[-1]}"
+    try:
+        with torch.no_grad():
+            TaafSnn(m).eval()(first, second)
+    except RuntimeError as error:
+        return (
+            f"model: does not take inputs {tuple(first.shape[1:])} and {tuple(second.shape[1:])} ({str(error).splitlines()[0]})"
+        )
+    return None
+
+
+def evaluate(model: TaafSnn, data: PairDataset, ranks: Ranks | None = None, batch_size: int = 250) -> dict[str, float]:
+    """Deployed form (integer branches, float64 head): accuracy in percent per output, and ``loss_<u>``: its cross entropy."""
+    ranks = ranks or Ranks.single()
+    names = ("fused", *model.config.modalities)
+    correct, loss = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    chunks = torch.arange(len(data)).split(batch_size)
+    for indices in ranks.share(list(chunks)):
+        first, second, labels = (x.to(ranks.device) for x in data.batch(indices.tolist()))
+        _, output = model.predict(first, second)
+        for i, name in enumerate(names):
+            decision = output.decision(name)
+            correct[i] += (decision.argmax(1) == labels).sum().cpu()
+            loss[i] += torch.nn.functional.cross_entropy(decision, labels, reduction="sum").cpu()
+    correct, loss = all_sum(correct), all_sum(loss)
+    result = {name: 100 * float(correct[i]) / len(data) for i, name in enumerate(names)}
+    return result | {f"loss_{name}": float(loss[i]) / len(data) for i, name in enumerate(names)}

@@ -61,7 +61,7 @@ class LavaNetwork:
         self.n_steps = self.n_windows * self.window + max(self.delays.values())
         self.rasters: dict[tuple[str, str], tuple[np.ndarray, int, Shape]] = {}
         self.head = HostHeadProcess(
-            arrays=bundle.head.arrays, attention=bundle.head.attention, n_windows=self.n_windows, window_steps=self.window,
+            arrays=bundle.head.arrays, spec=bundle.head.spec, n_windows=self.n_windows, window_steps=self.window,
             input_steps={b: bundle.input_steps(b) for b in bundle.graphs}, delays=self.delays,
             n_features={b: bundle.n_features(b) for b in bundle.graphs}, classes=len(bundle.manifest["labels"]),
         )  # fmt: skip

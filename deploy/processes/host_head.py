@@ -22,7 +22,7 @@ class HostHeadProcess(AbstractProcess):
 
     Parameters
     ----------
-    arrays, attention
+    arrays, spec
         Of `taaf.models.host_head.HostHead`.
     n_windows, window_steps : int
         Windows arrive back to back, one every ``window_steps`` steps.
@@ -33,11 +33,11 @@ class HostHeadProcess(AbstractProcess):
     """
 
     def __init__(
-        self, *, arrays: dict[str, np.ndarray], attention: str, n_windows: int, window_steps: int,
+        self, *, arrays: dict[str, np.ndarray], spec: dict, n_windows: int, window_steps: int,
         input_steps: dict[str, int], delays: dict[str, int], n_features: dict[str, int], classes: int,
     ) -> None:  # fmt: skip
         super().__init__(
-            arrays=arrays, attention=attention, n_windows=n_windows, window_steps=window_steps,
+            arrays=arrays, spec=spec, n_windows=n_windows, window_steps=window_steps,
             input_steps=input_steps, delays=delays, n_features=n_features,
         )  # fmt: skip
         self.event_in = InPort(shape=(n_features["event"],))
@@ -63,7 +63,7 @@ class PyHostHeadModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params: dict) -> None:
         super().__init__(proc_params)
-        self.head = HostHead(proc_params["arrays"], proc_params["attention"])
+        self.head = HostHead(proc_params["arrays"], proc_params["spec"])
         self.n_windows: int = proc_params["n_windows"]
         self.window_steps: int = proc_params["window_steps"]
         self.input_steps: dict = proc_params["input_steps"]

@@ -1,0 +1,187 @@
+"""The ablation runner: the cells of the paper's Tables 1 and 2 as configurations, trained in parallel, resumable."""
+
+import argparse
+import contextlib
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from taaf.models.errors import CheckpointError, ConfigError
+from taaf.training.config import DataConfig, TrainConfig, load_config
+
+BASE_CONFIG = Path(__file__).parent / "configs" / "ablation.toml"
+FUSED_ROWS = ("concat", "sum", "film", "gated")
+VARIANTS = ("LA", "LA+TA", "TAAF w/o TA", "TAAF")
+BASELINE = "fused loss only"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what it changes in the base configuration."""
+
+    table: str
+    row: str
+    column: str
+    fusion: str
+    balance: str
+    attention: str
+    alignment: str
+    beta: float = 1.0
+    suppression: float = 0.5
+
+    @property
+    def folder(self) -> str:
+        """Cells of equal configuration share a folder, so they are trained once."""
+        return f"{self.fusion}-{self.balance}-{self.attention}-{self.alignment}-b{self.beta:g}-s{self.suppression:g}"
+
+    def config(self, base: TrainConfig, seed: int) -> dict[str, dict[str, Any]]:
+        """The base configuration with this cell's changes, as a nested dictionary."""
+        values = base.to_dict()
+        values["model"] |= {"fusion": self.fusion, "attention": self.attention, "alignment": self.alignment}
+        values["loss"] |= {"balance": self.balance, "beta": self.beta, "suppression": self.suppression}
+        values["optimiser"] |= {"seed": seed}
+        return values
+
+
+def table2() -> list[Cell]:
+    """4 fusions x {LA, LA + TA, TAAF without TA, TAAF}; TA is read as (learned) time alignment."""
+    kinds = {
+        "LA": ("la", "uniform", "fixed"), "LA+TA": ("la", "uniform", "learned"),
+        "TAAF w/o TA": ("taaf", "taaf", "fixed"), "TAAF": ("taaf", "taaf", "learned"),
+    }  # fmt: skip
+    return [Cell("table2", fusion, column, fusion, *kinds[column]) for fusion in FUSED_ROWS for column in VARIANTS]
+
+
+def table1() -> list[Cell]:
+    """Balance strategies on concatenation, and spiking fusion baselines, each with its authors' strength."""
+
+    def cell(row: str, fusion: str, balance: str, beta: float, suppression: float = 0.5) -> Cell:
+        return Cell("table1", row, "accuracy", fusion, balance, "uniform", "learned", beta, suppression)
+
+    return [
+        cell(BASELINE, "concat", "none", 0.0),
+        cell("all losses, k = 1", "concat", "none", 1.0),
+        cell("OGM-GE", "concat", "ogm_ge", 0.0, 0.8),
+        cell("PMR", "concat", "pmr", 0.0, 1.0),
+        cell("AGM", "concat", "agm", 0.0, 1.0),
+        cell("WeightAttention", "weight_attention", "none", 0.0),
+        cell("SCA", "sca", "none", 0.0),
+        cell("CMCI", "cmci", "none", 0.0),
+        Cell("table1", "TAAF (ours)", "accuracy", "concat", "taaf", "taaf", "learned"),
+    ]
+
+
+def cells_of(which: str) -> list[Cell]:
+    """Cells of "table1", "table2" or "all"."""
+    return [*(table1() if which in ("table1", "all") else []), *(table2() if which in ("table2", "all") else [])]
+
+
+@lru_cache(maxsize=2)
+def _sets(data: DataConfig) -> Any:
+    """EAD-mini's training and test part; simulated once per worker."""
+    from taaf.models.config import ModelConfig
+    from taaf.training.sources import open_split
+
+    return tuple(open_split(data, ModelConfig(), split) for split in ("train", "test"))
+
+
+def _train_cell(values: dict[str, Any], folder: str, threads: int) -> dict[str, Any]:
+    """Train one cell in a worker process, from its last epoch if it was interrupted; returns the last metrics."""
+    import torch
+
+    from taaf.models.checkpoint import read_checkpoint
+    from taaf.training.config import from_dict
+    from taaf.training.distributed import Ranks
+    from taaf.training.trainer import Trainer
+
+    torch.set_num_threads(threads)
+    config, out = from_dict(values), Path(folder)
+    finished = _finished(out, values)
+    if finished is not None:
+        return finished
+    resume = False
+    with contextlib.suppress(CheckpointError):
+        resume = read_checkpoint(out / "last.pt")["config"] == values
+    train_set, test_set = _sets(config.data)
+    out.mkdir(parents=True, exist_ok=True)
+    return Trainer(config, train_set, test_set, Ranks.single()).run(out, resume=resume)
+
+
+def _finished(out: Path, values: dict[str, Any]) -> dict[str, Any] | None:
+    from taaf.models.checkpoint import read_checkpoint
+
+    try:
+        content = read_checkpoint(out / "model.pt")
+    except CheckpointError:
+        return None
+    metrics: dict[str, Any] | None = content["metrics"] if content["config"] == values else None
+    return metrics
+
+
+def run_cells(
+    cells: list[Cell], base: TrainConfig, seeds: range, out: Path, jobs: int, quiet: bool
+) -> Iterator[tuple[Cell, int, dict[str, Any]]]:
+    """Train every (cell, seed) that is not finished yet; yields results as they come.
+
+    Every worker computes with one thread, so a cell's numbers do not depend on ``jobs`` or the number of cores.
+    """
+    work: dict[str, list[tuple[Cell, int]]] = {}
+    for seed in seeds:
+        for cell in cells:
+            work.setdefault(f"{cell.folder}/seed{seed}", []).append((cell, seed))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
+        futures: dict[Future[dict[str, Any]], list[tuple[Cell, int]]] = {}
+        for name, members in work.items():
+            values = members[0][0].config(base, members[0][1])
+            futures[pool.submit(_train_cell, values, str(out / "cells" / name), 1)] = members
+        try:
+            for future in tqdm(as_completed(futures), "cells", len(futures), disable=quiet or None):
+                for cell, seed in futures[future]:
+                    yield cell, seed, future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def ablation_command(args: argparse.Namespace) -> int:
+    """``taaf-train --ablation``: train what is missing, then write the tables."""
+    from taaf.training.curves import plot_runs
+    from taaf.training.tables import write_tables
+
+    if args.resume or args.overwrite:
+        raise ConfigError("--ablation keeps finished cells by itself; leave --resume and --overwrite out")
+    overrides = {"optimiser": {"epochs": args.epochs}, "data": {"root": args.root, "train_pairs": args.limit}}
+    base = load_config(args.config or BASE_CONFIG, overrides)
+    out = args.out or Path("runs/ablation")
+    tables = args.tables or out
+    try:
+        for folder in (out, tables):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be created ({error.strerror})") from error
+    cells = cells_of(args.ablation)
+    seeds = range(1, args.seeds + 1)
+    results = []
+    for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs, args.quiet):
+        results.append((cell, seed, metrics))
+        if not args.quiet:
+            print(
+                f"{cell.table} {cell.row} {cell.column} seed {seed}: {metrics['test_fused']:.1f} %", file=sys.stderr, flush=True
+            )
+    paths = write_tables(results, base, tables)
+    with_and_without = [c for c in cells if c.row in (BASELINE, "TAAF (ours)")]
+    if with_and_without:
+        plot_runs([out / "cells" / c.folder / "seed1" for c in with_and_without], tables / "ablation_curves.png",
+                  ["without TAAF: fused loss only", "with TAAF"])  # fmt: skip
+        paths.append(tables / "ablation_curves.png")
+    for path in paths:
+        print(f"{path}: written")
+    return 0
