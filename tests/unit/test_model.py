@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from taaf.export.frontend import float_graphs
-from taaf.export.netx_bundle import _head_arrays
+from taaf.export.netx_bundle import head_arrays, head_spec
 from taaf.export.passes import CompileReport, compile_graph
+from taaf.models.config import ModelConfig
 from taaf.models.errors import BundleError
+from taaf.models.head import TaafHead, TimeAlignment, host_forward
 from taaf.models.host_head import HostHead
 from taaf.models.qat import QatConv2d, QatDense
-from taaf.models.taaf import ModelConfig, TaafSnn, TimeAlignment
+from taaf.models.taaf import TaafSnn
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def test_paper_equation_4(model: TaafSnn) -> None:
     """The halves add up: O_f = O_m1 + O_m2, each with half the bias."""
     h = torch.randint(0, 2, (2, 3, 6, 128)).float()
     o = model.head.outputs(h[0], h[1])
-    weight, bias = model.head.classifier.weight, model.head.classifier.bias
+    weight, bias = model.head.weights["classifier_weight"], model.head.weights["classifier_bias"]
     torch.testing.assert_close(o["fused"], torch.cat([h[0], h[1]], -1) @ weight.T + bias)
     torch.testing.assert_close(o["first"], h[0] @ weight[:, :128].T + bias / 2)
     torch.testing.assert_close(o["first"] + o["second"], o["fused"])
@@ -45,7 +47,7 @@ def test_paper_equations_5_to_7(model: TaafSnn) -> None:
     """alpha = mean over queries of softmax over keys of Q K^T / sqrt(C); non-negative, sums to 1."""
     logits = torch.randn(4, 6, 10, dtype=torch.float64)
     head = model.head
-    q, k = (logits.numpy() @ w.detach().double().numpy() for w in (head.query, head.key))
+    q, k = (logits.numpy() @ w.detach().double().numpy() for w in (head.weights["query"], head.weights["key"]))
     scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(10))
     expected = (scores / scores.sum(2, keepdims=True)).mean(1)
     with torch.no_grad():
@@ -54,8 +56,8 @@ def test_paper_equations_5_to_7(model: TaafSnn) -> None:
         found = head64.alpha(logits).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(found.sum(1), 1)
-    head64.attention = "uniform"
-    np.testing.assert_array_equal(head64.alpha(logits).numpy(), np.full((4, 6), 1 / 6))
+    uniform = TaafSnn(ModelConfig(attention="uniform")).head.double()
+    np.testing.assert_array_equal(uniform.alpha(logits).numpy(), np.full((4, 6), 1 / 6))
 
 
 @pytest.mark.parametrize("attention", ["taaf", "uniform"])
@@ -63,10 +65,8 @@ def test_host_head_equals_torch_head(model: TaafSnn, attention: str) -> None:
     """NumPy float64 head = torch float64 head to 1e-9 and in argmax, on random feature spikes."""
     rng = np.random.default_rng(0)
     features = {"event": rng.random((50, 128, 8)) < 0.3, "audio": rng.random((50, 128, 12)) < 0.3}
-    head = HostHead(_head_arrays(model), attention)
+    head = HostHead(head_arrays(model), head_spec(model.config) | {"attention": attention})
     output = head({m: f.astype(np.uint8) for m, f in features.items()})
-    from taaf.models.taaf import TaafHead, host_forward
-
     twin = TaafHead(ModelConfig(attention=attention)).double()
     twin.load_state_dict(model.head.state_dict())
     align = torch.nn.ModuleDict({m: TimeAlignment(t, 6).double() for m, t in (("event", 8), ("audio", 12))})
@@ -88,7 +88,7 @@ def test_alignment_spikes_do_not_depend_on_precision(model: TaafSnn) -> None:
         double = align(torch.from_numpy(x).double()).numpy()
     assert 0.02 < single.mean() < 0.9
     np.testing.assert_array_equal(single, double)
-    np.testing.assert_array_equal(HostHead(_head_arrays(model), "taaf").align("audio", x), double)
+    np.testing.assert_array_equal(HostHead(head_arrays(model), head_spec(model.config)).align("audio", x), double)
 
 
 def test_compiler_quantises_as_training_does(model: TaafSnn) -> None:
@@ -129,7 +129,7 @@ def test_frozen_training_is_the_deployed_forward(model: TaafSnn) -> None:
 )
 def test_host_head_refuses_bad_arrays(model: TaafSnn, change: object, mention: str) -> None:
     """Missing, misshapen or infinite arrays are named."""
-    arrays = _head_arrays(model)
+    arrays = head_arrays(model)
     change(arrays)  # type: ignore[operator]
     with pytest.raises(BundleError, match=mention):
-        HostHead(arrays, "taaf")
+        HostHead(arrays, head_spec(model.config))

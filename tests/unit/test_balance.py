@@ -1,0 +1,246 @@
+"""Balance strategies against float64 formulas written out in NumPy."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from taaf.models.config import ModelConfig
+from taaf.models.head import TaafOutput
+from taaf.models.taaf import TaafSnn
+from taaf.training.balance import LossOptions
+from taaf.training.losses import entropy_deficit
+from taaf.training.step import STRATEGIES
+
+N, T, C, F = 6, 4, 3, 5
+OPTIONS = LossOptions(lam=0.1, phi=1.5, beta=0.7, suppression=0.6)
+M = ("event", "audio")
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _case(seed: int = 0) -> tuple[TaafOutput, np.ndarray]:
+    """Random output of a network in which the event modality is ahead, float64."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, C, N)
+    logits = {u: rng.normal(size=(N, T, C)) for u in ("fused", *M)}
+    logits["event"][np.arange(N), :, labels] += 2.0
+    alpha = {u: _softmax(rng.normal(size=(N, T))) for u in logits}
+    features = {m: (rng.random((N, T, F)) < 0.5).astype(np.float64) for m in M}
+    tensors = [{k: torch.tensor(v, requires_grad=True) for k, v in d.items()} for d in (logits, alpha, features)]
+    return TaafOutput(*tensors), labels
+
+
+def _ce(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross entropy over the last axis; labels broadcast over the axes between."""
+    return -np.log(np.stack([_softmax(logits[i])[..., labels[i]] for i in range(len(labels))]))
+
+
+def _loss(output: TaafOutput, labels: np.ndarray, u: str, uniform: bool) -> float:
+    logits, alpha = output.logits[u].detach().numpy(), output.alpha[u].detach().numpy()
+    weights = np.full_like(alpha, 1 / T) if uniform else alpha
+    return 0.9 * (weights * _ce(logits, labels)).sum(1).mean() + 0.1 * ((logits - 1.5) ** 2).mean()
+
+
+def _rho(output: TaafOutput, labels: np.ndarray) -> float:
+    """Event over audio."""
+    s = {m: _softmax(output.logits[m].detach().numpy().mean(1))[np.arange(N), labels].sum() for m in M}
+    return s["event"] / s["audio"]
+
+
+def _strategy(name: str, active: bool = True, **changes: Any) -> Any:
+    balance = STRATEGIES[name](replace(OPTIONS, **changes))
+    balance.active = active
+    return balance
+
+
+@pytest.mark.parametrize("name", ["none", "la", "taaf"])
+@pytest.mark.parametrize("active", [True, False])
+def test_loss_scaling_strategies(name: str, active: bool) -> None:
+    """L = beta (k1 L1 + k2 L2) + L_f; k of the stronger modality is 1 - tanh(a rho) while active; LA weighs time evenly."""
+    output, labels = _case()
+    found, watched = _strategy(name, active).loss(None, None, output, torch.tensor(labels))
+    rho = _rho(output, labels)
+    assert rho > 1
+    k = 1 - np.tanh(0.6 * rho) if active and name != "none" else 1.0
+    losses = {u: _loss(output, labels, u, uniform=name == "la") for u in output.logits}
+    assert found.item() == pytest.approx(losses["fused"] + 0.7 * (k * losses["event"] + losses["audio"]), abs=1e-12)
+    assert watched["k_event"].item() == pytest.approx(k, abs=1e-12) and watched["k_audio"].item() == 1
+    assert watched["rho_event"].item() == pytest.approx(rho) and watched["rho_audio"].item() == pytest.approx(1 / rho)
+
+
+def test_readings_of_alpha() -> None:
+    """Batch-mean weights, detached weights, entropy floor."""
+    output, labels = _case()
+    alpha = output.alpha["fused"].detach().numpy()
+    mean = replace(OPTIONS, alpha_batch_mean=True).weights(output.alpha["fused"]).detach().numpy()
+    np.testing.assert_allclose(mean, np.tile(alpha.mean(0), (N, 1)))
+    assert not replace(OPTIONS, alpha_detach=True).weights(output.alpha["fused"]).requires_grad
+    entropy = -(alpha * np.log(alpha)).sum(1)
+    expected = np.maximum(0, 0.95 * np.log(T) - entropy).mean()
+    assert entropy_deficit(output.alpha["fused"], 0.95).item() == pytest.approx(expected, abs=1e-12) and expected > 0
+    plain, _ = _strategy("taaf", beta=0.0).loss(None, None, output, torch.tensor(labels))
+    held, _ = _strategy("taaf", beta=0.0, entropy_floor=0.95, entropy_weight=3.0).loss(None, None, output, torch.tensor(labels))
+    assert (held - plain).item() == pytest.approx(3 * expected, abs=1e-12)
+
+
+class _Branches:
+    """A stand-in with real parameters and gradients."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(1)
+        self.branches = {m: torch.nn.ModuleList([torch.nn.Linear(40, 50), torch.nn.Conv2d(3, 4, 3)]) for m in M}
+        for module in self.branches.values():
+            for p in module.parameters():
+                p.grad = torch.tensor(rng.normal(size=p.shape), dtype=torch.float32)
+
+
+def test_ogm_ge_scales_gradients_and_adds_noise() -> None:
+    """g <- k g + N(0, std(g)^2) on weights; biases untouched; the loss is the fused one; nothing after its end."""
+    output, labels = _case()
+    balance, model = _strategy("ogm_ge"), _Branches()
+    loss, _ = balance.loss(None, None, output, torch.tensor(labels))
+    assert loss.item() == pytest.approx(_loss(output, labels, "fused", uniform=False), abs=1e-12)
+    before = {m: [p.grad.clone() for p in b.parameters()] for m, b in model.branches.items()}
+    balance.after_backward(model, torch.Generator().manual_seed(0))
+    k = {"event": 1 - np.tanh(0.6 * _rho(output, labels)), "audio": 1.0}
+    for m, module in model.branches.items():
+        for p, old in zip(module.parameters(), before[m], strict=True):
+            if p.dim() == 1:
+                assert torch.equal(p.grad, old)
+                continue
+            noise = (p.grad - k[m] * old) / old.std()
+            assert abs(noise.mean()) < 4 / noise.numel() ** 0.5 and abs(noise.std() - 1) < 4 / noise.numel() ** 0.5
+            assert abs(np.corrcoef(noise.flatten(), old.flatten())[0, 1]) < 4 / noise.numel() ** 0.5
+    idle = _strategy("ogm_ge", active=False)
+    idle.loss(None, None, output, torch.tensor(labels))
+    kept = [p.grad.clone() for p in model.branches["event"].parameters()]
+    idle.after_backward(model, torch.Generator())
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.branches["event"].parameters(), kept, strict=True))
+
+
+@pytest.mark.parametrize("epoch", [0, 10])
+def test_pmr_is_its_formula(epoch: int) -> None:
+    """Prototype cross entropy on the slower modality, entropy of the faster one in the first ten epochs."""
+    output, labels = _case(3)
+    features = {m: f.detach().numpy().mean(1) for m, f in output.features.items()}
+    rng = np.random.default_rng(4)
+    prototypes = {m: rng.normal(size=(C, F)) for m in M}
+    balance = _strategy("pmr")
+    balance.epoch = epoch
+    balance.load({"prototypes": {m: torch.tensor(p) for m, p in prototypes.items()}})
+    found, _ = balance.loss(None, None, output, torch.tensor(labels))
+    z = {m: -np.linalg.norm(features[m][:, None] - prototypes[m][None], axis=-1) for m in M}
+    p = {m: _softmax(z[m]) for m in M}
+    rho = p["event"][np.arange(N), labels].sum() / p["audio"][np.arange(N), labels].sum()
+    b = {"event": np.clip(1 / rho - 1, 0, 1), "audio": np.clip(rho - 1, 0, 1)}
+    expected = _loss(output, labels, "fused", uniform=False)
+    entropy = {m: -(p[m] * np.log(p[m])).sum(-1).mean() for m in M}
+    for m, other in (M, M[::-1]):
+        expected += 0.6 * b[m] * _ce(z[m], labels).mean()
+        expected -= 0.01 * b[other] * entropy[m] if epoch < 10 else 0
+    assert max(b.values()) > 0.01
+    assert found.item() == pytest.approx(expected, abs=1e-6)  # cdist works in float32 steps inside
+
+
+def test_pmr_prototypes_are_class_means_with_momentum() -> None:
+    """c <- 0.2 c_old + 0.8 (class mean of time-averaged features)."""
+    output, labels = _case()
+    config = SimpleNamespace(classes=C)
+    model: Any = type("Net", (), {"config": config, "eval": lambda s: s, "train": lambda s: s, "__call__": lambda *_: output})()
+    balance = _strategy("pmr")
+    old = np.ones((C, F))
+    balance.load({"prototypes": {m: torch.tensor(old) for m in M}})
+    balance.start_epoch(model, 1, True, lambda: iter([(torch.zeros(1, dtype=torch.float64), None, torch.tensor(labels))]))
+    for m in M:
+        f = output.features[m].detach().numpy().mean(1)
+        new = np.stack([f[labels == c].mean(0) if (labels == c).any() else np.zeros(F) for c in range(C)])
+        np.testing.assert_allclose(balance.prototypes[m].numpy(), 0.2 * old + 0.8 * new, atol=1e-12)
+
+
+def test_agm_scales_the_gradient_of_shapley_shares() -> None:
+    """dL/dphi_u is multiplied by kappa_u; running means enter from the second step on."""
+    torch.manual_seed(0)
+    config = ModelConfig(features=F, classes=C, event_steps=T, audio_steps=T, aligned_steps=T)
+    rng = np.random.default_rng(6)
+    maps = {k: torch.tensor(rng.normal(size=(N, T, C)), requires_grad=True) for k in ("full", "first", "second")}
+    alpha = torch.full((N, T), 1 / T, dtype=torch.float64)
+    labels = rng.integers(0, C, N)
+
+    class Net(torch.nn.Module):
+        def forward(self, first: torch.Tensor, second: torch.Tensor) -> TaafOutput:
+            which = "first" if not second.any() else "second" if not first.any() else "full"
+            return TaafOutput(
+                {"fused": maps[which], **{m: maps[which] for m in M}}, {"fused": alpha, **dict.fromkeys(M, alpha)}
+            )
+
+    net: Any = Net()
+    net.config = config
+    inputs = (torch.ones(N, 1), torch.ones(N, 1))
+    balance = _strategy("agm")
+    f = {k: v.detach().numpy() for k, v in maps.items()}
+    phi = {"event": (f["full"] - f["second"] + f["first"]) / 2, "audio": (f["full"] - f["first"] + f["second"]) / 2}
+    np.testing.assert_allclose(phi["event"] + phi["audio"], f["full"])
+    s = {m: _ce(phi[m].mean(1), labels).mean() for m in M}
+    for step in range(2):
+        for p in maps.values():
+            p.grad = None
+        loss, watched = balance.loss(net, inputs, net(*inputs), torch.tensor(labels))
+        assert loss.item() == pytest.approx(_agl(f["full"], labels), abs=1e-12)
+        loss.backward()
+        tau = (
+            {"event": np.exp(s["audio"] - s["event"]), "audio": np.exp(s["event"] - s["audio"])}
+            if step
+            else {m: 1.0 for m in M}
+        )
+        ratio = {"event": np.exp(s["audio"] - s["event"]), "audio": np.exp(s["event"] - s["audio"])}
+        kappa = {m: np.exp(0.6 * min(tau[m] - ratio[m], 10)) for m in M}
+        for m in M:
+            assert watched[f"k_{m}"].item() == pytest.approx(kappa[m], rel=1e-6)
+        reference = torch.tensor(f["full"], requires_grad=True)
+        _torch_agl(reference, labels).backward()
+        g = reference.grad.numpy()
+        np.testing.assert_allclose(maps["full"].grad.numpy(), (kappa["event"] + kappa["audio"]) / 2 * g, rtol=1e-6)
+        np.testing.assert_allclose(maps["first"].grad.numpy(), (kappa["event"] - kappa["audio"]) / 2 * g, rtol=1e-5, atol=1e-9)
+    assert balance.state()["n_seen"] == 2
+
+
+def _agl(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(0.9 * _ce(logits, labels).mean() + 0.1 * ((logits - 1.5) ** 2).mean())
+
+
+def _torch_agl(logits: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+    log_p = logits.log_softmax(-1)[torch.arange(N), :, torch.tensor(labels)]
+    return 0.9 * -log_p.mean() + 0.1 * ((logits - 1.5) ** 2).mean()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_trains_a_real_network(name: str) -> None:
+    """Two steps on a small TaafSnn change both branches, and the state survives a save and load."""
+    torch.manual_seed(0)
+    uniform = "uniform" if name == "la" else "taaf"
+    model = TaafSnn(ModelConfig(event_channels=2, block_channels=2, audio_hidden=16, features=16, attention=uniform))
+    balance = STRATEGIES[name](LossOptions())
+    batch = ((torch.rand(12, 2, 34, 34, 8) < 0.1).float(), (torch.rand(12, 160, 12) < 0.2).float(), torch.arange(12) % 10)
+    balance.start_epoch(model, 0, True, lambda: iter([batch]))
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        output = model(batch[0], batch[1])
+        loss, watched = balance.loss(model, batch[:2], output, batch[2])
+        optimiser.zero_grad()
+        loss.backward()
+        balance.after_backward(model, torch.Generator().manual_seed(0))
+        optimiser.step()
+    assert torch.isfinite(loss) and all(torch.isfinite(v).all() for v in watched.values())
+    for m in M:
+        assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters() if n.startswith(f"branches.{m}."))
+    again = STRATEGIES[name](LossOptions())
+    again.load(balance.state())
+    assert again.state().keys() == balance.state().keys()
