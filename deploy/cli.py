@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from taaf.models import zoo_path
-from taaf.models.console import make_parser, positive, run
+from taaf.models.console import make_parser, positive, probability, run
 from taaf.models.errors import ConfigError
+
+DEFAULT_CONFIDENCE = 0.99
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,7 +20,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "taaf-deploy",
         "Run a deployment bundle and report accuracy, agreement with the trained model, spikes, SynOps and energy.",
-        ["taaf-deploy --backend sim", "taaf-deploy bundle --backend fast --json", "taaf-deploy --backend sim --samples 20"],
+        [
+            "taaf-deploy --backend sim",
+            "taaf-deploy bundle --backend fast --json",
+            "taaf-deploy --backend sim --samples 20",
+            "taaf-deploy --backend fast --early-exit --plot exit.png",
+        ],
     )
     parser.add_argument("bundle", nargs="?", type=Path, help="bundle directory (default: the shipped reference model)")
     parser.add_argument(
@@ -31,6 +38,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="test: synthetic speech of unseen voices; human: the same digits with recorded human speech",
     )  # fmt: skip
     parser.add_argument("--time-limit", type=positive, metavar="S", help="give up after S seconds (default 60 + 2 per window)")
+    parser.add_argument(
+        "--early-exit", type=probability, nargs="?", const=DEFAULT_CONFIDENCE, metavar="P",
+        help=f"stop a window as soon as the head is sure: softmax of the fused readout >= P (default {DEFAULT_CONFIDENCE})",
+    )  # fmt: skip
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="with --early-exit: picture of accuracy against cost")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report as JSON")
     return parser
 
@@ -48,7 +60,13 @@ def _work(args: argparse.Namespace) -> int:
 
     if args.report is not None and not args.report.parent.is_dir():
         raise ConfigError(f"--report {args.report}: folder {args.report.parent} does not exist")
-    request = Request(args.bundle or zoo_path("ead_mini"), args.backend, args.samples, args.split, args.time_limit)
+    if args.plot is not None and args.early_exit is None:
+        raise ConfigError(f"--plot {args.plot}: needs --early-exit")
+    if args.plot is not None and not args.plot.parent.is_dir():
+        raise ConfigError(f"--plot {args.plot}: folder {args.plot.parent} does not exist")
+    request = Request(
+        args.bundle or zoo_path("ead_mini"), args.backend, args.samples, args.split, args.time_limit, args.early_exit
+    )
     quiet = True if args.quiet or args.json or args.backend == "fast" else None  # None: only on a terminal
     bar: Any = tqdm(disable=quiet, unit="window", desc=args.backend, leave=False)
 
@@ -63,6 +81,10 @@ def _work(args: argparse.Namespace) -> int:
     text = json.dumps(report, indent=None if args.json else 1)
     if args.report is not None:
         _write_atomically(args.report, text + "\n")
+    if args.plot is not None:
+        from taaf.deploy.early_exit import plot_early_exit
+
+        plot_early_exit(report["early_exit"], args.plot)
     print(text if args.json else render(report))
     if not report["agreement"]["exact"]:
         print("taaf-deploy: error: the backend disagrees with the trained model (see agreement)", file=sys.stderr)

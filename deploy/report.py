@@ -8,6 +8,8 @@ def render(report: dict[str, Any]) -> str:
     parts = [_summary(report)]
     if "layers" in report:
         parts += [_layers(report), _energy(report), _paper(report)]
+    if "early_exit" in report:
+        parts.append(_early_exit(report))
     return "\n\n".join(parts)
 
 
@@ -72,6 +74,25 @@ def _energy(r: dict[str, Any]) -> str:
     )
     lines.append("  Loihi 2: no official energy per operation exists; none is given.")
     lines += [f"  [{e['title']}] {e['includes']}; not: {e['excludes']}" for e in r["energy"]]
+    return "\n".join(lines)
+
+
+def _early_exit(r: dict[str, Any]) -> str:
+    e = r["early_exit"]
+    lines = [
+        f"Early exit: a window stops when the {e['rule']} reaches a confidence (exact engine, {r['samples']} windows; counted "
+        "until the stop, pipeline included)",
+        f"  {'confidence':>12s} {'accuracy':>9s} {'as full':>8s} {'mean steps':>11s} {'SynOps':>10s} {'of full':>8s} {'updates':>9s}",
+    ]
+    full = e["full"]
+    for x in [*e["curve"], full]:
+        name = "never" if x is full else f"{x['confidence']:g}"
+        mark = "*" if x["confidence"] == e["confidence"] else " "
+        lines.append(
+            f" {mark}{name:>12s} {x['accuracy_percent']:7.1f} % {x['same_as_full_percent']:6.1f} % {x['mean_steps']:11.2f} "
+            f"{x['effective_synops']:10,.0f} {100 * x['effective_synops'] / full['effective_synops']:6.0f} % "
+            f"{x['neuron_updates']:9,.0f}"
+        )
     return "\n".join(lines)
 
 

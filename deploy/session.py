@@ -31,6 +31,7 @@ class Request:
     samples: int | None
     split: str
     time_limit_s: float | None
+    early_exit: float | None = None
 
 
 def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -69,6 +70,10 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         report["samples_all"] = len(split)
     if result.activity:
         report.update(_costs(bundle, result, n))
+    if request.early_exit is not None:
+        from taaf.deploy.early_exit import early_exit_report
+
+        report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
     return report
 
 

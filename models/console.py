@@ -69,3 +69,14 @@ def positive(text: str) -> int:
 def not_negative(text: str) -> int:
     """argparse type: an integer >= 0."""
     return 0 if text == "0" else positive(text)
+
+
+def probability(text: str) -> float:
+    """argparse type: a number in 0..1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number in 0..1")
+    return value

@@ -139,6 +139,14 @@ class HostHead:
         alpha = {u: self.alpha(x) for u, x in attended.items()}
         return HeadOutput({u: (alpha[u][..., None] * o).sum(axis=1) for u, o in logits.items()}, alpha)
 
+    def fused(self, features: dict[str, np.ndarray]) -> np.ndarray:
+        """Only the fused readout, (N, C)."""
+        first, second = (self.align(m, features[m]) for m in MODALITIES)
+        logits = self.fusion.outputs(NUMPY_OPS, self.arrays, first, second)[0]
+        attended = logits if self.spec["attention_on"] == "logits" else np.concatenate([first, second], axis=-1)
+        readout: np.ndarray = (self.alpha(attended)[..., None] * logits).sum(axis=1)
+        return readout
+
     def n_macs(self, steps_in: dict[str, int]) -> int:
         """Multiply-accumulates of one fused decision on the host (dense count: alignment, fusion, attention).
 

@@ -68,7 +68,7 @@ class Trainer:
             self._restore(out / "last.pt")
         for epoch in range(len(self.history), self.config.optimiser.epochs):
             started = time.monotonic()
-            metrics = {"epoch": epoch, **self._train_epoch(epoch), **_prefixed(evaluate(self.model, self.test_set, self.ranks))}
+            metrics = {"epoch": epoch, **self._train_epoch(epoch), **_prefixed(self._evaluate())}
             metrics["seconds"] = time.monotonic() - started
             self.history.append(metrics)
             if self.ranks.is_main:
@@ -81,6 +81,9 @@ class Trainer:
         if self.ranks.is_main:
             save_checkpoint(out / "model.pt", self.model, self.config.to_dict(), metrics=self.history[-1])
         return self.history[-1]
+
+    def _evaluate(self) -> dict[str, float]:
+        return evaluate(self.model, self.test_set, self.ranks, 2 * self.config.optimiser.batch_size)
 
     def _restore(self, path: Path) -> None:
         content = read_checkpoint(path)
