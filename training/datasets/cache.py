@@ -169,7 +169,7 @@ def _key(item: Item, recipe: Recipe) -> str:
     try:
         for source in item.sources:
             files += list_images(source) if source.is_dir() else [source]
-        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        stats = [(str(path), (s := path.stat()).st_size, s.st_mtime_ns) for path in files]
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: missing media of the listed sample {item.name}; put it there or skip it") from error
     except OSError as error:

@@ -27,7 +27,7 @@ class NamedPairs(PairDataset):
     sample_names : tuple of str
         What each sample is called in its set.
     n_skipped : int
-        Bad samples left out.
+        Bad samples and list rows left out.
     """
 
     name: str
