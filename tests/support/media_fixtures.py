@@ -1,14 +1,22 @@
 """Small real media in the true formats: .wav by soundfile, .flv and .mp4 by PyAV, .jpg by Pillow, events byte by byte."""
 
+import os
+import signal
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import h5py
 import numpy as np
 import soundfile
 from PIL import Image
+
+from taaf.models.errors import DataError
+from taaf.training.datasets.cache import Item
 
 Colour = tuple[int, int, int]
 
@@ -39,7 +47,7 @@ def write_video(
     with av.open(str(path), "w") as out:
         stream = out.add_stream("flv" if path.suffix == ".flv" else "mpeg4", rate=fps)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 2_000_000
-        track = out.add_stream("aac", rate=rate) if sound is not None else None
+        track = out.add_stream("aac", rate=rate, layout="mono") if sound is not None else None
         for index, colour in enumerate(colours):
             frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), colour, np.uint8), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, fps)
@@ -91,3 +99,20 @@ def write_ntidigits(path: Path, parts: dict[str, dict[str, tuple[Sequence[int], 
                 file.create_dataset(f"{part}_addresses/{sample}", data=np.array(addresses, np.uint8))
                 file.create_dataset(f"{part}_timestamps/{sample}", data=np.array(seconds, np.float32))
     return path
+
+
+@dataclass(frozen=True)
+class CountingRecipe:
+    """A recipe that reads a text file: a number is stored after ``seconds``; "crash" ends the process, "bad" is a bad sample."""
+
+    seconds: float = 0.0
+    version: ClassVar[int] = 1
+
+    def __call__(self, item: Item) -> dict[str, np.ndarray]:
+        text = item.sources[0].read_text()
+        time.sleep(self.seconds)
+        if text == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if text == "bad":
+            raise DataError(f"{item.sources[0]}: bad")
+        return {"number": np.array(int(text))}
