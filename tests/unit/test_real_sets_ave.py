@@ -144,6 +144,13 @@ def test_bad_videos(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"RUhOCu3LNXM\.mp4: not readable as mp4"):
         open_ave(root, "train")
     assert open_ave(root, "train", on_bad="skip").sample_names == ("-5f6_Dqqr5k",)
+    for table, found in (
+        (whole.rindex(b"stsd"), "the audio track has an unknown codec"),
+        (whole.index(b"stsz"), "the video has 0 frames"),
+    ):
+        video.write_bytes(whole[:table] + b"skip" + whole[table + 4 :])  # without its description; without its sizes
+        with pytest.raises(DataError, match=rf"RUhOCu3LNXM\.mp4: {found}"):
+            open_ave(root, "train")
     video.write_bytes(whole)
     for name in ("Annotations.txt", "trainSet.txt"):
         text = (root / name).read_text()

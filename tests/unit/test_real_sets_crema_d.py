@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from media_fixtures import tone, write_image, write_video, write_wav
+from torch.utils.data import DataLoader
 
 from taaf.models.errors import DataError
 from taaf.training.datasets import crema_d
@@ -49,6 +50,8 @@ def test_shapes_and_labels(root: Path) -> None:
     assert visual.shape == (3, 224, 224, 3) and audio.shape == (1, 257, 188, 3) and label == 5
     assert visual.dtype == audio.dtype == torch.float32
     assert open_crema_d(root, "test").labels.tolist() == [0, 2]
+    visual, audio, labels = next(iter(DataLoader(data, batch_size=3, num_workers=1, multiprocessing_context="spawn")))
+    assert visual.shape == (3, 3, 224, 224, 3) and audio.shape == (3, 1, 257, 188, 3) and labels.tolist() == [5, 1, 2]
     assert "3 samples, 0 skipped" in describe(data) and "ANG 1" in describe(data)
 
 
@@ -144,9 +147,9 @@ def spoil_not_a_video(root: Path) -> str:
 
 
 def spoil_empty_video(root: Path) -> str:
-    whole = (root / f"VideoFlash/{IDS[0]}.flv").read_bytes()
-    (root / f"VideoFlash/{IDS[0]}.flv").write_bytes(whole[: whole.index(b"onMetaData") + 40])
-    return rf"{IDS[0]}\.flv: "
+    """The FLV header (version 1, video only) and no tag."""
+    (root / f"VideoFlash/{IDS[0]}.flv").write_bytes(b"FLV\x01\x01\0\0\0\x09\0\0\0\0")
+    return rf"{IDS[0]}\.flv: not readable as flv \(End of file\)"
 
 
 def spoil_zero_length_audio(root: Path) -> str:

@@ -75,20 +75,31 @@ def _read_wave(path: Path, seconds: float) -> tuple[np.ndarray, int]:
 
 def _read_track(path: Path, seconds: float) -> tuple[np.ndarray, int]:
     with _container(path) as container:
-        if not container.streams.audio:
-            raise DataError(f"{path}: no audio track; give the wave files or another video")
-        stream = container.streams.audio[0]
-        to_float = av.AudioResampler(format="fltp")
+        stream = _stream(container, "audio", path)
         rate, n_samples, parts = 0, 0, []
         for frame in container.decode(stream):
+            if rate not in (0, frame.sample_rate):
+                raise DataError(f"{path}: the sample rate changes from {rate} to {frame.sample_rate} Hz; convert the file")
             rate = frame.sample_rate
-            for out in to_float.resample(frame):
-                part = out.to_ndarray().mean(axis=0)  # (channels, n) -> (n,)
-                parts.append(part)
-                n_samples += len(part)
+            parts.append(_mono(frame, path))
+            n_samples += len(parts[-1])
             if n_samples >= seconds * rate:
                 break
     return (np.concatenate(parts) if parts else np.zeros(0, np.float32))[: int(seconds * rate) + 1], rate
+
+
+def _mono(frame: Any, path: Path) -> np.ndarray:
+    """Mean of the channels of a decoded audio frame, (n,) float32 with full scale 1."""
+    samples = frame.to_ndarray()  # planar: (channels, n); packed: (1, n * channels)
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if samples.dtype == np.uint8:
+        samples = samples.astype(np.float32) / 128 - 1
+    elif samples.dtype.kind == "i":
+        samples = samples / -float(np.iinfo(samples.dtype).min)
+    elif samples.dtype.kind != "f":
+        raise DataError(f"{path}: audio samples of type {samples.dtype} are not read; convert the file")
+    return np.asarray(samples.mean(axis=0), np.float32)
 
 
 def pick_evenly(n: int, count: int) -> list[int]:
@@ -133,8 +144,9 @@ def read_video(path: Path, count: int, size: int, span: tuple[float, float] | No
     wanted = [times[chosen[i]] for i in pick_evenly(len(chosen), count)]
     frames: list[np.ndarray] = []
     with _container(path) as container:
-        stream = container.streams.video[0]
+        stream = _stream(container, "video", path)
         stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         last = None
         for frame in container.decode(stream):
             if frame.width * frame.height > MAX_PIXELS:
@@ -156,9 +168,7 @@ def read_video(path: Path, count: int, size: int, span: tuple[float, float] | No
 def _frame_times(path: Path) -> list[float]:
     """Presentation times of all frames in seconds, sorted, without decoding them."""
     with _container(path) as container:
-        if not container.streams.video:
-            raise DataError(f"{path}: no video track; give another file or the extracted frames")
-        stream = container.streams.video[0]
+        stream = _stream(container, "video", path)
         if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
             raise DataError(
                 f"{path}: {stream.codec_context.width}x{stream.codec_context.height}, at most {MAX_PIXELS} pixels are read"
@@ -212,10 +222,21 @@ def _container(path: Path) -> Iterator[Any]:
     if kind is None:
         raise DataError(f"{path}: unknown kind {path.suffix!r}; allowed {', '.join(_CONTAINERS)}")
     try:
-        with av.open(str(path.resolve()), format=kind, options={"protocol_whitelist": "file"}) as container:
+        options = {"protocol_whitelist": "file"}
+        with av.open(str(path.resolve()), format=kind, options=options, metadata_errors="replace") as container:
             yield container
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as {kind} ({_reason(error)}); replace the file or skip the sample") from error
+
+
+def _stream(container: Any, kind: str, path: Path) -> Any:
+    """The first audio or video stream. PyAV would crash on one without a decoder, so that is refused here."""
+    streams = [stream for stream in container.streams if stream.type == kind]
+    if not streams:
+        raise DataError(f"{path}: no {kind} track; give another file, or the sound and frames extracted from it")
+    if streams[0].codec_context is None:
+        raise DataError(f"{path}: the {kind} track has an unknown codec; convert the file or skip the sample")
+    return streams[0]
 
 
 def _require_file(path: Path) -> None:
