@@ -57,11 +57,14 @@ class Ranks:
                 f"fewer than {self.size} processes; choose another batch size or fewer processes"
             )
 
-    def wrap(self, step: nn.Module) -> nn.Module:
-        """The training step, with gradients averaged over ranks. Statistics are synchronised by the layers themselves."""
+    def wrap(self, step: nn.Module, may_skip: bool) -> nn.Module:
+        """The training step, with gradients averaged over ranks. Statistics are synchronised by the layers themselves.
+
+        ``may_skip``: some parameters may get no gradient.
+        """
         if self.size == 1:
             return step
-        ddp: nn.Module = nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
+        ddp: nn.Module = nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=may_skip)
         return ddp
 
 

@@ -59,7 +59,7 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, o.learning_rate, total_steps=o.epochs * steps, pct_start=0.1
         )
-        self.step = ranks.wrap(TrainingStep(self.model, self.balance))
+        self.step = ranks.wrap(TrainingStep(self.model, self.balance), may_skip=config.loss.alpha_detach)
         self.history: list[Metrics] = []
 
     def run(self, out: Path, *, resume: bool = False, on_epoch: Callable[[Metrics], None] = lambda _: None) -> Metrics:
@@ -195,6 +195,7 @@ def evaluate(model: TaafSnn, data: PairDataset, ranks: Ranks | None = None, batc
             decision = output.decision(name)
             correct[i] += (decision.argmax(1) == labels).sum().cpu()
             loss[i] += torch.nn.functional.cross_entropy(decision, labels, reduction="sum").cpu()
-    correct, loss = all_sum(correct), all_sum(loss)
+    if ranks.size > 1:
+        correct, loss = all_sum(correct), all_sum(loss)
     result = {name: 100 * float(correct[i]) / len(data) for i, name in enumerate(names)}
     return result | {f"loss_{name}": float(loss[i]) / len(data) for i, name in enumerate(names)}

