@@ -68,7 +68,9 @@ def _field_problems(where: str, conv: Conv2d) -> list[str]:
         if max(value) > CONV_FIELD_MAX
     ]
     if conv.groups > CONV_FIELD_MAX:
-        found.append(f"{where}: {conv.groups} groups (allowed up to {CONV_FIELD_MAX}; the pass merge_groups makes fewer of them)")
+        found.append(
+            f"{where}: {conv.groups} groups (allowed up to {CONV_FIELD_MAX}; the pass merge_groups makes fewer of them)"
+        )
     return found
 
 

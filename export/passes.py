@@ -1,12 +1,13 @@
 """Lowering passes: small pure functions graph -> graph. Integer passes preserve every spike of the layers they keep.
 
-Order: fold_batch_norm, lower_pool, quantise (float -> integer), lower_residual.
+Order: fold_batch_norm, lower_pool, quantise (float -> integer), lower_residual, merge_groups.
 """
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from taaf.export.limits import CONV_FIELD_MAX
 from taaf.models.errors import LimitExceededError, UnsupportedLayerError
 from taaf.models.ir import BatchNorm, Conv2d, Dense, Graph, Lif, Node, Pool2d, Sum
 from taaf.models.qat import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
@@ -174,7 +175,26 @@ def _lower_join(graph: Graph, join: Sum, report: CompileReport) -> Graph:
     return graph.rebuilt(replaced, {join.name: main.name})
 
 
+def merge_groups(graph: Graph, report: CompileReport) -> Graph:
+    """Convolutions of more than 127 groups get fewer, larger groups; the weights between merged groups are zero."""
+    replaced: dict[str, Node | None] = {}
+    for conv in graph.nodes.values():
+        if not isinstance(conv, Conv2d) or conv.groups <= CONV_FIELD_MAX:
+            continue
+        groups = max(g for g in range(1, CONV_FIELD_MAX + 1) if conv.groups % g == 0)
+        merged = conv.groups // groups
+        c_out, c_in, *kernel = conv.weight.shape
+        weight = np.zeros((groups, merged, c_out // conv.groups, merged, c_in, *kernel), conv.weight.dtype)
+        own = np.arange(merged)
+        weight[:, own, :, own] = conv.weight.reshape(groups, merged, -1, c_in, *kernel).swapaxes(0, 1)
+        replaced[conv.name] = replace(conv, weight=weight.reshape(c_out, merged * c_in, *kernel), groups=groups)
+        report.say(
+            f"groups: {graph.name}.{conv.name}: {conv.groups} groups became {groups} (Lava holds up to {CONV_FIELD_MAX})"
+        )
+    return graph.rebuilt(replaced) if replaced else graph
+
+
 def compile_graph(graph: Graph, saturate: bool, report: CompileReport) -> tuple[Graph, Graph]:
     """All passes; returns (integer graph before relay lowering, integer chain)."""
     integer = quantise(lower_pool(fold_batch_norm(graph)), saturate, report)
-    return integer, lower_residual(integer, report)
+    return integer, merge_groups(lower_residual(integer, report), report)

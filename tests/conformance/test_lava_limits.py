@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 from on_lava import run_on_lava
-from small_graphs import chain_of, random_spikes
+from small_graphs import chain_of, random_spikes, weights
 
 from taaf.export.limits import check_limits
+from taaf.export.passes import CompileReport, compile_graph, merge_groups
+from taaf.hw_sim.counters import count
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError
-from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif, RecurrentDense
+from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif, Pool2d, RecurrentDense
 
 
 def _lava_errors(graph: Graph, n_windows: int = 2, steps: int = 9, rate: float = 0.5) -> int:
@@ -156,3 +158,31 @@ def test_recurrent_layer_behind_biased_layers() -> None:
     ]  # fmt: skip
     with pytest.raises(LimitExceededError, match=r"net\.d: a bias of 1 here or before .*\(allowed 0\)"):
         check_limits(chain_of(*nodes), pipelined=False)
+
+
+@pytest.mark.parametrize(("groups", "becomes"), [(128, 64), (254, 127), (131, 1)])
+def test_many_groups_are_merged(groups: int, becomes: int) -> None:
+    """Pooling over 128 channels and more: refused as it is, exact after `merge_groups` on engine, reference and Lava."""
+    rng = np.random.default_rng(groups)
+    conv = Conv2d("c", weights(rng, groups, 1, 2, 2), groups=groups)
+    before = chain_of(Input("in", (groups, 2, 3)), conv, Lif("l", v_th_mant=20))
+    with pytest.raises(LimitExceededError, match=rf"net\.c: {groups} groups \(allowed up to 127"):
+        check_limits(before)
+    report = CompileReport()
+    after = merge_groups(before, report)
+    assert after.nodes["c"].groups == becomes and str(becomes) in report.lines[0]  # type: ignore[attr-defined]
+    check_limits(after)
+    spikes = random_spikes(rng, before, n_windows=2, steps=5)
+    old, new = Engine(before).run(spikes), Engine(after).run(spikes)
+    np.testing.assert_array_equal(new.spikes["l"], old.spikes["l"])
+    assert count(before, old.activity)[0].effective_synops == count(after, new.activity)[0].effective_synops
+    assert _lava_errors(after, n_windows=1, steps=4) == 0
+
+
+def test_wide_average_pooling_compiles() -> None:
+    """The compiler merges groups by itself and leaves narrower convolutions as they are."""
+    for channels, groups in ((127, 127), (200, 100)):
+        graph = chain_of(Input("in", (channels, 4, 4)), Pool2d("pool", "average", (2, 2)), Lif("lif"))
+        chain = compile_graph(graph, saturate=False, report=CompileReport())[1]
+        check_limits(chain)
+        assert chain.nodes["pool"].groups == groups  # type: ignore[attr-defined]
