@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from taaf.models.errors import GraphError, LimitExceededError
+from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+from taaf.models.stage import require_integer_stage, require_spikes
 
 _UV_LIMIT = 1 << 23
 _EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
@@ -60,12 +61,13 @@ class Engine:
     Raises
     ------
     GraphError
-        If the graph holds nodes that are not of the integer stage.
+        If the graph is not of the integer stage.
     LimitExceededError
         If a sum could exceed what even float64 holds exactly.
     """
 
     def __init__(self, graph: Graph, chunk: int = 32) -> None:
+        require_integer_stage(graph)
         self.graph = graph
         self.chunk = chunk
         self._plan = [(node, self._prepare(node)) for node in graph.nodes.values()]
@@ -77,18 +79,14 @@ class Engine:
             return self._lif_plan(self._fed_lif(node)).dtype
         if isinstance(node, Lif):
             return self._lif_plan(node)
-        if isinstance(node, Conv2d | Dense):
-            return self._synapse_plan(node)
-        where = f"{self.graph.name}.{node.name}"
-        raise GraphError(f"{where}: {type(node).__name__} is not an integer-stage node; run the compiler first")
+        assert isinstance(node, Conv2d | Dense)
+        return self._synapse_plan(node)
 
     def _fed_lif(self, node: Node) -> Lif:
         fed: Node = node
         while not isinstance(fed, Lif):
-            targets = self.graph.targets(fed.name)
-            if len(targets) != 1:
-                raise GraphError(f"{self.graph.name}.{node.name}: must feed exactly one LIF")
-            fed = self.graph.nodes[targets[0]]
+            (target,) = self.graph.targets(fed.name)
+            fed = self.graph.nodes[target]
         return fed
 
     def _synapse_plan(self, node: Conv2d | Dense) -> "_SynapsePlan":
@@ -113,8 +111,6 @@ class Engine:
         dtype = _dtype_for(max(bound, drive + bias), where)
         recurrent = next((n.weight_rec for n in synapses if isinstance(n, RecurrentDense)), None)
         direct = len(synapses) == 1 and self.graph.sources(lif.name) == [synapses[0].name]
-        if recurrent is not None and not direct:
-            raise GraphError(f"{where}: a recurrent layer must feed its LIF alone and directly")
         return _LifPlan(
             dtype=dtype,
             threshold=float(lif.v_th_mant << 6),
@@ -134,24 +130,21 @@ class Engine:
         Parameters
         ----------
         spikes : numpy.ndarray
-            (N, *input shape, T), values 0 or 1. A time-major memory layout is fastest.
+            (N, *input shape, T), values 0 or 1; N may be 0. A time-major memory layout is fastest.
         keep_all : bool
             Also return the spikes of every LIF, not only the output's.
 
         Raises
         ------
         GraphError
-            If the input's shape is wrong.
+            If the input's shape is wrong or it is not binary.
         """
-        if spikes.ndim < 3 or spikes.shape[1:-1] != self.graph.input.shape:
-            raise GraphError(
-                f"{self.graph.name}.{self.graph.input.name}: input {spikes.shape[1:-1]} != {self.graph.input.shape}"
-            )
+        require_spikes(self.graph, spikes, spikes.shape[1:-1])
         activity = Activity(len(spikes), spikes.shape[-1])
         kept: dict[str, list[np.ndarray]] = {}
         wanted = {n.name for n in self.graph.lifs()} if keep_all else {self.graph.output}
-        for start in range(0, len(spikes), self.chunk):
-            block = np.ascontiguousarray(np.moveaxis(spikes[start : start + self.chunk], -1, 0))  # (T, N, ...)
+        for start in range(0, max(len(spikes), 1), self.chunk):  # once even without windows: results get their shapes
+            block = np.ascontiguousarray(np.moveaxis(spikes[start : start + self.chunk], -1, 0), np.uint8)  # (T, N, ...)
             for name, value in self._run_block(torch.from_numpy(block)):
                 activity.add(name, value.flatten(0, 1).sum(0).to(torch.int64).numpy())  # below 2^24: exact
                 if name in wanted:
@@ -162,6 +155,7 @@ class Engine:
     def _run_block(self, block: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, spikes (T, N, ...)) of the input and of every LIF."""
         value: dict[str, torch.Tensor] = {}
+        unread = {name: len(self.graph.targets(name)) for name in self.graph.nodes}
         for node, plan in self._plan:
             inputs = [value[s] for s in self.graph.sources(node.name)]
             if isinstance(node, Input):
@@ -177,8 +171,9 @@ class Engine:
             if isinstance(node, Input | Lif):
                 yield node.name, value[node.name]
             for source in self.graph.sources(node.name):  # free what nobody reads any more
-                if self.graph.targets(source)[-1] == node.name:
-                    value.pop(source, None)
+                unread[source] -= 1
+                if not unread[source]:
+                    del value[source]
 
 
 @dataclass(frozen=True)

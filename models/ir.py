@@ -158,7 +158,7 @@ class Lif(Node):
     Attributes
     ----------
     i_decay, v_decay : int
-        0..4096; 4096 forgets everything in one step.
+        1..4096 and 0..4096; 4096 forgets everything in one step.
     v_th_mant : int
         1..131071; threshold is ``64 v_th_mant``.
     bias : numpy.ndarray or None
