@@ -1,8 +1,9 @@
 """Fast exact engine: batch and time fused, integers held in float32 (or float64 where float32 could round).
 
 A float32 holds every integer up to 2^24, a float64 up to 2^53. Each layer's largest possible sum is bounded from its
-weights before anything runs; float32 is used where the bound proves it exact, float64 otherwise. The results equal
-`taaf.hw_sim.reference` on every spike (tests/conformance).
+weights before anything runs; float32 is used where the bound proves it exact, float64 otherwise. (Bounds say nothing about
+Winograd kernels, whose intermediate values are fractions: where PyTorch would use them, everything is float64.) The
+results equal `taaf.hw_sim.reference` on every spike (tests/conformance).
 """
 
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ class Engine:
         require_integer_stage(graph)
         self.graph = graph
         self.chunk = chunk
+        self._exact = {d: limit for d, limit in _EXACT.items() if d == torch.float64 or _float32_convolves_exactly()}
         self._plan = [(node, self._prepare(node)) for node in graph.nodes.values()]
 
     def _prepare(self, node: Node) -> "_SynapsePlan | _LifPlan | torch.dtype | None":
@@ -108,7 +110,7 @@ class Engine:
         bound = (2 << 24 << 12) + drive + bias  # general: the product v (4096 - v_decay), plus what is added
         if lif.i_decay == 4096 and lif.v_decay > 0 and _is_power_of_two(4096 - lif.v_decay, or_zero=True):
             bound = (drive + bias) * 4096 // lif.v_decay + 1  # steady state of a pure leak; halving is exact
-        dtype = _dtype_for(max(bound, drive + bias), where)
+        dtype = self._dtype_for(max(bound, drive + bias), where)
         recurrent = next((n.weight_rec for n in synapses if isinstance(n, RecurrentDense)), None)
         direct = len(synapses) == 1 and self.graph.sources(lif.name) == [synapses[0].name]
         return _LifPlan(
@@ -122,6 +124,12 @@ class Engine:
             clip=bound >= _UV_LIMIT,
             recurrent=None if recurrent is None else _exact_tensor(64 * recurrent.astype(np.int64), dtype),
         )
+
+    def _dtype_for(self, bound: int, where: str) -> torch.dtype:
+        for dtype, limit in self._exact.items():
+            if bound < limit:
+                return dtype
+        raise LimitExceededError(f"{where}: a sum could reach {bound}, more than 2^53; no exact arithmetic for it")
 
     @torch.no_grad()
     def run(self, spikes: np.ndarray, keep_all: bool = False) -> EngineResult:
@@ -257,8 +265,10 @@ def _exact_tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float64)).to(dtype)
 
 
-def _dtype_for(bound: int, where: str) -> torch.dtype:
-    for dtype, limit in _EXACT.items():
-        if bound < limit:
-            return dtype
-    raise LimitExceededError(f"{where}: a sum could reach {bound}, more than 2^53; no exact arithmetic for it")
+@torch.no_grad()
+def _float32_convolves_exactly() -> bool:
+    """Try it. NNPACK (used for batches where oneDNN is off or missing) rounds sums that float32 holds."""
+    integers = torch.arange(16 * 8 * 10 * 10, dtype=torch.float64)
+    x, weight = integers.reshape(16, 8, 10, 10) % 7 % 2, 64 * (integers[: 8 * 8 * 9].reshape(8, 8, 3, 3) * 37 % 255 - 127)
+    exact = functional.conv2d(x, weight, padding=1)
+    return torch.equal(functional.conv2d(x.float(), weight.float(), padding=1).double(), exact)

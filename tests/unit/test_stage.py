@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from small_graphs import CASES, chain_of
 
 from taaf.export.targets.netx import read_netx, write_netx
@@ -172,3 +173,15 @@ def test_flattening_of_flat_spikes_is_left_out(tmp_path: Path) -> None:
     spikes = (rng.random((2, 3, 6)) < 0.5).astype(np.uint8)
     old, new = Engine(graph).run(spikes).spikes["m"], Engine(again).run(spikes).spikes["m"]
     np.testing.assert_array_equal(new, old)
+
+
+def test_engine_without_exact_float32_convolutions() -> None:
+    """With oneDNN off, PyTorch convolves batches by NNPACK's Winograd kernels, which round; the engine then avoids float32."""
+    rng = np.random.default_rng(0)
+    weight = (2 * rng.integers(-128, 128, (32, 32, 3, 3))).astype(np.int32)
+    graph = chain_of(Input("in", (32, 20, 20)), Conv2d("c", weight, padding=(1, 1)), Lif("l", 4096, 4096, 2000))
+    spikes = (rng.random((2, 32, 20, 20, 8)) < 0.5).astype(np.uint8)
+    with torch.backends.mkldnn.flags(enabled=False):
+        found = Engine(graph).run(spikes).spikes["l"]
+    for window, fast in zip(spikes, found, strict=True):
+        np.testing.assert_array_equal(fast, run_reference(graph, window).spikes["l"])
