@@ -111,6 +111,8 @@ def read_bundle(path: Path) -> Bundle:
     ------
     BundleError
         If a file is missing, its SHA-256 differs, or the contents do not fit together.
+    LimitExceededError
+        If a network is not one that every backend runs the same.
     """
     manifest = _read_manifest(path)
     for name, wanted in manifest["files"].items():
@@ -172,6 +174,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_fit(bundle: Bundle) -> None:
+    from taaf.export.limits import check_limits  # imports torch
+
     n = len(bundle.golden["labels"])
     for name, graph in bundle.graphs.items():
         branch = bundle.manifest["branches"][name]
@@ -180,6 +184,11 @@ def _check_fit(bundle: Bundle) -> None:
         steps = bundle.input_steps(name)
         if not 1 <= steps <= bundle.window_steps:
             raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
+        if len(graph.shapes[graph.output]) != 1:
+            raise BundleError(
+                f"{bundle.path}: {name}.net ends in a map {graph.shapes[graph.output]}; the head takes flat features"
+            )
+        check_limits(graph)
         if bundle.head.arrays[f"align_{name}_weight"].shape[1] != steps:
             raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
         if bundle.n_features(name) != bundle.head.spec["features"]:

@@ -1,14 +1,15 @@
 """Lowering passes: small pure functions graph -> graph. Integer passes preserve every spike of the layers they keep.
 
-Order: fold_batch_norm, lower_pool, quantise (float -> integer), lower_residual.
+Order: fold_batch_norm, lower_pool, quantise (float -> integer), lower_residual, merge_groups.
 """
 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from taaf.export.limits import CONV_FIELD_MAX
 from taaf.models.errors import LimitExceededError, UnsupportedLayerError
-from taaf.models.ir import BatchNorm, Conv2d, Dense, Graph, Lif, Node, Pool2d, Sum
+from taaf.models.ir import BatchNorm, Conv2d, Dense, Graph, Lif, Node, Pool2d, RecurrentDense, Sum
 from taaf.models.qat import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
 
 RELAY_WEIGHT = WEIGHT_MAX
@@ -44,7 +45,10 @@ def fold_batch_norm(graph: Graph) -> Graph:
         if synapse.bias is not None:
             bias = bias + synapse.bias * scale
         weight = synapse.weight * scale.reshape(-1, *[1] * (synapse.weight.ndim - 1))
-        replaced[source], replaced[norm.name], rewire[norm.name] = replace(synapse, weight=weight, bias=bias), None, source
+        folded = replace(synapse, weight=weight, bias=bias)
+        if isinstance(folded, RecurrentDense):
+            folded = replace(folded, weight_rec=folded.weight_rec * scale[:, None])
+        replaced[source], replaced[norm.name], rewire[norm.name] = folded, None, source
     return graph.rebuilt(replaced, rewire)
 
 
@@ -70,7 +74,7 @@ def quantise(graph: Graph, saturate: bool, report: CompileReport) -> Graph:
     """Float stage -> integer stage: ``W = 2 round(w V / 2)``, ``b = round(b V)``, V the fed LIF's ``v_th_mant``.
 
     All synapse groups of a LIF share V, hence one weight exponent (joint quantisation); their rounded biases add up
-    in the LIF.
+    in the LIF, with the bias it may have already.
 
     Parameters
     ----------
@@ -78,24 +82,32 @@ def quantise(graph: Graph, saturate: bool, report: CompileReport) -> Graph:
         Clip to the range as training did (for quantisation-aware checkpoints). False: out of range is an error.
     """
     replaced: dict[str, Node | None] = {}
-    problems = []
+    problems: list[str] = []
+
+    def levels(where: str, what: str, value: np.ndarray, v_th: int, low: int, high: int, step: int) -> np.ndarray:
+        level = np.asarray(value, np.float32) * np.float32(v_th) / step
+        outside = int(((level < low / step - 0.5) | (level > high / step + 0.5)).sum())
+        if np.isnan(level).any():
+            problems.append(f"{where}: {int(np.isnan(level).sum())} {what} are NaN; train or load the checkpoint again")
+        elif outside and not saturate:
+            top = float(np.abs(value).max())
+            problems.append(f"{where}: {outside} {what} up to {top:.3g} thresholds; allowed [{low}, {high}] / {v_th}")
+        elif outside:
+            report.say(f"quantise: {where}: {outside} of {level.size} {what} saturate, as they did in training")
+        return step * np.rint(np.nan_to_num(np.clip(level, low / step, high / step))).astype(np.int32)
+
     for lif in graph.lifs():
-        bias: np.ndarray | None = None
+        bias = lif.bias
         for node in graph.synapses_of(lif.name):
-            half = np.asarray(node.weight, np.float32) * np.float32(lif.v_th_mant) / 2
-            outside = int(((half < WEIGHT_MIN / 2 - 0.5) | (half > WEIGHT_MAX / 2 + 0.5)).sum())
             where = f"{graph.name}.{node.name}"
-            if outside and not saturate:
-                top = float(np.abs(node.weight).max())
-                problems.append(f"{where}: {outside} weights up to {top:.3g} thresholds; allowed [-256, 254] / {lif.v_th_mant}")
-            elif outside:
-                report.say(f"quantise: {where}: {outside} of {half.size} weights saturate, as they did in training")
-            weight = 2 * np.rint(np.clip(half, WEIGHT_MIN / 2, WEIGHT_MAX / 2)).astype(np.int32)
+            weight = levels(where, "weights", node.weight, lif.v_th_mant, WEIGHT_MIN, WEIGHT_MAX, 2)
             if node.bias is not None:
-                level = np.asarray(node.bias, np.float32) * np.float32(lif.v_th_mant)
-                part = np.rint(np.clip(level, -BIAS_LIMIT, BIAS_LIMIT)).astype(np.int32)
+                part = levels(where, "biases", node.bias, lif.v_th_mant, -BIAS_LIMIT, BIAS_LIMIT, 1)
                 bias = part if bias is None else bias + part
             replaced[node.name] = replace(node, weight=weight, bias=None)
+            if isinstance(node, RecurrentDense):
+                rec = levels(f"{where} (recurrent)", "weights", node.weight_rec, lif.v_th_mant, WEIGHT_MIN, WEIGHT_MAX, 2)
+                replaced[node.name] = replace(node, weight=weight, weight_rec=rec, bias=None)
         if bias is not None:
             replaced[lif.name] = replace(lif, bias=bias)
     if problems:
@@ -174,7 +186,26 @@ def _lower_join(graph: Graph, join: Sum, report: CompileReport) -> Graph:
     return graph.rebuilt(replaced, {join.name: main.name})
 
 
+def merge_groups(graph: Graph, report: CompileReport) -> Graph:
+    """Convolutions of more than 127 groups get fewer, larger groups; the weights between merged groups are zero."""
+    replaced: dict[str, Node | None] = {}
+    for conv in graph.nodes.values():
+        if not isinstance(conv, Conv2d) or conv.groups <= CONV_FIELD_MAX:
+            continue
+        groups = max(g for g in range(1, CONV_FIELD_MAX + 1) if conv.groups % g == 0)
+        merged = conv.groups // groups
+        c_out, c_in, *kernel = conv.weight.shape
+        weight = np.zeros((groups, merged, c_out // conv.groups, merged, c_in, *kernel), conv.weight.dtype)
+        own = np.arange(merged)
+        weight[:, own, :, own] = conv.weight.reshape(groups, merged, -1, c_in, *kernel).swapaxes(0, 1)
+        replaced[conv.name] = replace(conv, weight=weight.reshape(c_out, merged * c_in, *kernel), groups=groups)
+        report.say(
+            f"groups: {graph.name}.{conv.name}: {conv.groups} groups became {groups} (Lava holds up to {CONV_FIELD_MAX})"
+        )
+    return graph.rebuilt(replaced) if replaced else graph
+
+
 def compile_graph(graph: Graph, saturate: bool, report: CompileReport) -> tuple[Graph, Graph]:
     """All passes; returns (integer graph before relay lowering, integer chain)."""
     integer = quantise(lower_pool(fold_batch_norm(graph)), saturate, report)
-    return integer, lower_residual(integer, report)
+    return integer, merge_groups(lower_residual(integer, report), report)

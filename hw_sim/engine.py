@@ -1,8 +1,9 @@
 """Fast exact engine: batch and time fused, integers held in float32 (or float64 where float32 could round).
 
 A float32 holds every integer up to 2^24, a float64 up to 2^53. Each layer's largest possible sum is bounded from its
-weights before anything runs; float32 is used where the bound proves it exact, float64 otherwise. The results equal
-`taaf.hw_sim.reference` on every spike (tests/conformance).
+weights before anything runs; float32 is used where the bound proves it exact, float64 otherwise. (Bounds say nothing about
+Winograd kernels, whose intermediate values are fractions: where PyTorch would use them, everything is float64.) The
+results equal `taaf.hw_sim.reference` on every spike (tests/conformance).
 """
 
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from taaf.models.errors import GraphError, LimitExceededError
+from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+from taaf.models.stage import require_integer_stage, require_spikes
 
 _UV_LIMIT = 1 << 23
 _EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
@@ -60,14 +62,16 @@ class Engine:
     Raises
     ------
     GraphError
-        If the graph holds nodes that are not of the integer stage.
+        If the graph is not of the integer stage.
     LimitExceededError
         If a sum could exceed what even float64 holds exactly.
     """
 
     def __init__(self, graph: Graph, chunk: int = 32) -> None:
+        require_integer_stage(graph)
         self.graph = graph
         self.chunk = chunk
+        self._exact = {d: limit for d, limit in _EXACT.items() if d == torch.float64 or _float32_convolves_exactly()}
         self._plan = [(node, self._prepare(node)) for node in graph.nodes.values()]
 
     def _prepare(self, node: Node) -> "_SynapsePlan | _LifPlan | torch.dtype | None":
@@ -77,18 +81,14 @@ class Engine:
             return self._lif_plan(self._fed_lif(node)).dtype
         if isinstance(node, Lif):
             return self._lif_plan(node)
-        if isinstance(node, Conv2d | Dense):
-            return self._synapse_plan(node)
-        where = f"{self.graph.name}.{node.name}"
-        raise GraphError(f"{where}: {type(node).__name__} is not an integer-stage node; run the compiler first")
+        assert isinstance(node, Conv2d | Dense)
+        return self._synapse_plan(node)
 
     def _fed_lif(self, node: Node) -> Lif:
         fed: Node = node
         while not isinstance(fed, Lif):
-            targets = self.graph.targets(fed.name)
-            if len(targets) != 1:
-                raise GraphError(f"{self.graph.name}.{node.name}: must feed exactly one LIF")
-            fed = self.graph.nodes[targets[0]]
+            (target,) = self.graph.targets(fed.name)
+            fed = self.graph.nodes[target]
         return fed
 
     def _synapse_plan(self, node: Conv2d | Dense) -> "_SynapsePlan":
@@ -110,11 +110,9 @@ class Engine:
         bound = (2 << 24 << 12) + drive + bias  # general: the product v (4096 - v_decay), plus what is added
         if lif.i_decay == 4096 and lif.v_decay > 0 and _is_power_of_two(4096 - lif.v_decay, or_zero=True):
             bound = (drive + bias) * 4096 // lif.v_decay + 1  # steady state of a pure leak; halving is exact
-        dtype = _dtype_for(max(bound, drive + bias), where)
+        dtype = self._dtype_for(max(bound, drive + bias), where)
         recurrent = next((n.weight_rec for n in synapses if isinstance(n, RecurrentDense)), None)
         direct = len(synapses) == 1 and self.graph.sources(lif.name) == [synapses[0].name]
-        if recurrent is not None and not direct:
-            raise GraphError(f"{where}: a recurrent layer must feed its LIF alone and directly")
         return _LifPlan(
             dtype=dtype,
             threshold=float(lif.v_th_mant << 6),
@@ -127,6 +125,12 @@ class Engine:
             recurrent=None if recurrent is None else _exact_tensor(64 * recurrent.astype(np.int64), dtype),
         )
 
+    def _dtype_for(self, bound: int, where: str) -> torch.dtype:
+        for dtype, limit in self._exact.items():
+            if bound < limit:
+                return dtype
+        raise LimitExceededError(f"{where}: a sum could reach {bound}, more than 2^53; no exact arithmetic for it")
+
     @torch.no_grad()
     def run(self, spikes: np.ndarray, keep_all: bool = False) -> EngineResult:
         """Run windows from rest.
@@ -134,24 +138,21 @@ class Engine:
         Parameters
         ----------
         spikes : numpy.ndarray
-            (N, *input shape, T), values 0 or 1. A time-major memory layout is fastest.
+            (N, *input shape, T), values 0 or 1; N may be 0. A time-major memory layout is fastest.
         keep_all : bool
             Also return the spikes of every LIF, not only the output's.
 
         Raises
         ------
         GraphError
-            If the input's shape is wrong.
+            If the input's shape is wrong or it is not binary.
         """
-        if spikes.ndim < 3 or spikes.shape[1:-1] != self.graph.input.shape:
-            raise GraphError(
-                f"{self.graph.name}.{self.graph.input.name}: input {spikes.shape[1:-1]} != {self.graph.input.shape}"
-            )
+        require_spikes(self.graph, spikes, spikes.shape[1:-1])
         activity = Activity(len(spikes), spikes.shape[-1])
         kept: dict[str, list[np.ndarray]] = {}
         wanted = {n.name for n in self.graph.lifs()} if keep_all else {self.graph.output}
-        for start in range(0, len(spikes), self.chunk):
-            block = np.ascontiguousarray(np.moveaxis(spikes[start : start + self.chunk], -1, 0))  # (T, N, ...)
+        for start in range(0, max(len(spikes), 1), self.chunk):  # once even without windows: results get their shapes
+            block = np.ascontiguousarray(np.moveaxis(spikes[start : start + self.chunk], -1, 0), np.uint8)  # (T, N, ...)
             for name, value in self._run_block(torch.from_numpy(block)):
                 activity.add(name, value.flatten(0, 1).sum(0).to(torch.int64).numpy())  # below 2^24: exact
                 if name in wanted:
@@ -162,6 +163,7 @@ class Engine:
     def _run_block(self, block: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, spikes (T, N, ...)) of the input and of every LIF."""
         value: dict[str, torch.Tensor] = {}
+        unread = {name: len(self.graph.targets(name)) for name in self.graph.nodes}
         for node, plan in self._plan:
             inputs = [value[s] for s in self.graph.sources(node.name)]
             if isinstance(node, Input):
@@ -177,8 +179,9 @@ class Engine:
             if isinstance(node, Input | Lif):
                 yield node.name, value[node.name]
             for source in self.graph.sources(node.name):  # free what nobody reads any more
-                if self.graph.targets(source)[-1] == node.name:
-                    value.pop(source, None)
+                unread[source] -= 1
+                if not unread[source]:
+                    del value[source]
 
 
 @dataclass(frozen=True)
@@ -262,8 +265,10 @@ def _exact_tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float64)).to(dtype)
 
 
-def _dtype_for(bound: int, where: str) -> torch.dtype:
-    for dtype, limit in _EXACT.items():
-        if bound < limit:
-            return dtype
-    raise LimitExceededError(f"{where}: a sum could reach {bound}, more than 2^53; no exact arithmetic for it")
+@torch.no_grad()
+def _float32_convolves_exactly() -> bool:
+    """Try it. NNPACK (used for batches where oneDNN is off or missing) rounds sums that float32 holds."""
+    integers = torch.arange(16 * 8 * 10 * 10, dtype=torch.float64)
+    x, weight = integers.reshape(16, 8, 10, 10) % 7 % 2, 64 * (integers[: 8 * 8 * 9].reshape(8, 8, 3, 3) * 37 % 255 - 127)
+    exact = functional.conv2d(x, weight, padding=1)
+    return torch.equal(functional.conv2d(x.float(), weight.float(), padding=1).double(), exact)

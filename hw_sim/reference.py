@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taaf.models.errors import GraphError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+from taaf.models.stage import require_integer_stage, require_spikes
 
 UV_LIMIT = 1 << 23
 
@@ -71,10 +71,10 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
     Raises
     ------
     GraphError
-        If the input's shape is wrong or the graph is not in integer stage.
+        If the input's shape is wrong, it is not binary, or the graph is not in integer stage.
     """
-    if spikes.shape[:-1] != graph.input.shape:
-        raise GraphError(f"{graph.name}.{graph.input.name}: input {spikes.shape[:-1]} != {graph.input.shape}")
+    require_integer_stage(graph)
+    require_spikes(graph, spikes, spikes.shape[:-1])
     steps = spikes.shape[-1]
     state = {n.name: (np.zeros(graph.shapes[n.name], np.int64),) * 2 for n in graph.lifs()}
     last = {n.name: np.zeros(graph.shapes[n.name], np.int64) for n in graph.lifs()}
@@ -114,6 +114,5 @@ def _current(node: Node, inputs: list[np.ndarray], last: dict[str, np.ndarray], 
         return node.weight.astype(np.int64) @ inputs[0]
     if isinstance(node, Sum):
         return sum(inputs[1:], start=inputs[0])
-    if isinstance(node, Flatten):
-        return inputs[0].reshape(-1)
-    raise GraphError(f"{graph.name}.{node.name}: {type(node).__name__} is not an integer-stage node; run the compiler first")
+    assert isinstance(node, Flatten)
+    return inputs[0].reshape(-1)

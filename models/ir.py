@@ -63,6 +63,11 @@ class Conv2d(Node):
         (shape,) = inputs
         if len(shape) != 3:
             raise ValueError(f"a convolution takes (C, H, W), found {shape}")
+        if self.weight.ndim != 4 or self.weight.size == 0:
+            raise ValueError(f"weight {self.weight.shape} is not (C', C / groups, kH, kW)")
+        if min(*self.stride, *self.dilation, self.groups) < 1 or min(self.padding) < 0:
+            given = f"stride {self.stride}, dilation {self.dilation}, groups {self.groups}, padding {self.padding}"
+            raise ValueError(f"{given}: allowed from 1 (padding from 0)")
         c_out, c_in, *kernel = self.weight.shape
         if shape[0] != c_in * self.groups or c_out % self.groups:
             raise ValueError(f"{shape[0]} channels arrive, the weight takes {c_in} x {self.groups} groups")
@@ -84,6 +89,8 @@ class Dense(Node):
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
         (shape,) = inputs
+        if self.weight.ndim != 2 or self.weight.size == 0:
+            raise ValueError(f"weight {self.weight.shape} is not (F', F)")
         if len(shape) != 1 or shape[0] != self.weight.shape[1]:
             raise ValueError(f"{shape} != ({self.weight.shape[1]},)")
         return (self.weight.shape[0],)
@@ -158,7 +165,7 @@ class Lif(Node):
     Attributes
     ----------
     i_decay, v_decay : int
-        0..4096; 4096 forgets everything in one step.
+        1..4096 and 0..4096; 4096 forgets everything in one step.
     v_th_mant : int
         1..131071; threshold is ``64 v_th_mant``.
     bias : numpy.ndarray or None
@@ -216,6 +223,8 @@ class Graph:
         for node in self.nodes.values():
             sources = self.sources(node.name)
             wanted = 0 if isinstance(node, Input) else 1
+            if isinstance(node, Input) and (not node.shape or min(node.shape) < 1):
+                raise GraphError(f"{self.name}.{node.name}: input shape {node.shape} has no elements")
             if len(sources) != wanted and not (isinstance(node, Sum) and len(sources) >= 2):
                 raise GraphError(f"{self.name}.{node.name}: {len(sources)} inputs, expected {wanted or 'none'}")
             missing = [s for s in sources if s not in self.shapes]

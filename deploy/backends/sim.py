@@ -21,6 +21,7 @@ from taaf.deploy.lava_runtime import LavaRuntime, require_lava
 from taaf.export.bundle import Bundle
 from taaf.hw_sim.engine import Activity
 from taaf.models.ir import Shape
+from taaf.models.stage import require_spikes
 
 
 def run_sim(
@@ -70,7 +71,7 @@ class LavaNetwork:
             file = bundle.path / bundle.manifest["branches"][name]["file"]
             network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1)
             network.net_config.f.close()  # stock NetX leaves the file open
-            self._connect(self._source(inputs[name]), network, getattr(self.head, f"{name}_in"), on_chip)
+            self._connect(self._source(name, network.inp.shape), network, getattr(self.head, f"{name}_in"), on_chip)
             if folder is None:
                 continue
             for lif, layer in zip(graph.lifs(), network.layers, strict=True):
@@ -91,15 +92,19 @@ class LavaNetwork:
         network.out.connect(outward.inp)
         outward.out.connect(port)
 
-    def _source(self, spikes: np.ndarray) -> Any:
+    def _source(self, branch: str, port: tuple[int, ...]) -> Any:
         from lava.proc.io.source import RingBuffer
 
+        spikes = self.inputs[branch]
+        require_spikes(self.bundle.graphs[branch], spikes, spikes.shape[1:-1])
         windows = np.moveaxis(pad_window(spikes, self.window), 0, -2)  # (*shape, N, W)
         stream = windows.reshape(*windows.shape[:-2], -1)
         silence = np.zeros((*stream.shape[:-1], self.n_steps - stream.shape[-1]), stream.dtype)
         stream = np.concatenate([stream, silence], axis=-1)
-        if stream.ndim == 4:
+        if len(port) == 3:
             stream = stream.transpose(2, 1, 0, 3)  # Lava's convolutions take (W, H, C)
+        else:
+            stream = stream.reshape(-1, self.n_steps)  # flattened on the host if the network starts with flattening
         return RingBuffer(data=stream.astype(np.int32))
 
     def _record(self, key: tuple[str, str], layer: Any, shape: Shape, folder: Path) -> None:

@@ -69,7 +69,9 @@ class PyHostHeadModel(PyLoihiProcessModel):
         self.input_steps: dict = proc_params["input_steps"]
         self.delays: dict = proc_params["delays"]
         shapes = {m: (proc_params["n_features"][m], self.input_steps[m]) for m in self.delays}
-        self.features = {m: np.zeros((2, *shape), np.uint8) for m, shape in shapes.items()}  # this window and the next
+        lead = max(self.delays.values()) - min(self.delays.values())  # steps by which one branch is ahead of the other
+        self.n_slots = 1 + (lead + self.window_steps - 1) // self.window_steps  # windows begun before the oldest is complete
+        self.features = {m: np.zeros((self.n_slots, *shape), np.uint8) for m, shape in shapes.items()}
         self.complete = dict.fromkeys(self.delays, 0)
 
     def run_spk(self) -> None:
@@ -78,12 +80,12 @@ class PyHostHeadModel(PyLoihiProcessModel):
             window, step = divmod(self.time_step - 1 - self.delays[modality], self.window_steps)
             if window < 0 or window >= self.n_windows or step >= self.input_steps[modality]:
                 continue
-            self.features[modality][window % 2, :, step] = spikes != 0
+            self.features[modality][window % self.n_slots, :, step] = spikes != 0
             if step == self.input_steps[modality] - 1:
                 self.complete[modality] = window + 1
         window = int(self.windows_done[0])
         if min(self.complete.values()) > window:
-            output = self.head({m: f[window % 2][None] for m, f in self.features.items()})
+            output = self.head({m: f[window % self.n_slots][None] for m, f in self.features.items()})
             self.fused_logits[window] = output.logits["fused"][0]
             self.event_logits[window] = output.logits["event"][0]
             self.audio_logits[window] = output.logits["audio"][0]

@@ -11,6 +11,7 @@ import numpy as np
 
 from taaf.models.errors import BundleError, UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, chain
+from taaf.models.stage import require_integer_stage
 
 MAX_WEIGHTS = 1 << 28  # read at most this many weights per layer (bounds the memory a hostile file can ask for)
 _PAIRS = ("stride", "padding", "dilation")
@@ -19,20 +20,24 @@ _PAIRS = ("stride", "padding", "dilation")
 def write_netx(graph: Graph, path: Path) -> None:
     """Write a checked integer chain (see `taaf.export.limits.check_limits`).
 
+    Flattening what is flat already is left out: NetX fails on it, and it does nothing.
+
     Raises
     ------
-    UnsupportedLayerError
-        If a node has no NetX form, naming it.
     GraphError
-        If the graph is not a chain.
+        If the graph is not a chain of the integer stage that ends in a LIF.
     """
     nodes = chain(graph)
+    require_integer_stage(graph)
+    assert graph.output == nodes[-1].name
     with h5py.File(path, "w", libver="latest") as file:
         layers = file.create_group("layer")
         index = 0
         for position, node in enumerate(nodes):
             if isinstance(node, Lif):
                 continue  # written with its synapse
+            if isinstance(node, Flatten) and len(graph.shapes[nodes[position - 1].name]) == 1:
+                continue
             layer = layers.create_group(str(index))
             index += 1
             layer.attrs["name"] = node.name
@@ -40,13 +45,10 @@ def write_netx(graph: Graph, path: Path) -> None:
                 layer["type"], layer["shape"] = np.bytes_("input"), np.array(node.shape)
             elif isinstance(node, Flatten):
                 layer["type"] = np.bytes_("flatten")
-            elif isinstance(node, Conv2d | Dense):
-                lif = nodes[position + 1] if position + 1 < len(nodes) else None
-                if not isinstance(lif, Lif):
-                    raise UnsupportedLayerError(f"{graph.name}.{node.name}: must feed a LIF directly to become a NetX layer")
-                _write_layer(layer, node, lif, graph.shapes[lif.name])
             else:
-                raise UnsupportedLayerError(f"{graph.name}.{node.name}: {type(node).__name__} has no NetX layer")
+                lif = nodes[position + 1]
+                assert isinstance(node, Conv2d | Dense) and isinstance(lif, Lif)
+                _write_layer(layer, node, lif, graph.shapes[lif.name])
 
 
 def _write_layer(layer: h5py.Group, node: Conv2d | Dense, lif: Lif, shape: tuple[int, ...]) -> None:
@@ -107,6 +109,8 @@ def _read_layer(layer: h5py.Group, where: str) -> list[Node]:
     kind = np.asarray(layer["type"][()]).reshape(-1)[0].decode("ascii")
     given = str(layer.attrs.get("name", where.rsplit(".", 1)[-1].replace("/", "")))
     if kind == "input":
+        if "neuron" in layer:
+            raise UnsupportedLayerError(f"{where}: an input layer with neurons is not supported; allowed a shape only")
         return [Input(given, tuple(int(n) for n in layer["shape"][()]))]
     if kind == "flatten":
         return [Flatten(given)]
@@ -131,6 +135,8 @@ def _read_layer(layer: h5py.Group, where: str) -> list[Node]:
         raise UnsupportedLayerError(f"{where}: neuron type {neuron['type'][()]!r} is not supported; allowed CUBA")
     if "gradedSpike" in neuron and bool(neuron["gradedSpike"][()]):
         raise UnsupportedLayerError(f"{where}: graded spikes are not supported (Lava runs them silently wrong)")
+    if "messageBits" in neuron and int(neuron["messageBits"][()]):
+        raise UnsupportedLayerError(f"{where}: spikes of {int(neuron['messageBits'][()])} bits are not supported; allowed 0")
     i_decay, v_decay, v_th = (int(neuron[k][()]) for k in ("iDecay", "vDecay", "vThMant"))
     bias = _integers(layer, "bias") if "bias" in layer else None
     return [node, Lif(str(neuron.attrs.get("name", f"{given}_lif")), i_decay, v_decay, v_th, bias)]

@@ -24,12 +24,11 @@ def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
     steps = n * window + len(lifs)
     stream = np.moveaxis(spikes, 0, -2).reshape(*graph.input.shape, n * window)
     stream = np.concatenate([stream, np.zeros((*graph.input.shape, len(lifs)), np.uint8)], axis=-1).astype(np.int32)
-    if stream.ndim == 4:
-        stream = stream.transpose(2, 1, 0, 3)
     with tempfile.TemporaryDirectory() as folder:
         write_netx(graph, Path(folder) / "net.net")
         network = Network(net_config=f"{folder}/net.net", reset_interval=window, reset_offset=1)
-        source = RingBuffer(data=stream)
+        flat = len(network.inp.shape) == 1  # also where the chain starts with flattening
+        source = RingBuffer(data=stream.reshape(-1, steps) if flat else stream.transpose(2, 1, 0, 3))
         source.s_out.connect(network.inp)
         files = {}
         for lif, layer in zip(lifs, network.layers, strict=True):

@@ -56,6 +56,17 @@ def _flatten(rng: np.random.Generator) -> Graph:
     )
 
 
+def _flatten_first(rng: np.random.Generator) -> Graph:
+    dense = Dense("dense", weights(rng, 7, 24))
+    return chain_of(Input("input", (2, 3, 4)), Flatten("flatten"), dense, Lif("lif", bias=_bias(rng, 7)))
+
+
+def _single_neurons(rng: np.random.Generator) -> Graph:
+    conv = Conv2d("conv", np.array([[[[2 * rng.integers(20, 40)]]]], np.int32))
+    nodes: list[Node] = [Input("input", (1, 1, 1)), conv, Lif("lif", bias=np.array([7], np.int32)), Flatten("flatten")]
+    return chain_of(*nodes, Dense("dense", np.array([[80]], np.int32)), Lif("lif2", bias=np.array([-3], np.int32)))
+
+
 def _deep(rng: np.random.Generator) -> Graph:
     return chain_of(
         Input("input", (2, 8, 6)),
@@ -78,17 +89,21 @@ def _pool(kind: str) -> Callable[[np.random.Generator], Graph]:
 
 def residual(rng: np.random.Generator, stride: int = 2) -> Graph:
     """Unlowered integer residual block with batch norm folded, biases everywhere and an unread input channel."""
-    shortcut = rng.normal(0, 0.5, (4, 3, 1, 1)).astype(np.float32)
+
+    def draw(scale: float, *shape: int) -> np.ndarray:  # clipped so that folding (gain up to 1.7) stays below 254 / 128
+        return rng.normal(0, scale, shape).clip(-1.1, 1.1).astype(np.float32)
+
+    shortcut = draw(0.5, 4, 3, 1, 1)
     shortcut[:, 1] = 0
     nodes: list[Node] = [Input("input", (2, 7, 7))]
     nodes += [
-        Conv2d("stem", rng.normal(0, 0.5, (3, 2, 3, 3)).astype(np.float32), padding=(1, 1)),
+        Conv2d("stem", draw(0.5, 3, 2, 3, 3), padding=(1, 1)),
         _norm(rng, "bn0", 3),
         Lif("x"),
     ]
-    nodes += [Conv2d("a", rng.normal(0, 0.5, (5, 3, 3, 3)).astype(np.float32), (stride,) * 2, (1, 1)), _norm(rng, "bn1", 5)]
+    nodes += [Conv2d("a", draw(0.5, 5, 3, 3, 3), (stride,) * 2, (1, 1)), _norm(rng, "bn1", 5)]
     nodes += [Lif("h", v_th_mant=128)]
-    nodes += [Conv2d("b", rng.normal(0, 0.3, (4, 5, 3, 3)).astype(np.float32), padding=(1, 1)), _norm(rng, "bn2", 4)]
+    nodes += [Conv2d("b", draw(0.3, 4, 5, 3, 3), padding=(1, 1)), _norm(rng, "bn2", 4)]
     nodes += [Conv2d("s", shortcut, (stride,) * 2), _norm(rng, "bn3", 4), Sum("join"), Lif("y", v_th_mant=128)]
     line = ["input", "stem", "bn0", "x", "a", "bn1", "h", "b", "bn2", "join", "y"]
     edges = [*pairwise(line), ("x", "s"), ("s", "bn3"), ("bn3", "join")]
@@ -115,7 +130,12 @@ CASES: dict[str, Callable[[np.random.Generator], Graph]] = {
     "dense": _dense,
     "dense_recurrent": _recurrent,
     "current_memory": _current_memory,
+    "conv_rest": _conv((2, 8, 9), (4, 1, 2, 3), stride=(3, 4), groups=2),
+    "conv_mixed_pairs": _conv((4, 11, 7), (6, 2, 3, 2), stride=(3, 2), padding=(2, 1), dilation=(2, 3), groups=2),
+    "depthwise": _conv((5, 4, 6), (5, 1, 3, 3), padding=(1, 1), groups=5),
     "flatten": _flatten,
+    "flatten_first": _flatten_first,
+    "single_neurons": _single_neurons,
     "deep_biased": _deep,
     "pool_sum": _pool("sum"),
     "pool_average": _pool("average"),

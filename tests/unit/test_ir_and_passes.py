@@ -13,7 +13,7 @@ from taaf.export.targets.netx import write_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import GraphError, LimitExceededError, UnsupportedLayerError
-from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif, Pool2d, Sum
+from taaf.models.ir import BatchNorm, Conv2d, Dense, Graph, Input, Lif, Pool2d, RecurrentDense, Sum
 
 
 def _weight(*shape: int) -> np.ndarray:
@@ -106,8 +106,6 @@ def test_residuals_that_relays_cannot_carry(changes: dict, stride: int, mention:
 
 def test_fold_needs_a_synapse_before_the_norm() -> None:
     """Batch norm behind a LIF cannot be folded; the norm is named."""
-    from taaf.models.ir import BatchNorm
-
     one = np.ones(2, np.float32)
     graph = chain_of(Input("in", (2,)), Dense("d", _weight(2, 2)), Lif("l"), BatchNorm("bn", one, one, one, one))
     with pytest.raises(UnsupportedLayerError, match=r"net\.bn: batch norm after Lif"):
@@ -142,3 +140,42 @@ def test_executions_refuse_wrong_shapes_and_float_graphs() -> None:
         Engine(pool)
     with pytest.raises(GraphError, match=r"net\.pool: Pool2d"):
         run_reference(pool, np.ones((1, 4, 4, 2), np.uint8))
+
+
+def test_quantise_bias_out_of_range() -> None:
+    """Without saturation a bias that does not fit is an error too; with it the clip is reported."""
+    dense = Dense("d", np.ones((1, 2), np.float32), np.array([100.0], np.float32))
+    graph = chain_of(Input("in", (2,)), dense, Lif("l", v_th_mant=64))
+    with pytest.raises(LimitExceededError, match=r"net\.d: 1 biases up to 100 thresholds; allowed \[-4095, 4095\] / 64"):
+        quantise(graph, saturate=False, report=CompileReport())
+    report = CompileReport()
+    assert quantise(graph, saturate=True, report=report).nodes["l"].bias.tolist() == [4095]  # type: ignore[attr-defined]
+    assert "net.d: 1 of 1 biases saturate" in report.lines[0]
+
+
+def test_quantise_keeps_the_bias_of_the_lif_and_recurrent_weights() -> None:
+    """A bias the LIF has already is added to, not replaced; recurrent weights get the same scale as the others."""
+    layer = RecurrentDense(
+        "d", np.full((2, 2), 0.5, np.float32), np.array([0.5, -0.5], np.float32), -np.eye(2, dtype=np.float32)
+    )
+    graph = chain_of(Input("in", (2,)), layer, Lif("l", v_th_mant=64, bias=np.array([7, 8])))
+    integer = quantise(graph, saturate=False, report=CompileReport())
+    assert integer.nodes["l"].bias.tolist() == [39, -24]  # type: ignore[attr-defined]
+    assert integer.nodes["d"].weight_rec.tolist() == [[-64, 0], [0, -64]]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("saturate", [False, True])
+def test_quantise_refuses_nan(saturate: bool) -> None:
+    """A NaN weight would become 0 without a word."""
+    graph = chain_of(Input("in", (2,)), Dense("d", np.array([[np.nan, 0.5]], np.float32)), Lif("l"))
+    with pytest.raises(LimitExceededError, match=r"net\.d: 1 weights are NaN"):
+        quantise(graph, saturate, report=CompileReport())
+
+
+def test_fold_scales_recurrent_weights() -> None:
+    """The norm sees the recurrent current too."""
+    layer = RecurrentDense("d", np.ones((2, 2), np.float32), None, np.ones((2, 2), np.float32))
+    zero, one = np.zeros(2, np.float32), np.ones(2, np.float32)
+    norm = BatchNorm("bn", np.array([2, 3], np.float32), zero, zero, one, eps=0.0)
+    folded = fold_batch_norm(chain_of(Input("in", (2,)), layer, norm, Lif("l"))).nodes["d"]
+    assert folded.weight.tolist() == folded.weight_rec.tolist() == [[2, 2], [3, 3]]  # type: ignore[attr-defined]

@@ -1,0 +1,71 @@
+"""The sim backend where pipelines are awkward: windows shorter than the chains, unequal depths, chains that start flat."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from small_graphs import chain_of, weights
+
+from taaf.deploy.backends.sim import run_sim
+from taaf.export.limits import check_limits
+from taaf.export.targets.netx import write_netx
+from taaf.hw_sim.engine import Engine
+from taaf.models.errors import GraphError
+from taaf.models.host_head import MODALITIES, OUTPUTS, HostHead
+from taaf.models.ir import Dense, Flatten, Graph, Input, Lif, Node
+
+
+def _layers(rng: np.random.Generator, n: int, *sizes: int) -> list[Node]:
+    nodes: list[Node] = []
+    for i, size in enumerate(sizes):
+        bias = rng.integers(0, 25, size).astype(np.int32)
+        nodes += [Dense(f"d{i}", weights(rng, size, n)), Lif(f"l{i}", v_th_mant=30, bias=bias)]
+        n = size
+    return nodes
+
+
+def _bundle(folder: Path, window: int) -> SimpleNamespace:
+    """What `run_sim` reads of a bundle: one flat start and one layer against five layers."""
+    rng = np.random.default_rng(3)
+    event = [Input("input", (2, 3, 4)), Flatten("flatten"), *_layers(rng, 24, 5)]
+    audio = [Input("input", (6,)), *_layers(rng, 6, 7, 7, 7, 7, 5)]
+    graphs: dict[str, Graph] = {"event": chain_of(*event), "audio": chain_of(*audio)}
+    for name, graph in graphs.items():
+        check_limits(graph)
+        write_netx(graph, folder / f"{name}.net")
+    arrays = {f"align_{m}_weight": rng.uniform(0.2, 1, (2, window, 3)) for m in MODALITIES}
+    arrays |= {f"align_{m}_bias": np.full(2, -0.2) for m in MODALITIES}
+    arrays |= {"classifier_weight": rng.normal(0, 1, (3, 10)), "classifier_bias": np.zeros(3)}
+    manifest = {"branches": {m: {"file": f"{m}.net"} for m in MODALITIES}, "labels": ["a", "b", "c"]}
+    return SimpleNamespace(
+        path=folder, window_steps=window, graphs=graphs, manifest=json.loads(json.dumps(manifest)),
+        head=HostHead(arrays | {"query": np.eye(3), "key": np.eye(3)}, "taaf"),
+        input_steps=lambda branch: window, n_features=lambda branch: 5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+def test_short_windows(window: int, tmp_path: Path) -> None:
+    """Every spike of every layer and every logit, five biased layers against one."""
+    bundle = _bundle(tmp_path, window)
+    rng = np.random.default_rng(4)
+    inputs = {m: (rng.random((7, *g.input.shape, window)) < 0.5).astype(np.uint8) for m, g in bundle.graphs.items()}
+    result = run_sim(bundle, inputs, 60)  # type: ignore[arg-type]
+    for name, graph in bundle.graphs.items():
+        exact = Engine(graph).run(inputs[name], keep_all=True).spikes
+        for lif, expected in exact.items():
+            np.testing.assert_array_equal(result.layers[name][lif], expected, err_msg=f"{name}.{lif}")
+        assert exact[graph.output].any() and not exact[graph.output].all()
+    expected_logits = bundle.head(result.features).logits
+    for output in OUTPUTS:
+        np.testing.assert_allclose(result.logits[output], expected_logits[output], atol=1e-9)
+
+
+def test_inputs_that_are_no_spikes(tmp_path: Path) -> None:
+    """Counts of events are refused before Lava turns each of them into one spike."""
+    bundle = _bundle(tmp_path, 2)
+    inputs = {m: np.full((1, *g.input.shape, 2), 3, np.uint8) for m, g in bundle.graphs.items()}
+    with pytest.raises(GraphError, match=r"net\.input: input holds values other than 0 and 1 \(up to 3\)"):
+        run_sim(bundle, inputs, 60)  # type: ignore[arg-type]

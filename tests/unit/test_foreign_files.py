@@ -1,0 +1,101 @@
+"""NetX files and bundles that a stock Lava would run otherwise than the exact engine are refused when they are read."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from small_graphs import CASES, chain_of
+
+from taaf.export.bundle import read_bundle
+from taaf.export.targets.netx import read_netx, write_netx
+from taaf.models import zoo_path
+from taaf.models.errors import BundleError, GraphError, LimitExceededError, TaafError, UnsupportedLayerError
+from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif
+
+
+def _neurons_of_the_input(file: h5py.File) -> None:
+    file["layer/1"].copy("neuron", file["layer/0"])
+
+
+def _graded(file: h5py.File) -> None:
+    file["layer/1/neuron/messageBits"] = 8
+
+
+def _put(key: str, value: object) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[f"layer/{key}"]
+        file[f"layer/{key}"] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("case", "change", "kind", "mention"),
+    [
+        ("dense", _neurons_of_the_input, UnsupportedLayerError, r"net\.layer/0: an input layer with neurons"),
+        ("dense", _graded, UnsupportedLayerError, r"net\.layer/1: spikes of 8 bits"),
+        ("dense", _put("1/weight", np.ones(240)), GraphError, r"weight \(240,\) is not \(F', F\)"),
+        ("dense", _put("0/shape", np.array([0])), GraphError, r"input shape \(0,\) has no elements"),
+        ("conv", _put("1/stride", np.array([0, 1])), GraphError, r"stride \(0, 1\).*allowed from 1"),
+        ("conv", _put("1/dilation", np.array([1, -1])), GraphError, r"dilation \(1, -1\)"),
+        ("conv", _put("1/padding", np.array([-1, 0])), GraphError, r"padding \(-1, 0\)"),
+        ("conv", _put("1/groups", 0), GraphError, "groups 0"),
+        ("conv", _put("1/weight", np.ones((4, 2, 3))), GraphError, r"weight \(4, 2, 3\) is not"),
+        ("conv", _put("1/weight", np.ones((4, 2, 0, 3))), GraphError, r"weight \(4, 2, 0, 3\) is not"),
+    ],
+)
+def test_foreign_netx_files(
+    case: str, change: Callable[[h5py.File], None], kind: type[TaafError], mention: str, tmp_path: Path
+) -> None:
+    """Neurons in the input layer and graded spikes used to be ignored; impossible numbers ended in a traceback."""
+    write_netx(CASES[case](np.random.default_rng(0)), tmp_path / "x.net")
+    with h5py.File(tmp_path / "x.net", "r+") as file:
+        change(file)
+    with pytest.raises(kind, match=mention):
+        read_netx(tmp_path / "x.net", "net")
+
+
+def _bundle_with(audio: Graph, folder: Path) -> Path:
+    """The reference bundle with another audio network and sums that fit."""
+    bundle = folder / "bundle"
+    shutil.copytree(zoo_path("ead_mini"), bundle)
+    write_netx(audio, bundle / "audio.net")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["audio.net"] = hashlib.sha256((bundle / "audio.net").read_bytes()).hexdigest()
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    return bundle
+
+
+def test_bundle_that_lava_would_change(tmp_path: Path) -> None:
+    """Backends would disagree about a layer of -256 only, so the bundle is not read."""
+    audio = read_bundle(zoo_path("ead_mini")).graphs["audio"]
+    (synapse,) = audio.synapses_of(audio.output)
+    all_low = audio.rebuilt({synapse.name: Dense(synapse.name, np.full_like(synapse.weight, -256))})
+    with pytest.raises(LimitExceededError, match=rf"audio\.{synapse.name}: smallest weight -256"):
+        read_bundle(_bundle_with(all_low, tmp_path))
+
+
+def test_bundle_that_ends_in_a_map(tmp_path: Path) -> None:
+    """The host head takes flat features; a map of 1 x 1 has as many values but another shape."""
+    audio = read_bundle(zoo_path("ead_mini")).graphs["audio"]
+    (inputs,), features = audio.input.shape, audio.shapes[audio.output][0]
+    conv = Conv2d("c", np.full((features, inputs, 1, 1), 2, np.int32))
+    ends_in_map = chain_of(Input("in", (inputs, 1, 1)), conv, Lif("l"))
+    bundle = _bundle_with(ends_in_map, tmp_path)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["branches"]["audio"]["input_shape"] = [inputs, 1, 1]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=rf"audio\.net ends in a map \({features}, 1, 1\)"):
+        read_bundle(bundle)
+
+
+def test_chain_must_end_in_neurons(tmp_path: Path) -> None:
+    """A trailing flatten is not a layer of NetX."""
+    conv = Conv2d("c", np.full((1, 1, 1, 1), 2, np.int32))
+    with pytest.raises(GraphError, match="must end in exactly one LIF, found f"):
+        write_netx(chain_of(Input("in", (1, 2, 2)), conv, Lif("l"), Flatten("f")), tmp_path / "x.net")
