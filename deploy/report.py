@@ -36,6 +36,11 @@ def _summary(r: dict[str, Any]) -> str:
         f"  agreement   {verdict} with the {a['with']}: {a['spike_mismatches']} of {compared} differ, "
         f"{a['decision_mismatches']} of {a['windows']} decisions differ"
     )
+    if "early_exit" in r:
+        lines.append(
+            f"              early exit at confidence {r['early_exit']['confidence']:g}: decided after "
+            f"{r['early_exit']['ran_mean_steps']:.2f} steps on average, {a['exit_step_mismatches']} windows at another step"
+        )
     if layers := a["layer_mismatches"]:
         wrong = [f"{name} ({n})" for name, n in layers.items() if n]
         lines.append(
@@ -56,7 +61,8 @@ def _layers(r: dict[str, Any]) -> str:
         )
     lines.append(f"  input spikes from the host: {r['totals']['spikes_in'] / n:,.1f} per window")
     lines.append(
-        f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per decision (not part of the chip's energy)"
+        f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per evaluation, one "
+        f"{'per step until the decision' if 'early_exit' in r else 'per window'} (not part of the chip's energy)"
     )
     return "\n".join(lines)
 
@@ -80,8 +86,8 @@ def _energy(r: dict[str, Any]) -> str:
 def _early_exit(r: dict[str, Any]) -> str:
     e = r["early_exit"]
     lines = [
-        f"Early exit: a window stops when the {e['rule']} reaches a confidence (exact engine, {r['samples']} windows; counted "
-        "until the stop, pipeline included)",
+        f"Early exit: what stopping a window would cost, {e['rule']} >= confidence (exact engine, {r['samples']} windows; counted "
+        "until the stop, pipeline included; the run above keeps the window length and only silences its input)",
         f"  {'confidence':>12s} {'accuracy':>9s} {'as full':>8s} {'mean steps':>11s} {'SynOps':>10s} {'of full':>8s} {'updates':>9s}",
     ]
     full = e["full"]

@@ -12,6 +12,7 @@ from taaf.deploy.backends.base import BackendResult, pad_window
 from taaf.deploy.backends.fast import run_fast
 from taaf.export.bundle import Bundle, read_bundle
 from taaf.hw_sim.counters import LayerCounts, count
+from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
 from taaf.models.errors import ConfigError
@@ -40,6 +41,8 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     ``started(n)`` is called once the number of windows is known, ``tick(k)`` as windows finish.
     """
     bundle = read_bundle(request.bundle)
+    if request.backend == "loihi2" and request.early_exit is not None:
+        raise ConfigError("--early-exit: backend loihi2 streams its input to the chip; allowed with sim and fast")
     if request.backend == "loihi2":  # say what is missing before simulating any data
         from taaf.deploy.backends.loihi2 import require_chip
 
@@ -61,31 +64,32 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "split": request.split,
         "samples": n,
         "accuracy_percent": _accuracy(result, split.labels[:n]),
-        "agreement": _agreement(bundle, result, inputs, request.split),
+        "agreement": _agreement(bundle, result, inputs, request),
         "time_steps": result.n_steps,
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
     if request.backend != "fast":
-        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, split.inputs()), split.labels)
+        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, split.inputs(), request.early_exit), split.labels)
         report["samples_all"] = len(split)
     if result.activity:
         report.update(_costs(bundle, result, n))
-    if request.early_exit is not None:
+    if request.early_exit is not None and result.exit_steps is not None:
         from taaf.deploy.early_exit import early_exit_report
 
         report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
+        report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
     return report
 
 
 def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:
     if request.backend == "fast":
-        return run_fast(bundle, inputs)
+        return run_fast(bundle, inputs, request.early_exit)
     n = len(inputs["event"])
     limit = request.time_limit_s or 60 + 2.0 * n
     if request.backend == "sim":
         from taaf.deploy.backends.sim import run_sim
 
-        return run_sim(bundle, inputs, limit, tick)
+        return run_sim(bundle, inputs, limit, tick, request.early_exit)
     from taaf.deploy.backends.loihi2 import run_loihi2
 
     return run_loihi2(bundle, inputs, limit, tick)
@@ -95,25 +99,36 @@ def _accuracy(result: BackendResult, labels: np.ndarray) -> dict[str, float]:
     return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in OUTPUTS}
 
 
-def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray], split: str) -> dict[str, Any]:
-    """Spikes at the chip boundary and decisions against the trained model (recorded for every test sample)."""
+def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray], request: Request) -> dict[str, Any]:
+    """Spikes at the chip boundary and decisions against the trained model (recorded for every test sample).
+
+    With early exit: the steps the head had seen when it decided, those steps' spikes, and the decision taken there.
+    """
     n = len(inputs["event"])
-    if split == "test":
+    if request.split == "test":
         features = {b: bundle.expected_features(b)[:n] for b in bundle.graphs}
         logits, reference = bundle.golden["logits"][:n], "trained model (SLAYER forward, recorded at export)"
     else:
         engine = run_fast(bundle, inputs)
         features, logits, reference = engine.features, engine.logits["fused"], "exact engine"
-    found = result.features or {}
-    spike_errors = sum(int((found[b] != features[b]).sum()) for b in found)
+    found, step_errors = result.features or {}, 0
     compared = sum(features[b].size for b in found)
+    if result.exit_steps is not None:
+        anytime = anytime_logits(bundle.head.fused, features, bundle.window_steps)
+        steps, _ = exit_steps(anytime, request.early_exit or 0.0)
+        logits = anytime[steps - 1, np.arange(n)]
+        step_errors = int((steps != result.exit_steps).sum())
+        compared = sum(int(np.minimum(steps, f.shape[-1]).sum()) * f.shape[1] for f in features.values())
+        found, features = ({b: cut(f, steps) for b, f in x.items()} for x in (found, features))
+        inputs = {b: cut(pad_window(x, bundle.window_steps), steps + bundle.depth) for b, x in inputs.items()}
+    spike_errors = sum(int((found[b] != features[b]).sum()) for b in found)
     decision_errors = int((result.logits["fused"].argmax(1) != logits.argmax(1)).sum())
     layer_errors = _layer_errors(bundle, result, inputs)
     return {
         "with": reference, "windows": n, "neuron_steps_compared": compared, "spike_mismatches": spike_errors,
-        "decision_mismatches": decision_errors, "max_logit_difference": float(np.abs(result.logits["fused"] - logits).max()),
-        "layer_mismatches": layer_errors,
-        "exact": spike_errors == 0 and decision_errors == 0 and not any(layer_errors.values()),
+        "decision_mismatches": decision_errors, "exit_step_mismatches": step_errors,
+        "max_logit_difference": float(np.abs(result.logits["fused"] - logits).max()), "layer_mismatches": layer_errors,
+        "exact": spike_errors == decision_errors == step_errors == 0 and not any(layer_errors.values()),
     }  # fmt: skip
 
 

@@ -46,6 +46,11 @@ class Bundle:
         """Time steps between the starts of two windows; the same for all branches."""
         return int(self.manifest["window_steps"])
 
+    @property
+    def depth(self) -> int:
+        """Time steps from an input spike to the last feature spike it causes: layers of the deepest branch."""
+        return max(len(graph.lifs()) for graph in self.graphs.values())
+
     def input_steps(self, branch: str) -> int:
         """Steps of the window in which this branch receives input; its features are read for as many steps."""
         return int(self.manifest["branches"][branch]["input_steps"])

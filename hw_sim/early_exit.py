@@ -16,6 +16,7 @@ import numpy as np
 
 from taaf.hw_sim.counters import LayerCounts, count, fan_out, spiking_source
 from taaf.hw_sim.engine import Activity
+from taaf.models.host_head import leading_probability
 from taaf.models.ir import Graph, RecurrentDense
 
 Readout = Callable[[dict[str, np.ndarray]], np.ndarray]  # feature spikes (N, F, T_m) per branch -> fused readout (N, C)
@@ -41,11 +42,17 @@ def exit_steps(logits: np.ndarray, confidence: float) -> tuple[np.ndarray, np.nd
     confidence : float
         Softmax probability in 0..1 the leading class must reach.
     """
-    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    sure = (e.max(axis=-1) / e.sum(axis=-1)) >= confidence  # (S, N)
+    sure = leading_probability(logits) >= confidence  # (S, N)
     sure[-1] = True
     last = sure.argmax(axis=0)
     return last + 1, logits.argmax(axis=-1)[last, np.arange(logits.shape[1])]
+
+
+def cut(spikes: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Spikes (N, ..., T) of which window n keeps the first ``steps[n]`` time steps and is silent afterwards."""
+    keep = np.arange(spikes.shape[-1]) < steps[:, None]  # (N, T)
+    gated: np.ndarray = np.moveaxis(np.moveaxis(spikes, -1, 0) * keep.T.reshape(*keep.T.shape, *[1] * (spikes.ndim - 2)), 0, -1)
+    return gated
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,11 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def leading_probability(logits: np.ndarray) -> np.ndarray:
+    """Softmax probability of the leading class: (..., C) -> (...)."""
+    return softmax(logits).max(axis=-1)
+
+
 def host_lif(current: np.ndarray) -> np.ndarray:
     """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, F)."""
     out = np.zeros_like(current)

@@ -25,6 +25,9 @@ class BackendResult:
         Time steps executed, pipeline fill included.
     wall_s : float
         Time of the run itself, without loading and compiling.
+    exit_steps : numpy.ndarray or None
+        With early exit: steps of each window the head had seen when it decided, (N,), 1..W. Decisions and counts are
+        then those of windows whose input falls silent after the decision.
     """
 
     features: dict[str, np.ndarray]
@@ -33,6 +36,7 @@ class BackendResult:
     layers: dict[str, dict[str, np.ndarray]]
     n_steps: int
     wall_s: float
+    exit_steps: np.ndarray | None = None
 
 
 def pad_window(spikes: np.ndarray, window_steps: int) -> np.ndarray:

@@ -3,6 +3,7 @@
     RingBuffer (encoded spikes) -> netx.hdf5.Network, one per branch -> HostHeadProcess
                                      every layer -> RecorderProcess (measurement only)
 
+With early exit the source is a process of ours that the head tells to fall silent; everything else stays the same.
 Windows follow each other without a gap; every layer resets its neurons at its own phase (LIFReset).
 """
 
@@ -19,13 +20,18 @@ import numpy as np
 from taaf.deploy.backends.base import BackendResult, pad_window
 from taaf.deploy.lava_runtime import LavaRuntime, require_lava
 from taaf.export.bundle import Bundle
+from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Activity
 from taaf.models.ir import Shape
 from taaf.models.stage import require_spikes
 
 
 def run_sim(
-    bundle: Bundle, inputs: dict[str, np.ndarray], time_limit_s: float, tick: Callable[[int], Any] = lambda _: None
+    bundle: Bundle,
+    inputs: dict[str, np.ndarray],
+    time_limit_s: float,
+    tick: Callable[[int], Any] = lambda _: None,
+    confidence: float | None = None,
 ) -> BackendResult:
     """Run the windows of ``inputs`` ({branch: (N, *shape, T) uint8}); ``tick(n)`` is called as windows finish.
 
@@ -40,7 +46,7 @@ def run_sim(
     from lava.magma.core.run_configs import Loihi2SimCfg
 
     with tempfile.TemporaryDirectory(prefix="taaf-sim-") as folder, contextlib.redirect_stdout(io.StringIO()):
-        network = LavaNetwork(bundle, inputs, Path(folder))
+        network = LavaNetwork(bundle, inputs, Path(folder), confidence=confidence)
         return network.run(Loihi2SimCfg(select_tag="fixed_pt"), time_limit_s, tick)
 
 
@@ -51,7 +57,14 @@ class LavaNetwork:
     only what the host head receives is known.
     """
 
-    def __init__(self, bundle: Bundle, inputs: dict[str, np.ndarray], folder: Path | None, on_chip: bool = False) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        inputs: dict[str, np.ndarray],
+        folder: Path | None,
+        on_chip: bool = False,
+        confidence: float | None = None,
+    ) -> None:
         from lava.lib.dl.netx.hdf5 import Network
 
         from taaf.deploy.processes.host_head import HostHeadProcess
@@ -64,9 +77,9 @@ class LavaNetwork:
         self.head = HostHeadProcess(
             arrays=bundle.head.arrays, spec=bundle.head.spec, n_windows=self.n_windows, window_steps=self.window,
             input_steps={b: bundle.input_steps(b) for b in bundle.graphs}, delays=self.delays,
-            n_features={b: bundle.n_features(b) for b in bundle.graphs}, classes=len(bundle.manifest["labels"]),
+            n_features={b: bundle.n_features(b) for b in bundle.graphs}, classes=len(bundle.manifest["labels"]), confidence=confidence,
         )  # fmt: skip
-        self.inputs = inputs
+        self.inputs, self.confidence, self.folder = inputs, confidence, folder
         for name, graph in bundle.graphs.items():
             file = bundle.path / bundle.manifest["branches"][name]["file"]
             network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1)
@@ -105,7 +118,16 @@ class LavaNetwork:
             stream = stream.transpose(2, 1, 0, 3)  # Lava's convolutions take (W, H, C)
         else:
             stream = stream.reshape(-1, self.n_steps)  # flattened on the host if the network starts with flattening
-        return RingBuffer(data=stream.astype(np.int32))
+        if self.confidence is None:
+            return RingBuffer(data=stream.astype(np.int32))
+        from taaf.deploy.processes.gated_source import GatedSourceProcess
+
+        assert self.folder is not None, "early exit needs a folder for its streams"
+        path = self.folder / f"{branch}.input.npy"
+        np.save(path, np.moveaxis(stream, -1, 0).astype(np.uint8))
+        source = GatedSourceProcess(shape=port, path=str(path), window_steps=self.window)
+        self.head.decided_out.connect(source.decided_in)
+        return source
 
     def _record(self, key: tuple[str, str], layer: Any, shape: Shape, folder: Path) -> None:
         from taaf.deploy.processes.recorder import RecorderProcess
@@ -127,15 +149,18 @@ class LavaNetwork:
                 started = started or time.perf_counter()  # after the first portion: without compiling
                 done += n
                 tick(n)
+            steps = None if self.confidence is None else runtime.read(self.head.exit_steps).astype(np.int64)
             logits = {u: runtime.read(getattr(self.head, f"{u}_logits")) for u in ("fused", "event", "audio")}
             finished = time.perf_counter()
         layers: dict[str, dict[str, np.ndarray]] = {}
         for (branch, lif), entry in self.rasters.items():
             layers.setdefault(branch, {})[lif] = self._windows(*entry)
         features = {b: spikes[self.bundle.graphs[b].output][..., : self.bundle.input_steps(b)] for b, spikes in layers.items()}
+        if steps is not None:
+            self.inputs = {b: cut(x, steps + self.bundle.depth) for b, x in self.inputs.items()}
         activity = {b: self._activity(b, spikes) for b, spikes in layers.items()}
         seconds = finished - (started or finished)
-        return BackendResult(features, logits, activity, layers, self.n_steps, seconds)
+        return BackendResult(features, logits, activity, layers, self.n_steps, seconds, steps)
 
     def _portions(self) -> list[int]:
         """Windows per Lava run call: one first (it also compiles), then a tenth of the rest each."""

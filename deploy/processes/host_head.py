@@ -6,15 +6,15 @@ Lava's compiler executes every file beside a Process several times: only process
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
-from lava.magma.core.model.py.ports import PyInPort
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
-from lava.magma.core.process.ports.ports import InPort
+from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from taaf.models.host_head import HostHead
+from taaf.models.host_head import HostHead, leading_probability
 
 
 class HostHeadProcess(AbstractProcess):
@@ -30,15 +30,19 @@ class HostHeadProcess(AbstractProcess):
         Per branch: steps of a window that are read, time steps from an input to its output spike, feature neurons.
     classes : int
         Number of classes.
+    confidence : float, optional
+        Early exit: decide a window at the first step whose softmax of the fused readout reaches it. ``decided_out``
+        tells the sources how many windows are decided; ``exit_steps`` keeps the number of steps seen.
     """
 
     def __init__(
         self, *, arrays: dict[str, np.ndarray], spec: dict, n_windows: int, window_steps: int,
         input_steps: dict[str, int], delays: dict[str, int], n_features: dict[str, int], classes: int,
+        confidence: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             arrays=arrays, spec=spec, n_windows=n_windows, window_steps=window_steps,
-            input_steps=input_steps, delays=delays, n_features=n_features,
+            input_steps=input_steps, delays=delays, n_features=n_features, confidence=confidence,
         )  # fmt: skip
         self.event_in = InPort(shape=(n_features["event"],))
         self.audio_in = InPort(shape=(n_features["audio"],))
@@ -46,6 +50,8 @@ class HostHeadProcess(AbstractProcess):
         self.event_logits = Var(shape=(n_windows, classes), init=0)
         self.audio_logits = Var(shape=(n_windows, classes), init=0)
         self.windows_done = Var(shape=(1,), init=0)
+        self.exit_steps = Var(shape=(n_windows,), init=0)
+        self.decided_out = OutPort(shape=(1,))
 
 
 @implements(proc=HostHeadProcess, protocol=LoihiProtocol)
@@ -60,6 +66,8 @@ class PyHostHeadModel(PyLoihiProcessModel):
     event_logits: np.ndarray = LavaPyType(np.ndarray, float)
     audio_logits: np.ndarray = LavaPyType(np.ndarray, float)
     windows_done: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    exit_steps: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    decided_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: dict) -> None:
         super().__init__(proc_params)
@@ -73,6 +81,7 @@ class PyHostHeadModel(PyLoihiProcessModel):
         self.n_slots = 1 + (lead + self.window_steps - 1) // self.window_steps  # windows begun before the oldest is complete
         self.features = {m: np.zeros((self.n_slots, *shape), np.uint8) for m, shape in shapes.items()}
         self.complete = dict.fromkeys(self.delays, 0)
+        self.confidence: float | None = proc_params.get("confidence")
 
     def run_spk(self) -> None:
         for modality, port in (("event", self.event_in), ("audio", self.audio_in)):
@@ -83,10 +92,29 @@ class PyHostHeadModel(PyLoihiProcessModel):
             self.features[modality][window % self.n_slots, :, step] = spikes != 0
             if step == self.input_steps[modality] - 1:
                 self.complete[modality] = window + 1
-        window = int(self.windows_done[0])
-        if min(self.complete.values()) > window:
-            output = self.head({m: f[window % self.n_slots][None] for m, f in self.features.items()})
-            self.fused_logits[window] = output.logits["fused"][0]
-            self.event_logits[window] = output.logits["event"][0]
-            self.audio_logits[window] = output.logits["audio"][0]
-            self.windows_done[0] = window + 1
+        if self.confidence is None:
+            if min(self.complete.values()) > self.windows_done[0]:
+                self._decide(int(self.windows_done[0]), self.window_steps)
+        else:
+            self._decide_early(self.confidence)
+        self.decided_out.send(self.windows_done)
+
+    def _decide(self, window: int, seen: int, only_above: float = 0.0) -> None:
+        """Record the decision after ``seen`` steps, if the leading class has at least this probability."""
+        features = {m: f[window % self.n_slots][None].copy() for m, f in self.features.items()}
+        for spikes in features.values():
+            spikes[..., seen:] = 0
+        output = self.head(features)
+        if leading_probability(output.logits["fused"][0]) < only_above:
+            return
+        self.fused_logits[window] = output.logits["fused"][0]
+        self.event_logits[window] = output.logits["event"][0]
+        self.audio_logits[window] = output.logits["audio"][0]
+        self.exit_steps[window] = seen
+        self.windows_done[0] = window + 1
+
+    def _decide_early(self, confidence: float) -> None:
+        """Look at the window in flight, once both branches have delivered a further step of it."""
+        window, step = divmod(self.time_step - 1 - max(self.delays.values()), self.window_steps)
+        if window == self.windows_done[0] and window < self.n_windows:
+            self._decide(window, step + 1, confidence if step + 1 < self.window_steps else 0.0)

@@ -48,6 +48,27 @@ def test_text_report_keeps_measured_estimated_and_cited_apart() -> None:
     assert "no official energy per operation exists" in text and "18.5 mJ" in text and 'printed "MJ"' in text
 
 
+@pytest.mark.slow()
+@pytest.mark.parametrize("backend", ["fast", "sim"])
+def test_early_exit_saves_and_agrees(backend: str, tmp_path: Path) -> None:
+    """Decisions as the trained model would take them at that step; fewer operations; the curve rises to the full accuracy."""
+    done = run_command(
+        "deploy", "--backend", backend, "--early-exit", "0.9", "--samples", 12, "--plot", tmp_path / "exit.png", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    full = json.loads(run_command("deploy", "--backend", "fast", "--samples", 12, "--json").stdout)
+    assert report["agreement"]["exact"] and report["agreement"]["exit_step_mismatches"] == 0
+    assert report["totals"]["effective_synops"] < full["totals"]["effective_synops"]
+    e = report["early_exit"]
+    assert e["confidence"] == 0.9 and 1 <= e["chosen"]["mean_steps"] == e["ran_mean_steps"] < 12
+    assert e["full"]["mean_steps"] == 12 and e["full"]["accuracy_percent"] == full["accuracy_percent"]["fused"]
+    assert e["full"]["effective_synops"] == full["totals"]["effective_synops"] / 12
+    costs = [x["effective_synops"] for x in e["curve"]]
+    assert costs == sorted(costs) and costs[0] < 0.5 * e["full"]["effective_synops"]
+    assert (tmp_path / "exit.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_loihi2_is_refused_without_a_chip() -> None:
     """Exit 3, one line that says what is missing and what to use instead."""
     assert_refused(run_command("deploy", "--backend", "loihi2"), 3, "lava-loihi", "--backend sim")

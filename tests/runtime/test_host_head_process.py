@@ -34,9 +34,10 @@ def test_branches_of_any_depth(window: int, steps: dict[str, int], delays: dict[
     rng = np.random.default_rng(0)
     n, n_features, classes = 6, 5, 3
     arrays = _head(rng, steps, n_features, classes)
+    spec = {"fusion": "concat", "attention": "taaf", "attention_on": "logits", "features": n_features, "classes": classes}
     spikes = {m: (rng.random((n, n_features, window)) < 0.5).astype(np.int32) for m in MODALITIES}
     head = HostHeadProcess(
-        arrays=arrays, attention="taaf", n_windows=n, window_steps=window, input_steps=steps, delays=delays,
+        arrays=arrays, spec=spec, n_windows=n, window_steps=window, input_steps=steps, delays=delays,
         n_features=dict.fromkeys(MODALITIES, n_features), classes=classes,
     )  # fmt: skip
     total = n * window + max(delays.values())
@@ -48,7 +49,7 @@ def test_branches_of_any_depth(window: int, steps: dict[str, int], delays: dict[
         runtime.run(total)
         found = {u: runtime.read(getattr(head, f"{u}_logits")) for u in OUTPUTS}
         assert runtime.read(head.windows_done)[0] == n
-    expected = HostHead(arrays, "taaf")({m: spikes[m][..., : steps[m]] for m in MODALITIES}).logits
+    expected = HostHead(arrays, spec)({m: spikes[m][..., : steps[m]] for m in MODALITIES}).logits
     for u in OUTPUTS:
         assert len(np.unique(expected[u].round(6), axis=0)) > 1
         np.testing.assert_allclose(found[u], expected[u], atol=1e-9)

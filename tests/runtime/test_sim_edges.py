@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from small_graphs import chain_of, weights
 
+from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
 from taaf.export.limits import check_limits
 from taaf.export.targets.netx import write_netx
+from taaf.hw_sim.early_exit import anytime_logits, cut
 from taaf.hw_sim.engine import Engine
 from taaf.models.errors import GraphError
 from taaf.models.host_head import MODALITIES, OUTPUTS, HostHead
@@ -39,9 +41,10 @@ def _bundle(folder: Path, window: int) -> SimpleNamespace:
     arrays |= {f"align_{m}_bias": np.full(2, -0.2) for m in MODALITIES}
     arrays |= {"classifier_weight": rng.normal(0, 1, (3, 10)), "classifier_bias": np.zeros(3)}
     manifest = {"branches": {m: {"file": f"{m}.net"} for m in MODALITIES}, "labels": ["a", "b", "c"]}
+    spec = {"fusion": "concat", "attention": "taaf", "attention_on": "logits", "features": 5, "classes": 3}
     return SimpleNamespace(
-        path=folder, window_steps=window, graphs=graphs, manifest=json.loads(json.dumps(manifest)),
-        head=HostHead(arrays | {"query": np.eye(3), "key": np.eye(3)}, "taaf"),
+        path=folder, depth=5, window_steps=window, graphs=graphs, manifest=json.loads(json.dumps(manifest)),
+        head=HostHead(arrays | {"query": np.eye(3), "key": np.eye(3)}, spec),
         input_steps=lambda branch: window, n_features=lambda branch: 5,
     )  # fmt: skip
 
@@ -69,3 +72,28 @@ def test_inputs_that_are_no_spikes(tmp_path: Path) -> None:
     inputs = {m: np.full((1, *g.input.shape, 2), 3, np.uint8) for m, g in bundle.graphs.items()}
     with pytest.raises(GraphError, match=r"net\.input: input holds values other than 0 and 1 \(up to 3\)"):
         run_sim(bundle, inputs, 60)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("window", [2, 9])
+def test_early_exit_equals_the_engine(window: int, tmp_path: Path) -> None:
+    """Decision steps, logits and every spike behind the silenced input; 9 steps leave room to silence, 2 do not."""
+    bundle = _bundle(tmp_path, window)
+    rng = np.random.default_rng(5)
+    inputs = {m: (rng.random((8, *g.input.shape, window)) < 0.5).astype(np.uint8) for m, g in bundle.graphs.items()}
+    full = run_fast(bundle, inputs)  # type: ignore[arg-type]
+    first = anytime_logits(bundle.head.fused, full.features, window)[0]
+    confidence = float(np.median(leading_probability(first)))  # half of the windows stop at once
+    found = run_sim(bundle, inputs, 60, confidence=confidence)  # type: ignore[arg-type]
+    expected = run_fast(bundle, inputs, confidence)  # type: ignore[arg-type]
+    assert found.exit_steps is not None and expected.exit_steps is not None
+    np.testing.assert_array_equal(found.exit_steps, expected.exit_steps)
+    assert len(set(expected.exit_steps.tolist())) > 1
+    for u, logits in expected.logits.items():
+        np.testing.assert_allclose(found.logits[u], logits, atol=1e-9)
+    for name, graph in bundle.graphs.items():
+        silenced = cut(inputs[name], expected.exit_steps + bundle.depth)
+        assert (silenced.sum() < inputs[name].sum()) == (window == 9)
+        for lif, spikes in Engine(graph).run(silenced, keep_all=True).spikes.items():
+            np.testing.assert_array_equal(found.layers[name][lif], spikes, err_msg=f"{name}.{lif}")
+        for node, counts in expected.activity[name].spikes.items():
+            np.testing.assert_array_equal(found.activity[name].spikes[node], counts)
