@@ -15,7 +15,7 @@ from taaf.export.targets.netx import write_netx
 from taaf.hw_sim.early_exit import anytime_logits, cut
 from taaf.hw_sim.engine import Engine
 from taaf.models.errors import GraphError
-from taaf.models.host_head import MODALITIES, HostHead, leading_probability
+from taaf.models.host_head import MODALITIES, OUTPUTS, HostHead, leading_probability
 from taaf.models.ir import Dense, Flatten, Graph, Input, Lif, Node
 
 

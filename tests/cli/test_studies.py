@@ -1,0 +1,99 @@
+"""taaf-train's studies through the executable: ablation, comparison pictures, TensorBoard logs."""
+
+import csv
+import statistics
+from pathlib import Path
+
+import pytest
+from commands import assert_refused, run_command
+
+SMALL = """
+[data]
+train_pairs = 40
+test_pairs = 40
+audio_snr_db = 10.0
+[model]
+event_channels = 2
+block_channels = 2
+audio_hidden = 16
+features = 16
+[optimiser]
+epochs = 2
+batch_size = 20
+freeze_epoch = 1
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A very small ablation configuration."""
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.mark.slow()
+def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> None:
+    """Table 1's nine methods x 2 seeds; means and deviations are those of the CSV; a second start trains nothing."""
+    out = tmp_path / "study"
+    command = ("train", "--ablation", "table1", "--config", config, "--seeds", 2, "--jobs", 2, "--out", out, "-q")
+    done = run_command(*command)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((out / "ablation.csv").read_text().splitlines()))
+    assert len(rows) == 18 and {r["balance"] for r in rows} == {"none", "taaf", "ogm_ge", "pmr", "agm"}
+    markdown = (out / "ablation.md").read_text()
+    for method in {r["row"] for r in rows}:
+        values = [float(r["test_fused_percent"]) for r in rows if r["row"] == method]
+        assert f"| {method} | {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} |" in markdown
+    assert (out / "ablation_curves.png").read_bytes().startswith(b"\x89PNG")
+    stamps = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/*/model.pt")}
+    assert len(stamps) == 18
+    first = (out / "ablation.csv").read_bytes()
+    interrupted = next(iter(stamps))
+    interrupted.unlink()  # as if the study had been stopped after this cell's last epoch
+    assert run_command(*command).returncode == 0
+    again = {p: p.stat().st_mtime_ns for p in stamps}
+    assert [p for p in stamps if again[p] != stamps[p]] == [interrupted]
+    assert (out / "ablation.csv").read_bytes() == first
+
+
+def test_ablation_refuses_what_it_ignores(tmp_path: Path) -> None:
+    """--resume has no meaning there."""
+    assert_refused(run_command("train", "--ablation", "--resume", "--out", tmp_path / "x"), 2, "--ablation", "--resume")
+
+
+@pytest.mark.slow()
+def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
+    """A training leaves a picture and, if asked, event files holding k, rho, losses and alpha per step; runs compare."""
+    done = run_command("train", "--config", config, "--out", tmp_path / "a", "--tensorboard", "-q")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a/curves.png").read_bytes().startswith(b"\x89PNG")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(tmp_path / "a/tensorboard"))
+    log.Reload()
+    tags = set(log.Tags()["scalars"])
+    assert {"k/event", "rho/audio", "test/fused", "test/loss_audio", "train/event", "alpha/fused/t5", "loss/loss"} <= tags
+    assert [e.step for e in log.Scalars("k/event")] == [0, 1]
+    picture = tmp_path / "both.png"
+    assert run_command("train", "--compare", tmp_path / "a", tmp_path / "a", "--plot", picture).returncode == 0
+    assert picture.is_file()
+    assert_refused(run_command("train", "--compare", tmp_path / "none", "--plot", picture), 2, "none/metrics.jsonl")
+    (tmp_path / "a/metrics.jsonl").write_text("{}\n")
+    assert_refused(run_command("train", "--compare", tmp_path / "a", "--plot", picture), 2, "metrics.jsonl", "no epochs")
+
+
+@pytest.mark.parametrize(
+    ("text", "mention"),
+    [
+        ('[loss]\nbalance = "la"\n', "model.attention"), ('[loss]\nbalance = "ogm"\n', "ogm_ge"),
+        ('[model]\nfusion = "sums"\n', "sum"), ('[model]\nfirst_name = "visual"\n', "modalities"),
+        ("[model]\nclasses = 3\n", "model.classes (=3)"), ("[model]\nevent_steps = 5\n", "5 steps"),
+        ("[model]\nevent_size = 20\n", "does not take inputs"), ('[data]\non_bad = "ask"\n', "stop, skip"),
+    ],
+)  # fmt: skip
+def test_configurations_that_do_not_fit(text: str, mention: str, tmp_path: Path) -> None:
+    """Before any training: one line, exit 2, nothing written."""
+    (tmp_path / "c.toml").write_text(text)
+    assert_refused(run_command("train", "--config", tmp_path / "c.toml", "--out", tmp_path / "x", "--limit", 20), 2, mention)
+    assert not (tmp_path / "x").exists()
