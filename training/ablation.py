@@ -4,8 +4,10 @@ import argparse
 import contextlib
 import multiprocessing
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,13 +15,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from taaf.models.errors import CheckpointError, ConfigError
+from taaf.models.errors import CheckpointError, ConfigError, RuntimeFailedError
 from taaf.training.config import DataConfig, TrainConfig, load_config
+from taaf.training.datasets.processes import stay_with_parent
 
 BASE_CONFIG = Path(__file__).parent / "configs" / "ablation.toml"
 FUSED_ROWS = ("concat", "sum", "film", "gated")
 VARIANTS = ("LA", "LA+TA", "TAAF w/o TA", "TAAF")
 BASELINE = "fused loss only"
+TAAF = "TAAF"
+READINGS: dict[str, dict[str, Any]] = {
+    "floor": {"entropy_floor": 0.9, "entropy_weight": 1.0}, "detached": {"alpha_detach": True}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,17 +42,20 @@ class Cell:
     alignment: str
     beta: float = 1.0
     suppression: float = 0.5
+    reading: str = ""
 
     @property
     def folder(self) -> str:
         """Cells of equal configuration share a folder, so they are trained once."""
-        return f"{self.fusion}-{self.balance}-{self.attention}-{self.alignment}-b{self.beta:g}-s{self.suppression:g}"
+        name = f"{self.fusion}-{self.balance}-{self.attention}-{self.alignment}-b{self.beta:g}-s{self.suppression:g}"
+        return f"{name}-{self.reading}" if self.reading else name
 
     def config(self, base: TrainConfig, seed: int) -> dict[str, dict[str, Any]]:
         """The base configuration with this cell's changes, as a nested dictionary."""
         values = base.to_dict()
         values["model"] |= {"fusion": self.fusion, "attention": self.attention, "alignment": self.alignment}
         values["loss"] |= {"balance": self.balance, "beta": self.beta, "suppression": self.suppression}
+        values["loss"] |= READINGS.get(self.reading, {})
         values["optimiser"] |= {"seed": seed}
         return values
 
@@ -74,7 +84,9 @@ def table1() -> list[Cell]:
         cell("WeightAttention", "weight_attention", "none", 0.0),
         cell("SCA", "sca", "none", 0.0),
         cell("CMCI", "cmci", "none", 0.0),
-        Cell("table1", "TAAF (ours)", "accuracy", "concat", "taaf", "taaf", "learned"),
+        Cell("table1", TAAF, "accuracy", "concat", "taaf", "taaf", "learned"),
+        Cell("table1", "TAAF, entropy floor 0.9", "accuracy", "concat", "taaf", "taaf", "learned", reading="floor"),
+        Cell("table1", "TAAF, alpha detached", "accuracy", "concat", "taaf", "taaf", "learned", reading="detached"),
     ]
 
 
@@ -90,6 +102,12 @@ def _sets(data: DataConfig) -> Any:
     from taaf.training.sources import open_split
 
     return tuple(open_split(data, ModelConfig(), split) for split in ("train", "test"))
+
+
+def _begin_worker() -> None:
+    """A worker may be terminated at any time: it holds nothing that outlives it (tqdm's own lock would)."""
+    stay_with_parent()
+    tqdm.set_lock(threading.RLock())
 
 
 def _train_cell(values: dict[str, Any], folder: str, threads: int) -> dict[str, Any]:
@@ -137,7 +155,7 @@ def run_cells(
         for cell in cells:
             work.setdefault(f"{cell.folder}/seed{seed}", []).append((cell, seed))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context, initializer=_begin_worker) as pool:
         futures: dict[Future[dict[str, Any]], list[tuple[Cell, int]]] = {}
         for name, members in work.items():
             values = members[0][0].config(base, members[0][1])
@@ -146,8 +164,14 @@ def run_cells(
             for future in tqdm(as_completed(futures), "cells", len(futures), disable=quiet or None):
                 for cell, seed in futures[future]:
                     yield cell, seed, future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            for worker in multiprocessing.active_children():  # do not wait for the cells at work; they resume
+                worker.terminate()
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise RuntimeFailedError(
+                    "--ablation: a training process died (out of memory?); run the same command again, finished cells are kept"
+                ) from error
             raise
 
 
@@ -177,7 +201,7 @@ def ablation_command(args: argparse.Namespace) -> int:
                 f"{cell.table} {cell.row} {cell.column} seed {seed}: {metrics['test_fused']:.1f} %", file=sys.stderr, flush=True
             )
     paths = write_tables(results, base, tables)
-    with_and_without = [c for c in cells if c.row in (BASELINE, "TAAF (ours)")]
+    with_and_without = [c for c in cells if c.row in (BASELINE, TAAF)]
     if with_and_without:
         plot_runs([out / "cells" / c.folder / "seed1" for c in with_and_without], tables / "ablation_curves.png",
                   ["without TAAF: fused loss only", "with TAAF"])  # fmt: skip

@@ -58,7 +58,7 @@ def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None =
 
     Solid lines are the test set, dotted ones the training set.
     """
-    names = titles or [str(run) for run in runs]
+    names = titles or ["/".join(run.resolve().parts[-2:]) for run in runs]
     histories = [(name, read_history(run)) for name, run in zip(names, runs, strict=True)]
     import matplotlib
 
@@ -69,7 +69,7 @@ def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None =
     axes = figure.subplots(4, len(histories), squeeze=False, sharey="row")
     for column, (name, history) in enumerate(histories):
         _draw([row[column] for row in axes], history)
-        axes[0][column].set_title(name)
+        axes[0][column].set_title(name, fontsize=9, wrap=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp.png")
     try:
@@ -100,6 +100,7 @@ def _draw(axes: list[Any], history: list[dict[str, Any]]) -> None:
     ):
         axis.set_ylabel(title)
         axis.set_xlabel("time step" if axis is attention else "epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    attention.set_ylim(bottom=0)
+    attention.set_ylim(0, 1)

@@ -34,20 +34,20 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.mark.slow()
 def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> None:
-    """Table 1's nine methods x 2 seeds; means and deviations are those of the CSV; a second start trains nothing."""
+    """Table 1's eleven methods x 2 seeds; means and deviations are those of the CSV; a second start trains nothing."""
     out = tmp_path / "study"
     command = ("train", "--ablation", "table1", "--config", config, "--seeds", 2, "--jobs", 2, "--out", out, "-q")
     done = run_command(*command)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((out / "ablation.csv").read_text().splitlines()))
-    assert len(rows) == 18 and {r["balance"] for r in rows} == {"none", "taaf", "ogm_ge", "pmr", "agm"}
+    assert len(rows) == 22 and {r["balance"] for r in rows} == {"none", "taaf", "ogm_ge", "pmr", "agm"}
     markdown = (out / "ablation.md").read_text()
     for method in {r["row"] for r in rows}:
         values = [float(r["test_fused_percent"]) for r in rows if r["row"] == method]
         assert f"| {method} | {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} |" in markdown
     assert (out / "ablation_curves.png").read_bytes().startswith(b"\x89PNG")
     stamps = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/*/model.pt")}
-    assert len(stamps) == 18
+    assert len(stamps) == 22
     first = (out / "ablation.csv").read_bytes()
     interrupted = next(iter(stamps))
     interrupted.unlink()  # as if the study had been stopped after this cell's last epoch

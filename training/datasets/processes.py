@@ -88,9 +88,13 @@ class _Pool:
 
 
 def _begin(stop: Event) -> None:
-    """In a new worker: leave Ctrl-C to the parent, and leave with the parent."""
     global _stop  # noqa: PLW0603 - one per process, set once
     _stop = stop
+    stay_with_parent()
+
+
+def stay_with_parent() -> None:
+    """In a new worker: leave Ctrl-C to the parent, and leave with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
