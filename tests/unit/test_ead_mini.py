@@ -1,13 +1,14 @@
 """The embedded data set is what its card says."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from taaf.models import zoo_path
 from taaf.models.errors import DataError
-from taaf.training import ead_mini
+from taaf.training import config, ead_mini
 from taaf.training.events import simulate_events
 
 
@@ -66,3 +67,22 @@ def test_changed_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: obje
         ead_mini.load_split("test")
     with pytest.raises(DataError, match="unknown"):
         ead_mini.load_split("validation")
+
+
+def test_noise_has_the_wanted_energy_and_is_reproducible() -> None:
+    """Mean added mel energy over mean clip energy is 10^(-SNR/10); 99 dB leaves the levels alone; same seed, same noise."""
+    rng = np.random.default_rng(0)
+    levels = rng.integers(60, 90, (200, 40, 12)).astype(np.uint8)
+    levels[:, 0, 0] = 255  # a peak far above the noise: it stays the peak, so the levels keep their scale
+    assert ead_mini.add_noise(levels, 99.0, 1) is levels
+    noisy = ead_mini.add_noise(levels, 3.0, 1)
+    np.testing.assert_array_equal(noisy, ead_mini.add_noise(levels, 3.0, 1))
+    assert (noisy != ead_mini.add_noise(levels, 3.0, 2)).any()
+    clean, with_noise = (10 ** ((x * (50 / 255) - 50) / 10) for x in (levels, noisy))
+    assert (with_noise - clean).mean() / clean.mean() == pytest.approx(10**-0.3, rel=0.02)
+
+
+def test_the_shipped_configuration_is_the_default() -> None:
+    """training/configs/ead_mini.toml says what it says: these are the defaults."""
+    path = Path(config.__file__).parent / "configs" / "ead_mini.toml"
+    assert config.load_config(path, {}) == config.TrainConfig()
