@@ -204,7 +204,7 @@ def ablation_command(args: argparse.Namespace) -> int:
     with_and_without = [c for c in cells if c.row in (BASELINE, TAAF)]
     if with_and_without:
         plot_runs([out / "cells" / c.folder / "seed1" for c in with_and_without], tables / "ablation_curves.png",
-                  ["without TAAF: fused loss only", "with TAAF"])  # fmt: skip
+                  ["without TAAF: fused loss only (seed 1)", "with TAAF (seed 1)"])  # fmt: skip
         paths.append(tables / "ablation_curves.png")
     for path in paths:
         print(f"{path}: written")
