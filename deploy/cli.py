@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taaf.models import zoo_path
-from taaf.models.console import make_parser, positive, probability, run
+from taaf.models.console import check_target, make_parser, positive, probability, run
 from taaf.models.errors import ConfigError
 
 DEFAULT_CONFIDENCE = 0.99
@@ -37,6 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--split", choices=["test", "human"], default="test",
         help="test: synthetic speech of unseen voices; human: the same digits with recorded human speech",
     )  # fmt: skip
+    parser.add_argument(
+        "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
+    )
     parser.add_argument("--time-limit", type=positive, metavar="S", help="give up after S seconds (default 60 + 2 per window)")
     parser.add_argument(
         "--early-exit", type=probability, nargs="?", const=DEFAULT_CONFIDENCE, metavar="P",
@@ -58,14 +61,13 @@ def _work(args: argparse.Namespace) -> int:
     from taaf.deploy.report import render
     from taaf.deploy.session import Request, deploy
 
-    if args.report is not None and not args.report.parent.is_dir():
-        raise ConfigError(f"--report {args.report}: folder {args.report.parent} does not exist")
+    for option, path, suffix in (("--report", args.report, ""), ("--plot", args.plot, ".png")):
+        if path is not None:
+            check_target(option, path, suffix)
     if args.plot is not None and args.early_exit is None:
         raise ConfigError(f"--plot {args.plot}: needs --early-exit")
-    if args.plot is not None and not args.plot.parent.is_dir():
-        raise ConfigError(f"--plot {args.plot}: folder {args.plot.parent} does not exist")
     request = Request(
-        args.bundle or zoo_path("ead_mini"), args.backend, args.samples, args.split, args.time_limit, args.early_exit
+        args.bundle or zoo_path("ead_mini"), args.backend, args.samples, args.split, args.time_limit, args.early_exit, args.root
     )
     quiet = True if args.quiet or args.json or args.backend == "fast" else None  # None: only on a terminal
     bar: Any = tqdm(disable=quiet, unit="window", desc=args.backend, leave=False)

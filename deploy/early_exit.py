@@ -35,7 +35,7 @@ def early_exit_report(bundle: Bundle, inputs: dict[str, np.ndarray], labels: np.
     points = exit_curve(bundle.head.fused, bundle.graphs, spikes, features, wanted)
     rows = [_row(point, labels, points[-1]) for point in points]
     return {
-        "confidence": confidence, "window_steps": bundle.window_steps, "rule": "softmax of the fused readout",
+        "confidence": confidence, "window_steps": bundle.window_steps, "depth": bundle.depth, "rule": "softmax of the fused readout",
         "chosen": rows[wanted.index(confidence)], "full": rows[-1], "curve": rows[:-1],
     }  # fmt: skip
 
@@ -43,7 +43,7 @@ def early_exit_report(bundle: Bundle, inputs: dict[str, np.ndarray], labels: np.
 def _row(point: ExitPoint, labels: np.ndarray, full: ExitPoint) -> dict[str, Any]:
     n = len(labels)
     return {
-        "confidence": point.confidence,
+        "confidence": None if point.confidence == NEVER else point.confidence,
         "accuracy_percent": float(100 * (point.decisions == labels).mean()),
         "same_as_full_percent": float(100 * (point.decisions == full.decisions).mean()),
         "mean_steps": float(point.steps.mean()),

@@ -39,7 +39,8 @@ def _summary(r: dict[str, Any]) -> str:
     if "early_exit" in r:
         lines.append(
             f"              early exit at confidence {r['early_exit']['confidence']:g}: decided after "
-            f"{r['early_exit']['ran_mean_steps']:.2f} steps on average, {a['exit_step_mismatches']} windows at another step"
+            f"{r['early_exit']['ran_mean_steps']:.2f} steps of input on average (and {r['early_exit']['depth']} "
+            f"through the layers), {a['exit_step_mismatches']} windows at another step"
         )
     if layers := a["layer_mismatches"]:
         wrong = [f"{name} ({n})" for name, n in layers.items() if n]

@@ -15,9 +15,11 @@ from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
-from taaf.models.errors import ConfigError
+from taaf.models.config import ModelConfig
+from taaf.models.errors import ConfigError, DataError
 from taaf.models.host_head import OUTPUTS
-from taaf.training.ead_mini import load_split
+from taaf.training.config import from_dict, with_root
+from taaf.training.sources import Windows, open_windows
 
 SCHEMA_VERSION = 1
 DEFAULT_SAMPLES = {"sim": 100, "loihi2": 100}
@@ -33,6 +35,7 @@ class Request:
     split: str
     time_limit_s: float | None
     early_exit: float | None = None
+    root: str | None = None
 
 
 def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -47,11 +50,11 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         from taaf.deploy.backends.loihi2 import require_chip
 
         require_chip()
-    split = load_split(request.split)
+    split = _windows(bundle, request)
     n = request.samples or min(DEFAULT_SAMPLES.get(request.backend, len(split)), len(split))
     if n > len(split):
         raise ConfigError(f"--samples {n}: the {request.split} split has {len(split)}; allowed 1..{len(split)}")
-    inputs = {m: x[:n] for m, x in split.inputs().items()}
+    inputs = {m: x[:n] for m, x in split.inputs.items()}
     started(n)
     begun = time.perf_counter()
     result = _run(bundle, inputs, request, tick)
@@ -69,7 +72,7 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
     if request.backend != "fast":
-        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, split.inputs(), request.early_exit), split.labels)
+        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, split.inputs, request.early_exit), split.labels)
         report["samples_all"] = len(split)
     if result.activity:
         report.update(_costs(bundle, result, n))
@@ -79,6 +82,21 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
         report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
     return report
+
+
+def _windows(bundle: Bundle, request: Request) -> Windows:
+    """The split of the data set the network was trained on, as the bundle's manifest names it."""
+    data = with_root(from_dict({"data": bundle.manifest.get("data", {})}, f"{bundle.path}: manifest").data, request.root)
+    if request.split == "human" and data.set != "ead-mini":
+        raise ConfigError(f"--split human: {data.set} has no such split; allowed test")
+    steps = ModelConfig(event_steps=bundle.input_steps("event"), audio_steps=bundle.input_steps("audio"))
+    windows = open_windows(data, steps, request.split)
+    if request.split == "test" and not np.array_equal(windows.labels, bundle.golden["labels"]):
+        raise DataError(
+            f"{bundle.path}: was verified on {len(bundle.golden['labels'])} windows, the test set found has {len(windows)} with "
+            "other labels; give --root of the same data or export the network again"
+        )
+    return windows
 
 
 def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:

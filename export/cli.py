@@ -23,6 +23,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", choices=["netx"], required=True, help="target format")
     parser.add_argument("--out", type=Path, default=Path("bundle"), help="bundle directory to write (default: ./bundle)")
     parser.add_argument(
+        "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
+    )
+    parser.add_argument(
         "--verify-lava", type=not_negative, default=0, metavar="N", help="also run N windows on the Lava runtime (default 0)"
     )
     return parser
@@ -34,18 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
+    from taaf.export.frontend import require_exportable
     from taaf.export.netx_bundle import export_netx
     from taaf.models.checkpoint import read_checkpoint
-    from taaf.training.ead_mini import LABELS, load_split
+    from taaf.training.config import from_dict, with_root
+    from taaf.training.sources import open_windows
 
     def say(line: str) -> None:
         if not args.json:
             print(line, flush=True)
 
-    read_checkpoint(args.model)  # complain about a wrong path before loading data
-    test = load_split("test")
+    # complain about the checkpoint before loading data
+    config = from_dict(read_checkpoint(args.model)["config"], f"{args.model}: configuration")
+    require_exportable(config.model)
+    test = open_windows(with_root(config.data, args.root), config.model, "test", args.quiet)
     result = export_netx(
-        args.model, args.out, test.inputs(), test.labels, list(LABELS),
+        args.model, args.out, test.inputs, test.labels, list(test.label_names),
         verify_lava=args.verify_lava, quiet=args.quiet or args.json, say=say,
     )  # fmt: skip
     if args.json:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from taaf.models import ir
+from taaf.models.config import ModelConfig
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
 from taaf.models.slayer_lif import SlayerLif
@@ -52,15 +53,20 @@ class _Builder:
         return ir.Graph(self.name, self.nodes, self.edges)
 
 
-def float_graphs(model: TaafSnn) -> dict[str, ir.Graph]:
-    """Float-stage graphs of the event and the audio branch, LIF names as in the branches' ``trace``."""
-    config = model.config
+def require_exportable(config: ModelConfig) -> None:
+    """Raise `UnsupportedLayerError` if the branches of this configuration have no exporter."""
     for name, kind, wanted in (("event", config.first_branch, "conv"), ("audio", config.audio_branch, "dense")):
         if kind != wanted or name not in config.modalities:
             raise UnsupportedLayerError(
                 f"{config.modalities}: branches {config.first_branch!r}, {config.audio_branch!r} cannot be exported yet; "
                 "allowed: event branch 'conv' with audio branch 'dense'"
             )
+
+
+def float_graphs(model: TaafSnn) -> dict[str, ir.Graph]:
+    """Float-stage graphs of the event and the audio branch, LIF names as in the branches' ``trace``."""
+    config = model.config
+    require_exportable(config)
     event, audio = model.branches["event"], model.branches["audio"]
     b = _Builder("event", (2, config.event_size, config.event_size))
     stem = b.add(_lif("stem_lif", event.stem_lif), [b.synapse("stem", event.stem, "input")])

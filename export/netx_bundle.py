@@ -29,9 +29,12 @@ from taaf.models.ir import Graph
 from taaf.models.taaf import TaafSnn
 
 ENCODERS = {
-    "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
-    "audio": "place code of 40 log-mel bands on the host: at most one of 4 channels per band and step",
+    "ead-mini": {
+        "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
+        "audio": "place code of 40 log-mel bands on the host: at most one of 4 channels per band and step",
+    }
 }
+BINNED = "events per channel and time bin, straight to the chip"  # the sets on disk are events already
 _LOGIT_TOLERANCE = 1e-9  # torch float64 against NumPy float64
 
 
@@ -75,6 +78,7 @@ def export_netx(
     window = max(config.event_steps, config.audio_steps)
     steps = {"event": config.event_steps, "audio": config.audio_steps}
     found: dict[str, Any] = {}
+    data = {k: v for k, v in content["config"].get("data", {}).items() if k not in ("root", "cache", "workers")}
 
     def fill(stage: Path) -> None:
         for name, graph in chains.items():
@@ -89,14 +93,14 @@ def export_netx(
         found["lava"] = _verify_on_lava(stage, verify_lava) if verify_lava else None
 
     manifest = {
-        "model": "taaf-snn", "labels": label_names, "window_steps": window,
+        "model": "taaf-snn", "data": data, "labels": label_names, "window_steps": window,
         "branches": {
             m: {
                 "file": f"{m}.net", "input_shape": list(chains[m].input.shape), "input_steps": steps[m],
                 "reset_interval": window, "reset_offset": 1, "output_delay": len(chains[m].lifs()),
                 "layers": [{"name": n.name, "delay": i + 1} for i, n in enumerate(chains[m].lifs())],
                 "relays": {n: r for n, r in report.relays.items() if n in chains[m].nodes},
-                "ann_macs": dense_macs(unlowered[m]), "encoder": ENCODERS[m],
+                "ann_macs": dense_macs(unlowered[m]), "encoder": ENCODERS.get(data.get("set", "ead-mini"), {}).get(m, BINNED),
             } for m in MODALITIES
         },
         "head": {"file": "head.npz", "type": "taaf", **head_spec(config), "aligned_steps": config.aligned_steps},

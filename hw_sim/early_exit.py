@@ -6,7 +6,9 @@ whole window is used and the decision is the ordinary one.
 
 Feature spikes of step s reach the host ``depth`` time steps after the input of step s, where depth is the number of
 layers of the deepest branch; until then the layers before it work on later steps. A layer l (1 = first) of a window of W
-steps has therefore executed ``min(W, s + depth - l)`` steps when the window is stopped. Those steps are counted.
+steps has therefore executed ``min(W, s + depth - l)`` steps when the window is stopped, and its synapses one more: the
+spikes that arrive in the time step of the decision. All of those are counted. A decision that used s steps of input falls
+``depth`` time steps after the last of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -96,14 +98,14 @@ class StepCounts:
         counts = []
         for layer in self.layers:
             executed = np.minimum(self.window_steps, steps + self.depth - layer.depth)
-            ran = np.arange(self.window_steps) < executed[:, None]
-            total = int(executed.sum())
+            arrived = np.minimum(self.window_steps, executed + 1)
+            ran, came = (np.arange(self.window_steps) < n[:, None] for n in (executed, arrived))
             full_steps = self.n_windows * self.window_steps
             counts.append(
                 replace(
-                    layer.full, spikes_in=int(layer.spikes_in[ran].sum()), spikes_out=int(layer.spikes[ran].sum()),
-                    effective_synops=int(layer.synops[ran].sum()), dense_synops=layer.full.dense_synops // full_steps * total,
-                    neuron_updates=layer.full.n_neurons * total,
+                    layer.full, spikes_in=int(layer.spikes_in[came].sum()), spikes_out=int(layer.spikes[ran].sum()),
+                    effective_synops=int(layer.synops[came].sum()), dense_synops=layer.full.dense_synops // full_steps * int(arrived.sum()),
+                    neuron_updates=layer.full.n_neurons * int(executed.sum()),
                 )
             )  # fmt: skip
         return counts

@@ -6,8 +6,9 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
-from taaf.models.errors import TaafError
+from taaf.models.errors import ConfigError, TaafError
 
 _EPILOG = "exit codes: 0 ok, 1 verification failed, 2 usage or bad input, 3 backend unavailable, 130 interrupted"
 
@@ -80,3 +81,15 @@ def probability(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number in 0..1")
     return value
+
+
+def check_target(option: str, path: Path, suffix: str = "") -> None:
+    """Raise `ConfigError` if a file cannot be written at ``path``, before any work is done for it."""
+    if path.is_dir() or not path.name:
+        raise ConfigError(f"{option} {path}: is a folder; give the name of a file")
+    if suffix and path.suffix.lower() != suffix:
+        raise ConfigError(f"{option} {path}: found {path.suffix or 'no suffix'}, expected {suffix}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{option} {path}: folder {path.parent} cannot be written to")

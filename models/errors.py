@@ -45,6 +45,10 @@ class ParityError(TaafError):
     exit_code = 1
 
 
+class TrainingFailedError(TaafError):
+    """Training diverged."""
+
+
 class BackendUnavailableError(TaafError):
     """The requested backend (Lava runtime, Loihi chip) is not present on this machine."""
 

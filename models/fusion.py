@@ -57,15 +57,18 @@ class Fusion:
         (ops, arrays, h_1, h_2) -> (fused, first alone, second alone).
     source : str
         Where the definition comes from, and what of it is ours.
+    uses : int
+        How often each weight matrix is applied per step.
     """
 
     shapes: Callable[[int, int], dict[str, tuple[int, ...]]]
     outputs: Callable[[Ops, Arrays, Any, Any], Logits]
     source: str
+    uses: int = 1
 
     def n_macs(self, features: int, classes: int) -> int:
-        """Dense multiply-accumulates of one step: the size of the weight matrices (each is applied once)."""
-        return sum(shape[0] * shape[1] for shape in self.shapes(features, classes).values() if len(shape) == 2)
+        """Dense multiply-accumulates of one step: the sizes of the weight matrices, times `uses`."""
+        return self.uses * sum(shape[0] * shape[1] for shape in self.shapes(features, classes).values() if len(shape) == 2)
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
@@ -169,7 +172,8 @@ def _classifier(n_in: int, classes: int) -> dict[str, tuple[int, ...]]:
 FUSIONS: dict[str, Fusion] = {
     "concat": Fusion(lambda f, c: _classifier(2 * f, c), _concat, "arXiv 2505.14535, Eq. 4"),
     "sum": Fusion(
-        lambda f, c: _classifier(f, c), _sum_shared, "arXiv 2505.14535 names it; shared head with halved bias is our reading"
+        lambda f, c: _classifier(f, c), _sum_shared, "arXiv 2505.14535 names it; shared head with halved bias is our reading",
+        uses=2,
     ),
     "sum_separate": Fusion(
         lambda f, c: {"first_weight": (c, f), "first_bias": (c,), "second_weight": (c, f), "second_bias": (c,)},

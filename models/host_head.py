@@ -161,7 +161,7 @@ class HostHead:
         features, classes = self.spec["features"], self.spec["classes"]
         steps = len(self.arrays["align_event_bias"])
         align = sum(3 * steps * steps_in[m] * features for m in MODALITIES)
-        attend = 0
+        attend = steps * classes  # the readout
         if self.spec["attention"] == "taaf":
-            attend = 2 * steps * self.arrays["query"].size + steps**2 * classes + steps * classes
+            attend += 2 * steps * self.arrays["query"].size + steps**2 * classes
         return align + steps * self.fusion.n_macs(features, classes) + attend

@@ -93,7 +93,7 @@ class QatSynapse(nn.Module):
 
 
 class QatConv2d(QatSynapse):
-    """3x3 or 1x1 convolution without bias, with batch norm; x (N, C, H, W) -> (N, C', H', W')."""
+    """Convolution (square odd kernel, padding k // 2) without bias, with batch norm; x (N, C, H, W) -> (N, C', H', W')."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, v_th_mant: int, gain: float = 1.0) -> None:
         weight = torch.empty(n_out, n_in, kernel, kernel)

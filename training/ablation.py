@@ -1,7 +1,7 @@
 """The ablation runner: the cells of the paper's Tables 1 and 2 as configurations, trained in parallel, resumable."""
 
 import argparse
-import contextlib
+import json
 import multiprocessing
 import sys
 import threading
@@ -124,9 +124,7 @@ def _train_cell(values: dict[str, Any], folder: str, threads: int) -> dict[str, 
     finished = _finished(out, values)
     if finished is not None:
         return finished
-    resume = False
-    with contextlib.suppress(CheckpointError):
-        resume = read_checkpoint(out / "last.pt")["config"] == values
+    resume = (out / "last.pt").is_file() and read_checkpoint(out / "last.pt")["config"] == values
     train_set, test_set = _sets(config.data)
     out.mkdir(parents=True, exist_ok=True)
     return Trainer(config, train_set, test_set, Ranks.single()).run(out, resume=resume)
@@ -167,7 +165,9 @@ def run_cells(
         except BaseException as error:
             for worker in multiprocessing.active_children():  # do not wait for the cells at work; they resume
                 worker.terminate()
-            pool.shutdown(cancel_futures=True)
+                worker.join(5)
+                worker.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise RuntimeFailedError(
                     "--ablation: a training process died (out of memory?); run the same command again, finished cells are kept"
@@ -180,10 +180,15 @@ def ablation_command(args: argparse.Namespace) -> int:
     from taaf.training.curves import plot_runs
     from taaf.training.tables import write_tables
 
-    if args.resume or args.overwrite:
-        raise ConfigError("--ablation keeps finished cells by itself; leave --resume and --overwrite out")
-    overrides = {"optimiser": {"epochs": args.epochs}, "data": {"root": args.root, "train_pairs": args.limit}}
+    given = {"--resume": args.resume, "--overwrite": args.overwrite, "--tensorboard": args.tensorboard, "--root": args.root,
+             "--seed": args.seed is not None, "--device": args.device != "cpu"}  # fmt: skip
+    if ignored := [name for name, value in given.items() if value]:
+        raise ConfigError(f"--ablation has no use for {', '.join(ignored)}: it keeps finished cells by itself, has --seeds, and "
+                          "runs EAD-mini on the CPU; leave them out")  # fmt: skip
+    overrides = {"optimiser": {"epochs": args.epochs}, "data": {"train_pairs": args.limit}}
     base = load_config(args.config or BASE_CONFIG, overrides)
+    if base.data.set != "ead-mini":
+        raise ConfigError(f"--ablation: data.set (={base.data.set!r}): the study is laid out for ead-mini")
     out = args.out or Path("runs/ablation")
     tables = args.tables or out
     try:
@@ -192,11 +197,11 @@ def ablation_command(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"{error.filename}: cannot be created ({error.strerror})") from error
     cells = cells_of(args.ablation)
-    seeds = range(1, args.seeds + 1)
+    seeds = range(1, (args.seeds or 3) + 1)
     results = []
-    for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs, args.quiet):
+    for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs or 2, args.quiet or args.json):
         results.append((cell, seed, metrics))
-        if not args.quiet:
+        if not (args.quiet or args.json):
             print(
                 f"{cell.table} {cell.row} {cell.column} seed {seed}: {metrics['test_fused']:.1f} %", file=sys.stderr, flush=True
             )
@@ -206,6 +211,9 @@ def ablation_command(args: argparse.Namespace) -> int:
         plot_runs([out / "cells" / c.folder / "seed1" for c in with_and_without], tables / "ablation_curves.png",
                   ["without TAAF: fused loss only (seed 1)", "with TAAF (seed 1)"])  # fmt: skip
         paths.append(tables / "ablation_curves.png")
+    if args.json:
+        print(json.dumps({"schema_version": 1, "written": [str(p) for p in paths]}))
+        return 0
     for path in paths:
         print(f"{path}: written")
     return 0

@@ -12,7 +12,7 @@ import torch
 
 from taaf.models.head import TaafOutput
 from taaf.models.taaf import TaafSnn
-from taaf.training.losses import agl_loss, entropy_deficit, modulation, total_loss, true_class_score
+from taaf.training.losses import agl_loss, batch_mean, entropy_deficit, modulation, total_loss, true_class_score
 
 Watched = dict[str, torch.Tensor]
 
@@ -38,7 +38,7 @@ class LossOptions:
     def weights(self, alpha: torch.Tensor) -> torch.Tensor:
         """The temporal weights of the loss for an attention alpha (N, T)."""
         alpha = alpha.detach() if self.alpha_detach else alpha
-        return alpha.mean(0, keepdim=True).expand_as(alpha) if self.alpha_batch_mean else alpha
+        return batch_mean(alpha)[None].expand_as(alpha) if self.alpha_batch_mean else alpha
 
 
 class Balance:
@@ -55,8 +55,8 @@ class Balance:
         self.epoch = 0
         self.scales: dict[str, torch.Tensor] = {}
 
-    def start_epoch(self, model: TaafSnn, epoch: int, active: bool, batches: Callable[[], Any]) -> None:
-        """Called before an epoch; ``batches()`` iterates over (first, second, labels) of the training set."""
+    def start_epoch(self, model: TaafSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
+        """Called before an epoch; ``batches(n)`` iterates over (first, second, labels): this rank's part of n samples or more."""
         self.epoch, self.active = epoch, active
 
     def output_losses(self, output: TaafOutput, labels: torch.Tensor) -> dict[str, torch.Tensor]:

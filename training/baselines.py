@@ -38,7 +38,7 @@ class OgmGe(Balance):
         for m, scale in self.scales.items():
             for p in model.branches[m].parameters():
                 if p.grad is not None and p.dim() >= 2:
-                    noise = torch.randn(p.shape, generator=rng).to(p.grad) * (p.grad.std() + 1e-8)
+                    noise = torch.randn(p.shape, generator=rng).to(p.grad) * (p.grad.std(unbiased=False) + 1e-8)
                     p.grad.mul_(scale).add_(noise)
 
 
@@ -46,7 +46,7 @@ class Pmr(Balance):
     """ "pmr" (Fan et al., CVPR 2023): prototype cross entropy pulls the slower modality along.
 
     Prototypes c_k: class means of a branch's features, here the time-averaged aligned features (N, F), taken once per
-    epoch on up to 500 training samples, ``c <- 0.2 c_old + 0.8 c_new`` (their code). Logits ``z = -||f - c_k||``,
+    epoch on 500 training samples or one batch, ``c <- 0.2 c_old + 0.8 c_new`` (their code). Logits ``z = -||f - c_k||``,
     rho = sum_B softmax(z_1)_y / sum_B softmax(z_2)_y,
 
         L = L_fused + a (b_1 PCE_1 + b_2 PCE_2) - mu (b_2 H_1 + b_1 H_2),  b_1 = clip(1/rho - 1, 0, 1), b_2 = clip(rho - 1, 0, 1)
@@ -62,22 +62,19 @@ class Pmr(Balance):
         self.prototypes: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
-    def start_epoch(self, model: TaafSnn, epoch: int, active: bool, batches: Callable[[], Any]) -> None:
+    def start_epoch(self, model: TaafSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
         super().start_epoch(model, epoch, active, batches)
         if not active:
             return
-        classes, seen = model.config.classes, 0
+        classes = model.config.classes
         sums: dict[str, torch.Tensor] = {}
         model.eval()
-        for first, second, labels in batches():
+        for first, second, labels in batches(self.MAX_SAMPLES):
             output = model(first, second)
             members = functional.one_hot(labels, classes).to(first.dtype)  # (N, C)
             for m, aligned in (output.features or {}).items():
                 sums[m] = sums.get(m, torch.zeros((), device=first.device)) + members.T @ aligned.mean(1)
             sums["n"] = sums.get("n", torch.zeros((), device=first.device)) + members.sum(0)
-            seen += len(labels)
-            if seen >= self.MAX_SAMPLES:
-                break
         model.train()
         count = all_sum(sums.pop("n")).clamp_min(1)[:, None]
         for m, value in sums.items():

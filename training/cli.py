@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from taaf.models.console import make_parser, not_negative, positive, run
+from taaf.models.console import check_target, make_parser, not_negative, positive, run
 from taaf.models.errors import ConfigError
 
 
@@ -41,8 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--ablation", nargs="?", const="all", choices=["all", "table1", "table2"],
         help="train every cell of the paper's tables on the ablation configuration; finished cells are kept",
     )  # fmt: skip
-    study.add_argument("--seeds", type=positive, default=3, help="seeds per cell of --ablation (default 3)")
-    study.add_argument("--jobs", type=positive, default=2, help="cells of --ablation trained at a time (default 2)")
+    study.add_argument("--seeds", type=positive, help="seeds per cell of --ablation (default 3)")
+    study.add_argument("--jobs", type=positive, help="cells of --ablation trained at a time (default 2)")
     study.add_argument("--tables", type=Path, metavar="FOLDER", help="where --ablation writes its tables (default --out)")
     study.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="plot finished runs side by side (with --plot)")
     study.add_argument("--plot", type=Path, metavar="FILE.png", help="picture for --compare (default curves.png)")
@@ -55,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
+    if args.plot is not None and not args.compare:
+        raise ConfigError(f"--plot {args.plot}: needs --compare")
+    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs}
+    if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
+        raise ConfigError(f"{', '.join(stray)}: needs --ablation")
     if args.compare:
         return _compare(args)
     from taaf.models.slayer_lif import require_lava_dl
@@ -96,6 +102,10 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be created ({error.strerror})") from error
+    if args.overwrite and ranks.is_main:
+        for name in ("last.pt", "model.pt", "metrics.jsonl", "curves.png"):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
     log = TensorBoardLog(out / "tensorboard" if args.tensorboard and ranks.is_main else None)
 
     def on_epoch(m: dict[str, Any]) -> None:
@@ -138,8 +148,9 @@ def _compare(args: argparse.Namespace) -> int:
     from taaf.training.curves import plot_runs
 
     target = args.plot or Path("curves.png")
+    check_target("--plot", target, ".png")
     plot_runs(args.compare, target)
-    print(f"{target}: written")
+    print(json.dumps({"schema_version": 1, "written": [str(target)]}) if args.json else f"{target}: written")
     return 0
 
 

@@ -90,6 +90,7 @@ _MAY_BE_ZERO = {
     "entropy_floor", "entropy_weight", "workers", "train_pairs", "test_pairs",
 }  # fmt: skip
 _ANY_NUMBER = {"audio_snr_db"}
+_AT_MOST = {"lam": 1, "entropy_floor": 1, "audio_drop": 1, "seed": 1 << 40, "shift_pixels": 64, "batch_size": 1 << 20}
 
 
 def _section(current: Any, values: Any, where: str) -> Any:
@@ -103,7 +104,7 @@ def _section(current: Any, values: Any, where: str) -> Any:
             hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(sorted(known))}"
             raise ConfigError(f"{where}.{key}: unknown key{hint}")
         kind = known[key]
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) < 1 << 53:
             value = values[key] = float(value)
         if type(value) is not kind:
             raise ConfigError(f"{where}.{key} (={value!r}): expected {kind.__name__}, found {type(value).__name__}")
@@ -111,6 +112,8 @@ def _section(current: Any, values: Any, where: str) -> Any:
             raise ConfigError(f"{where}.{key} (={value!r}): allowed {', '.join(_CHOICES[key])}")
         if kind in (int, float) and key not in _ANY_NUMBER and not (value >= 0 if key in _MAY_BE_ZERO else value > 0):
             raise ConfigError(f"{where}.{key} (={value!r}): must be {'>= 0' if key in _MAY_BE_ZERO else '> 0'}")
+        if kind in (int, float) and not abs(value) <= _AT_MOST.get(key, 1 << 53):
+            raise ConfigError(f"{where}.{key} (={str(value)[:40]}): must be a number up to {_AT_MOST.get(key, 1 << 53)}")
     return replace(current, **values)
 
 
@@ -125,6 +128,11 @@ def from_dict(values: dict[str, Any], where: str = "config") -> TrainConfig:
             raise ConfigError(f"{where}: unknown table [{name}]; {hint}")
         config = replace(config, **{name: _section(getattr(config, name), section, f"{where}: {name}")})
     return config
+
+
+def with_root(data: DataConfig, root: str | None) -> DataConfig:
+    """The same data set, lying at ``root`` (None: where it lay)."""
+    return data if root is None else replace(data, root=root, cache="")
 
 
 def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> TrainConfig:

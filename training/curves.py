@@ -48,9 +48,17 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give the --out folder of a training") from error
     except ValueError as error:
         raise DataError(f"{path}: not a metrics file of taaf-train ({error})") from error
-    if not history or not all(isinstance(m, dict) and "test_fused" in m and "alpha_fused" in m for m in history):
+    if not history or not all(isinstance(m, dict) and _drawable(m) for m in history):
         raise DataError(f"{path}: holds no epochs of taaf-train; train the run again")
     return history
+
+
+def _drawable(m: dict[str, Any]) -> bool:
+    outputs = [k.removeprefix("alpha_") for k in m if k.startswith("alpha_")]
+    wanted = [f"{kind}_{u}" for u in outputs for kind in ("test", "train", "test_loss")]
+    wanted += [f"{kind}_{u}" for u in outputs if u != "fused" for kind in ("k", "rho")]
+    numbers = all(isinstance(m.get(k), int | float) for k in ["epoch", *wanted])
+    return "fused" in outputs and numbers and all(isinstance(m[f"alpha_{u}"], list) for u in outputs)
 
 
 def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None = None) -> None:
@@ -70,7 +78,6 @@ def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None =
     for column, (name, history) in enumerate(histories):
         _draw([row[column] for row in axes], history)
         axes[0][column].set_title(name, fontsize=9, wrap=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp.png")
     try:
         figure.savefig(temporary, dpi=110)

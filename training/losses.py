@@ -17,6 +17,15 @@ def all_sum(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def batch_mean(x: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows of ``x`` (N, ...) over the global batch, with gradient."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x.mean(0)
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x.sum(0)) / all_sum(torch.tensor(float(len(x)), device=x.device))
+
+
 def agl_loss(
     logits: torch.Tensor, labels: torch.Tensor, alpha: torch.Tensor, lam: float = 1e-3, phi: float = 1.0
 ) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """From a [data] table to the data set it names."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from taaf.models.config import ModelConfig
-from taaf.models.errors import ConfigError
+from taaf.models.errors import ConfigError, DataError
 from taaf.training.config import DataConfig
 from taaf.training.data import Batch, InMemory, PairDataset, Sample
 from taaf.training.ead_mini import LABELS, load_split
@@ -56,3 +59,51 @@ def open_split(data: DataConfig, model: ModelConfig, split: str, quiet: bool = T
         workers=max(1, data.workers), on_bad=data.on_bad, split_kind=data.split, quiet=quiet,
     )  # fmt: skip
     return whole if limit is None else FirstSamples(whole, limit)
+
+
+MAX_WINDOWS = 1000  # of a set on disk; verification and deployment keep them in memory
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Spikes as a network on a chip takes them.
+
+    Attributes
+    ----------
+    inputs : dict
+        Modality -> (N, *shape, T) uint8 in {0, 1}.
+    labels : numpy.ndarray
+        (N,) int64.
+    label_names : tuple of str
+        Class names.
+    """
+
+    inputs: dict[str, np.ndarray]
+    labels: np.ndarray
+    label_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def open_windows(data: DataConfig, model: ModelConfig, split: str, quiet: bool = True) -> Windows:
+    """The samples of a split as spikes: all of EAD-mini, the first 1 000 of a set on disk.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As `open_split`; also if the inputs are real numbers (direct coding), which a chip does not take.
+    """
+    found = open_split(data, model, split, quiet)
+    if isinstance(found, InMemory):
+        first, second, labels = found.first, found.second, found.labels
+    else:
+        batch = found.batch(range(min(len(found), MAX_WINDOWS)))
+        for name, x in zip(found.modalities, batch, strict=False):
+            if not bool(((x == 0) | (x == 1)).all()):
+                raise DataError(
+                    f"{data.set}: {name} inputs are real numbers, a chip takes spikes; encode them on the host first"
+                )
+        first, second, labels = (x.numpy() for x in batch)
+        first, second = first.astype(np.uint8), second.astype(np.uint8)
+    return Windows(dict(zip(found.modalities, (first, second), strict=True)), labels, found.label_names)

@@ -14,7 +14,8 @@ from taaf.training.config import TrainConfig
 
 Result = tuple[Cell, int, dict[str, Any]]
 _OUTPUTS = ("fused", "event", "audio")
-T_95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided Student t, 1 to 10 degrees
+# 95 % quantiles of Student's t, two-sided, 1 to 10 degrees of freedom; beyond that the last one (conservative)
+T_95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 # arXiv 2505.14535, Table 2, CREMA-D, fused accuracy in percent; what is missing there is missing here
 PAPER_TABLE2 = {
     "concat": (75.27, 75.13, 76.75, 77.55), "sum": (74.60, 75.67, 79.17, 76.75),

@@ -1,4 +1,4 @@
-"""The training loop: deterministic per epoch, so that a resumed run equals an uninterrupted one."""
+"""The training loop: random numbers start anew every epoch, so that on the CPU a resumed run equals an uninterrupted one."""
 
 import json
 import time
@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from taaf.models.checkpoint import load_model, read_checkpoint, save_checkpoint
-from taaf.models.errors import CheckpointError, ConfigError
+from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.models.qat import freeze_statistics
 from taaf.models.taaf import TaafSnn
 from taaf.training.balance import Balance, LossOptions
@@ -72,7 +72,8 @@ class Trainer:
             metrics["seconds"] = time.monotonic() - started
             self.history.append(metrics)
             if self.ranks.is_main:
-                state = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
+                schedule = {k: v for k, v in self.schedule.state_dict().items() if not callable(v)}  # weights_only refuses code
+                state = {"optimiser": self.optimiser.state_dict(), "schedule": schedule}
                 state |= {"balance": self.balance.state(), "epoch": epoch, "history": self.history}
                 save_checkpoint(out / "last.pt", self.model, self.config.to_dict(), **state)
                 (out / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in self.history))
@@ -91,6 +92,8 @@ class Trainer:
             raise CheckpointError(
                 f"{path}: was made with another configuration; resume with the same one or choose another --out"
             )
+        if missing := {"optimiser", "schedule", "balance", "history"} - set(content):
+            raise CheckpointError(f"{path}: no training to resume ({', '.join(sorted(missing))} missing); start it anew")
         restored, _ = load_model(path)
         self.model.load_state_dict(restored.state_dict())
         self.optimiser.load_state_dict(content["optimiser"])
@@ -105,8 +108,9 @@ class Trainer:
         order = [b.tolist() for b in torch.randperm(len(self.train_set), generator=rng).split(o.batch_size)]
         own = [self.ranks.share(b) for b in order]
 
-        def plain() -> Any:
-            return (self._to_device(b) for b in load_batches(self.train_set, own))
+        def plain(n_samples: int) -> Any:
+            batches = own[: -(-n_samples // o.batch_size)]
+            return (self._to_device(b) for b in load_batches(self.train_set, batches))
 
         self.balance.start_epoch(self.model, epoch, epoch < config.loss.modulation_end, plain)
         self.model.train()
@@ -117,6 +121,10 @@ class Trainer:
         for indices, batch in zip(order, bar, strict=True):
             first, second, labels = self._to_device(self._augment(batch, len(indices), rng))
             loss, watched = self.step(first, second, labels)
+            if not torch.isfinite(loss):
+                raise TrainingFailedError(
+                    f"epoch {epoch + 1}: the loss is {loss.item()}; finished epochs are kept, try a lower optimiser.learning_rate"
+                )
             weight = len(labels) / len(indices)  # of this rank's mean in the mean of the global batch
             self.optimiser.zero_grad()
             (loss * weight * self.ranks.size).backward()

@@ -69,13 +69,22 @@ def test_crema_d_trains_and_is_not_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow()
-def test_ead_trains(tmp_path: Path) -> None:
-    """N-MNIST and N-TIDIGITS files, five steps, no alignment."""
+def test_ead_trains_exports_and_deploys(tmp_path: Path) -> None:
+    """N-MNIST and N-TIDIGITS files, five steps, no alignment; the bundle is verified and run on the same files."""
     root = _ead(tmp_path / "ead")
     config = _reduced("ead", tmp_path, epochs=1, batch_size=10, workers=0)
     done = run_command("train", "--config", config, "--root", root, "--out", tmp_path / "run", "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["metrics"]["alpha_fused"]) == 5
+    bundle = tmp_path / "bundle"
+    exported = run_command("export", tmp_path / "run/model.pt", "--to", "netx", "--out", bundle)
+    assert exported.returncode == 0, exported.stderr
+    assert_refused(run_command("deploy", bundle, "--backend", "fast"), 2, "--root")
+    deployed = run_command("deploy", bundle, "--backend", "fast", "--root", root, "--json")
+    assert deployed.returncode == 0, deployed.stderr
+    report = json.loads(deployed.stdout)
+    assert report["samples"] == 10 and report["agreement"]["exact"]
+    assert_refused(run_command("deploy", bundle, "--backend", "fast", "--root", root, "--split", "human"), 2, "--split human")
 
 
 def test_missing_data_is_named(tmp_path: Path) -> None:

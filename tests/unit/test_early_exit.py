@@ -56,7 +56,7 @@ def chains() -> dict[str, Graph]:
 
 
 def test_counts_of_cut_windows_equal_brute_force(chains: dict[str, Graph]) -> None:
-    """Layer l of a window stopped at s has executed min(W, s + depth - l) steps; every spike counted one by one."""
+    """Layer l of a window stopped at s executed min(W, s + depth - l) steps and received one more; spikes counted one by one."""
     n, w = 5, 9
     spikes = {b: _spikes(g, n, w) for b, g in chains.items()}
     depth = max(len(g.lifs()) for g in chains.values())
@@ -73,7 +73,7 @@ def test_counts_of_cut_windows_equal_brute_force(chains: dict[str, Graph]) -> No
             synops = sent = updates = 0
             for i in range(n):
                 ran = min(w, steps[i] + depth - position)
-                synops += int((given[i, ..., :ran].sum(-1).reshape(fan.shape) * fan).sum())
+                synops += int((given[i, ..., : min(w, ran + 1)].sum(-1).reshape(fan.shape) * fan).sum())
                 sent += int(spikes[b][lif.name][i, ..., :ran].sum())
                 updates += ran * int(np.prod(graph.shapes[lif.name]))
             assert (counts.effective_synops, counts.spikes_out, counts.neuron_updates) == (synops, sent, updates)
