@@ -5,7 +5,6 @@ CubaLIF. Several edges into a neuron add their currents (a residual join, `ir.Su
 itself is its recurrence and arrives one step later (`ir.RecurrentDense`). Everything else is refused by name.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from taaf.models import ir
 from taaf.models.errors import UnsupportedLayerError
 
 Edges = list[tuple[str, str]]
+Recurrence = dict[str, tuple[np.ndarray, np.ndarray | None]]  # neuron -> (W_rec, bias)
 _DENSE = (nir.Linear, nir.Affine)
 _SYNAPSES = (*_DENSE, nir.Conv2d)
 
@@ -45,7 +45,7 @@ def components(graph: nir.NIRGraph) -> list[list[str]]:
     return [sorted(p) for p in {id(part[n]): part[n] for n in order}.values()]
 
 
-def float_net(graph: nir.NIRGraph, members: list[str], name: str, dt: float, rename: Callable[[str], str] = str) -> FloatNet:
+def float_net(graph: nir.NIRGraph, members: list[str], name: str, dt: float, prefix: str = "") -> FloatNet:
     """Map one connected part.
 
     Parameters
@@ -56,10 +56,10 @@ def float_net(graph: nir.NIRGraph, members: list[str], name: str, dt: float, ren
         Name of the IR graph.
     dt : float
         Time step in seconds.
-    rename : callable
-        NIR name -> IR name.
+    prefix : str
+        What every NIR name begins with and no IR name does.
     """
-    builder = _Builder({n: graph.nodes[n] for n in members}, [(s, t) for s, t in graph.edges if s in members], name, rename)
+    builder = _Builder({n: graph.nodes[n] for n in members}, [(s, t) for s, t in graph.edges if s in members], name, prefix)
     built = fold_batch_norm(lower_pool(builder.build()))
     replaced: dict[str, ir.Node | None] = {}
     neurons: dict[str, Neurons] = {}
@@ -94,9 +94,12 @@ def _scaled(where: str, node: ir.Conv2d | ir.Dense, neurons: Neurons, first: boo
 class _Builder:
     """Nodes and edges of one part -> `ir.Graph` whose weights are still NIR's."""
 
-    def __init__(self, nodes: dict[str, nir.NIRNode], edges: Edges, name: str, rename: Callable[[str], str]) -> None:
-        self.nodes, self.edges, self.name, self.rename = nodes, edges, name, rename
-        self.neurons = {rename(n): node for n, node in nodes.items() if isinstance(node, NEURONS)}
+    def __init__(self, nodes: dict[str, nir.NIRNode], edges: Edges, name: str, prefix: str) -> None:
+        self.nodes, self.edges, self.name, self.prefix = nodes, edges, name, prefix
+        self.neurons = {self.rename(n): node for n, node in nodes.items() if isinstance(node, NEURONS)}
+
+    def rename(self, name: str) -> str:
+        return name.removeprefix(self.prefix)
 
     def refuse(self, node: str, reason: str) -> UnsupportedLayerError:
         return UnsupportedLayerError(f"{self.name}.{self.rename(node)}: {reason}")
@@ -136,9 +139,9 @@ class _Builder:
         if ends != [1, 1]:
             raise UnsupportedLayerError(f"{self.name}: {ends[0]} Input and {ends[1]} Output nodes; allowed one each per branch")
 
-    def _take_recurrence(self) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    def _take_recurrence(self) -> Recurrence:
         """Remove loops neuron -> Linear -> neuron; returns neuron -> (W_rec, bias)."""
-        found: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+        found: Recurrence = {}
         for name, node in list(self.nodes.items()):
             if not isinstance(node, _DENSE):
                 continue
@@ -172,36 +175,43 @@ class _Builder:
             left.remove(done[-1])
         return done
 
-    def _node(self, name: str, node: Any, recurrent: dict[str, tuple[np.ndarray, np.ndarray | None]]) -> ir.Node:
+    def _node(self, name: str, node: Any, recurrent: Recurrence) -> ir.Node:
         called = self.rename(name)
         if isinstance(node, NEURONS):
             return ir.Lif(called)
         if isinstance(node, nir.Input):
             return ir.Input(called, self._input_shape(name, node))
         if isinstance(node, _SYNAPSES):
-            self._check_values(name, node)
-        if isinstance(node, _DENSE):
-            (target, *_) = [t for s, t in self.edges if s == name] or [""]
-            if target in recurrent:
-                w_rec, more = recurrent[target]
-                bias = _bias(node) if more is None else more + (0 if _bias(node) is None else _bias(node))
-                return ir.RecurrentDense(called, array(node.weight), bias, w_rec)
-            return ir.Dense(called, array(node.weight), _bias(node))
-        if isinstance(node, nir.Conv2d):
-            pairs = {key: self._pair(name, key, getattr(node, key)) for key in ("stride", "dilation")}
-            padding = self._padding(name, node, **pairs)
-            return ir.Conv2d(called, array(node.weight), padding=padding, groups=int(node.groups), bias=_bias(node), **pairs)
+            return self._synapse(name, node, recurrent)
+        if isinstance(node, nir.Scale):
+            return self._scale(name, node)
         if isinstance(node, nir.Flatten):
             if int(node.start_dim) != 0 or int(node.end_dim) not in (-1, 2):
                 raise self.refuse(name, f"flattens dimensions {node.start_dim}..{node.end_dim}; allowed all of them (0..-1)")
             return ir.Flatten(called)
-        if isinstance(node, nir.Scale):
-            return self._scale(name, node)
-        kernel = self._pair(name, "kernel_size", node.kernel_size)
-        how = [self._pair(name, key, getattr(node, key)) for key in ("stride", "padding")]
-        if how != [kernel, (0, 0)]:
-            raise self.refuse(name, f"kernel {kernel}, stride {how[0]}, padding {how[1]}; allowed stride = kernel, no padding")
-        return ir.Pool2d(called, "sum" if isinstance(node, nir.SumPool2d) else "average", kernel)
+        return self._pool(name, node)
+
+    def _synapse(self, name: str, node: Any, recurrent: Recurrence) -> ir.Node:
+        called, weight, bias = self.rename(name), array(node.weight), _bias(node)
+        self._check_values(name, node)
+        if isinstance(node, nir.Conv2d):
+            pairs = {key: self._pair(name, key, getattr(node, key)) for key in ("stride", "dilation")}
+            return ir.Conv2d(
+                called, weight, padding=self._padding(name, node, **pairs), groups=int(node.groups), bias=bias, **pairs
+            )
+        (target, *_) = [t for s, t in self.edges if s == name] or [""]
+        if target not in recurrent:
+            return ir.Dense(called, weight, bias)
+        weight_rec, more = recurrent[target]
+        if more is not None:
+            bias = more if bias is None else bias + more
+        return ir.RecurrentDense(called, weight, bias, weight_rec)
+
+    def _pool(self, name: str, node: Any) -> ir.Node:
+        kernel, stride, padding = (self._pair(name, key, getattr(node, key)) for key in ("kernel_size", "stride", "padding"))
+        if (stride, padding) != (kernel, (0, 0)) or min(kernel) < 1:
+            raise self.refuse(name, f"kernel {kernel}, stride {stride}, padding {padding}; allowed stride = kernel, no padding")
+        return ir.Pool2d(self.rename(name), "sum" if isinstance(node, nir.SumPool2d) else "average", kernel)
 
     def _check_values(self, name: str, node: Any) -> None:
         for key in ("weight", "bias"):

@@ -80,7 +80,7 @@ def from_nir(graph: nir.NIRGraph, name: str = "backbone", dt: float | None = Non
             branch, prefix = (own[0], f"{own[0]}.") if own else (f"{name}_{(inputs or part)[0]}", "")
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", branch) or branch in nets:
             raise BundleError(f"{name}: branch name {branch!r} is used twice or not allowed in a file name; rename the node")
-        nets[branch] = float_net(graph, part, branch, step, lambda n, cut=len(prefix): n[cut:])  # type: ignore[misc]
+        nets[branch] = float_net(graph, part, branch, step, prefix)
     return NirNets(nets, step, source)
 
 
