@@ -11,7 +11,7 @@ from taaf.export.nir_graph import FloatNet
 from taaf.models.errors import DataError
 
 GENERATED_RATE, GENERATED_WINDOWS, GENERATED_STEPS = 0.2, 16, 32
-MAX_BYTES = 1 << 31  # of the file's arrays, and of the widest layer's drive
+MAX_BYTES = 1 << 31  # of the file's arrays, of all spikes, and of one window's float drive
 
 
 def calibration_inputs(
@@ -31,7 +31,10 @@ def calibration_inputs(
     """
     if path is None:
         rng = np.random.default_rng(0)
-        shape = (GENERATED_WINDOWS, GENERATED_STEPS)
+        most = min(_most_windows(net, GENERATED_STEPS) for net in nets.values())
+        if not most:
+            raise DataError(f"{', '.join(nets)}: a layer is too large to run {GENERATED_STEPS} steps in {MAX_BYTES} bytes")
+        shape = (min(GENERATED_WINDOWS, most), GENERATED_STEPS)
         inputs = {
             b: (rng.random((shape[0], *net.graph.input.shape, shape[1])) < GENERATED_RATE).astype(np.uint8)
             for b, net in nets.items()
@@ -50,13 +53,18 @@ def calibration_inputs(
             raise DataError(f"{path}: {key} is {x.dtype} {x.shape}; allowed numbers (N, {', '.join(map(str, wanted))}, T)")
         if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind not in "iu"):
             raise DataError(f"{path}: labels {labels.dtype} {labels.shape}; allowed whole numbers ({len(x)},) as for {key}")
-        widest = max(int(np.prod(s)) for s in net.graph.shapes.values())
-        if 8 * widest * len(x) * x.shape[-1] > MAX_BYTES:
-            allowed = max(1, MAX_BYTES // (8 * widest * x.shape[-1]))
+        allowed = _most_windows(net, x.shape[-1])
+        if len(x) > allowed:
             raise DataError(f"{path}: {len(x)} windows of {key} need too much memory; allowed up to {allowed}")
         inputs[branch] = x
     shapes = {b: list(x.shape) for b, x in inputs.items()}
     return inputs, labels, {"source": str(path), "sha256": sha256(path), "shapes": shapes, "labels": labels is not None}
+
+
+def _most_windows(net: FloatNet, steps: int) -> int:
+    """Windows whose spikes fit the bound; 0 if not even the float drive of one window does."""
+    sizes = [int(np.prod([int(n) for n in shape], dtype=object)) for shape in net.graph.shapes.values()]
+    return 0 if 8 * max(sizes) * steps > MAX_BYTES else MAX_BYTES // (sum(sizes) * steps)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

@@ -15,6 +15,8 @@ from taaf.export.nir_graph import FloatNet
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, RecurrentDense, Sum
 from taaf.models.stage import require_spikes
 
+_BLOCK_BYTES = 1 << 27  # of one layer's drive; bounds memory
+
 
 @dataclass
 class FloatTrace:
@@ -34,9 +36,17 @@ class FloatTrace:
 
 def run_float(net: FloatNet, spikes: np.ndarray) -> FloatTrace:
     """Run windows (N, *input shape, T) of zeros and ones from rest."""
-    graph = net.graph
-    require_spikes(graph, spikes, spikes.shape[1:-1])
-    trace = FloatTrace()
+    require_spikes(net.graph, spikes, spikes.shape[1:-1])
+    widest = max(int(np.prod(shape)) for shape in net.graph.shapes.values())
+    size = max(1, _BLOCK_BYTES // (8 * widest * spikes.shape[-1]))
+    blocks = [_run_block(net, spikes[i : i + size]) for i in range(0, max(len(spikes), 1), size)]
+    names = {name: [b.spikes[name] for b in blocks] for name in blocks[0].spikes}
+    peak = {name: max(b.peak[name] for b in blocks) for name in blocks[0].peak}
+    return FloatTrace({name: np.concatenate(parts) for name, parts in names.items()}, peak)
+
+
+def _run_block(net: FloatNet, spikes: np.ndarray) -> FloatTrace:
+    graph, trace = net.graph, FloatTrace()
     for name, node in graph.nodes.items():
         if isinstance(node, Input):
             trace.spikes[name] = spikes.astype(np.uint8)

@@ -11,6 +11,7 @@ from typing import Any
 import nir
 import numpy as np
 
+from taaf.export.limits import CONV_FIELD_MAX
 from taaf.export.nir_file import text
 from taaf.export.nir_neurons import NEURONS, Neurons, array, map_neurons
 from taaf.export.passes import fold_batch_norm, lower_pool
@@ -61,6 +62,7 @@ def float_net(graph: nir.NIRGraph, members: list[str], name: str, dt: float, pre
     """
     builder = _Builder({n: graph.nodes[n] for n in members}, [(s, t) for s, t in graph.edges if s in members], name, prefix)
     built = fold_batch_norm(lower_pool(builder.build()))
+    _require_layers(built)
     replaced: dict[str, ir.Node | None] = {}
     neurons: dict[str, Neurons] = {}
     for lif in built.lifs():
@@ -73,6 +75,19 @@ def float_net(graph: nir.NIRGraph, members: list[str], name: str, dt: float, pre
             replaced[node.name] = _scaled(f"{name}.{node.name}", node, mapped, first)
             first = False
     return FloatNet(built.rebuilt(replaced), neurons)
+
+
+def _require_layers(graph: ir.Graph) -> None:
+    """Synapses and flattening take spikes, neurons and joins take currents: all violations in one error."""
+    takes_spikes, gives_spikes = (ir.Conv2d, ir.Dense, ir.Flatten), (ir.Input, ir.Lif, ir.Flatten)
+    problems = [
+        f"{graph.name}.{source} -> {graph.name}.{target}: "
+        + ("currents where spikes are taken; put spiking neurons between" if wants else "spikes without weights; put a synapse between")
+        for source, target in graph.edges
+        if (wants := isinstance(graph.nodes[target], takes_spikes)) != isinstance(graph.nodes[source], gives_spikes)
+    ]  # fmt: skip
+    if problems:
+        raise UnsupportedLayerError("; ".join(problems))
 
 
 def _scaled(where: str, node: ir.Conv2d | ir.Dense, neurons: Neurons, first: bool) -> ir.Node:
@@ -232,10 +247,12 @@ class _Builder:
 
     def _pair(self, name: str, key: str, value: Any) -> tuple[int, int]:
         try:
-            both = np.broadcast_to(np.asarray(value).reshape(-1), (2,))
-            return int(both[0]), int(both[1])
+            low, high = (int(v) for v in np.broadcast_to(np.asarray(value).reshape(-1), (2,)))
         except (TypeError, ValueError):
             raise self.refuse(name, f"{key} {value!r}; allowed a number or (height, width)") from None
+        if not 0 <= min(low, high) <= max(low, high) <= CONV_FIELD_MAX:
+            raise self.refuse(name, f"{key} {(low, high)}; allowed up to {CONV_FIELD_MAX} (Lava keeps it in 8 bits)")
+        return low, high
 
     def _padding(self, name: str, node: nir.Conv2d, stride: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
         if not isinstance(node.padding, str | bytes):

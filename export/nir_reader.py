@@ -50,7 +50,11 @@ def read_nir(path: Path, dt: float | None = None) -> NirNets:
     UnsupportedLayerError, GraphError
         Naming the node that has no exact equivalent or does not fit.
     """
-    return from_nir(load_nir(path), re.sub(r"[^A-Za-z0-9_-]", "_", path.stem) or "backbone", dt)
+    graph = load_nir(path)
+    try:
+        return from_nir(graph, re.sub(r"[^A-Za-z0-9_-]", "_", path.stem) or "backbone", dt)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise BundleError(f"{path}: a value is not of NIR's form ({type(error).__name__}: {error})") from error
 
 
 def from_nir(graph: nir.NIRGraph, name: str = "backbone", dt: float | None = None) -> NirNets:
