@@ -58,6 +58,7 @@ def _walk(file: h5py.File) -> None:
                 raise ValueError(f"{where}: {type(link).__name__} refused; copy the values into the file")
             item = group[name]
             if isinstance(item, h5py.Group):
+                _check_type(item)
                 todo.append((item, depth + 1))
             elif isinstance(item, h5py.Dataset):
                 if item.external or item.is_virtual:
@@ -65,6 +66,15 @@ def _walk(file: h5py.File) -> None:
                 n_bytes += item.nbytes if item.shape is not None else 0
                 if n_bytes > MAX_BYTES:
                     raise ValueError(f"{where}: declares {n_bytes} bytes so far, more than {MAX_BYTES}")
+
+
+def _check_type(group: h5py.Group) -> None:
+    """Name a node of a type that this nir does not know (`nir.read` would fail without saying which)."""
+    kind = group.get("type")
+    if isinstance(kind, h5py.Dataset) and kind.shape == ():
+        name = text(kind[()])
+        if not (isinstance(getattr(nir, name, None), type) and issubclass(getattr(nir, name), nir.NIRNode)):
+            raise ValueError(f"{group.name}: unknown NIR type {name!r}")
 
 
 def save_nir(path: Path, graph: nir.NIRGraph) -> None:
