@@ -36,6 +36,12 @@ from taaf.models.errors import BundleError, ConfigError, ParityError
 from taaf.models.ir import Graph, RecurrentDense
 
 FORMAT, VERSION = "taaf-nir-netx", 1
+NOTES = (
+    "NIR holds no reset mode: reset to v_reset in the step of the spike is assumed; a network trained with subtracting reset "
+    "is another network than the one measured here",
+    "deviation: float64 reference of the NIR equations against the integer network on the calibration windows; measured, not exact",
+    "exact: engine on the written file = integer reference, every spike of every layer",
+)
 _EXACT_WINDOWS = 4
 
 
@@ -55,18 +61,32 @@ def nir_to_netx(paths: list[Path], out: Path, dt: float | None, calibration: Pat
         nets |= found.nets
     if len(nets) > 2:
         raise ConfigError(f"{', '.join(map(str, paths))}: {len(nets)} branches ({', '.join(nets)}); allowed one or two")
-    inputs, labels, origin = calibration_inputs(calibration, nets)
+    sources = [{"file": str(p), "sha256": sha256(p), "dt_seconds": f.dt, "dt_source": f.dt_source} for p, f in read]
+    return export_nets(nets, out, *calibration_inputs(calibration, nets), sources)
+
+
+def export_nets(
+    nets: dict[str, FloatNet], out: Path, inputs: dict[str, np.ndarray], labels: np.ndarray | None = None,
+    origin: dict[str, Any] | None = None, sources: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The same for networks in memory, e.g. ``from_norse(module, sample).nets``.
+
+    Parameters
+    ----------
+    nets : dict
+        Branch name -> network.
+    out : Path
+        Folder to write.
+    inputs : dict
+        Branch name -> windows (N, *input shape, T) of zeros and ones, for calibration and measurement.
+    labels : numpy.ndarray, optional
+        (N,) classes.
+    origin, sources : optional
+        What the report says of the inputs and of the networks' files.
+    """
     report: dict[str, Any] = {
-        "format": FORMAT, "version": VERSION, "taaf": version("taaf"),
-        "sources": [
-            {"file": str(p), "sha256": sha256(p), "dt_seconds": f.dt, "dt_source": f.dt_source} for p, f in read
-        ],
-        "calibration": origin, "branches": {},
-        "notes": [
-            "NIR holds no reset mode: reset to v_reset in the step of the spike is assumed; a network trained with "
-            "subtracting reset deviates more than measured here",
-            "deviation: float64 reference of the NIR equations against the integer network, same inputs; not exact, measured",
-        ],
+        "format": FORMAT, "version": VERSION, "taaf": version("taaf"), "sources": sources or [],
+        "calibration": origin or {"source": "arrays in memory"}, "branches": {}, "notes": list(NOTES),
     }  # fmt: skip
     with staged_folder(out) as stage:
         for branch, net in nets.items():
@@ -128,7 +148,12 @@ def staged_folder(out: Path) -> Iterator[Path]:
         yield stage
         if out.exists():
             os.rename(out, old)
-        os.rename(stage, out)
+        try:
+            os.rename(stage, out)
+        except OSError:
+            if old.exists():
+                os.rename(old, out)
+            raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
