@@ -17,16 +17,26 @@ _PLAIN = (nn.Linear, nn.Conv2d, nn.Flatten, nn.AvgPool2d)
 def norse_graph(module: nn.Module, sample: torch.Tensor, name: str) -> tuple[nir.NIRGraph, float]:
     """Trace a network; returns its NIR graph and the time step of its cells."""
     import nirtorch
-    from norse.torch import IAFCell, LIFBoxCell, LIFCell
+    from norse.torch import IAFCell, LIFBoxCell, LIFCell, SequentialState
 
     cells = (LIFBoxCell, LIFCell, IAFCell)
     leaves = {n or name: m for n, m in module.named_modules() if not any(True for _ in m.children())}
+    for called, part in module.named_modules():
+        if type(part) not in (nn.Sequential, SequentialState) and any(True for _ in part.children()):
+            raise UnsupportedLayerError(
+                f"{name}.{called}: {type(part).__name__} holds other modules; allowed Sequential and SequentialState (what "
+                "another forward() does between modules cannot be traced with certainty; write such a network as NIR)"
+            )
     steps = {}
     for called, leaf in leaves.items():
         where = f"{name}.{called}"
         if not isinstance(leaf, (*cells, *_PLAIN)):
             allowed = ", ".join(k.__name__ for k in (*cells, *_PLAIN))
             raise UnsupportedLayerError(f"{where}: {type(leaf).__name__} is not supported; allowed {allowed}")
+        if isinstance(leaf, nn.Conv2d) and leaf.padding_mode != "zeros":
+            raise UnsupportedLayerError(f"{where}: Conv2d with padding mode {leaf.padding_mode!r}; allowed zeros")
+        if isinstance(leaf, nn.AvgPool2d) and (leaf.ceil_mode or leaf.divisor_override):
+            raise UnsupportedLayerError(f"{where}: AvgPool2d with ceil_mode or divisor_override; allowed neither")
         if isinstance(leaf, cells):
             steps[where] = float(leaf.dt)
             _check_reset(where, leaf.p)
@@ -89,8 +99,6 @@ def _plain(layer: nn.Module) -> nir.NIRNode:
         return nir.Linear(weight) if layer.bias is None else nir.Affine(weight, _array(layer.bias))
     if isinstance(layer, nn.Conv2d):
         bias = np.zeros(layer.out_channels) if layer.bias is None else _array(layer.bias)
-        if layer.padding_mode != "zeros":
-            raise UnsupportedLayerError(f"Conv2d with padding mode {layer.padding_mode!r}; allowed zeros")
         return nir.Conv2d(None, _array(layer.weight), layer.stride, layer.padding, layer.dilation, layer.groups, bias)
     if isinstance(layer, nn.Flatten):
         return nir.Flatten(None, layer.start_dim - 1 if layer.start_dim > 0 else layer.start_dim, layer.end_dim)

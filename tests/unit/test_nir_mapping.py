@@ -305,5 +305,20 @@ def test_norse_refusals() -> None:
         read(nn.Linear(3, 2), nn.ReLU(), box())
     with pytest.raises(UnsupportedLayerError, match=r"net: time steps differ: net\.1 0.001, net\.3 0.002"):
         read(nn.Linear(3, 2), box(), nn.Linear(2, 2), box(dt=0.002))
+    with pytest.raises(UnsupportedLayerError, match=r"backbone\.0: AvgPool2d with ceil_mode"):
+        from_norse(norse.SequentialState(nn.AvgPool2d(2, ceil_mode=True), box()), torch.zeros(1, 1, 4, 4))
+    with pytest.raises(UnsupportedLayerError, match=r"backbone\.0: Conv2d with padding mode 'circular'"):
+        from_norse(norse.SequentialState(nn.Conv2d(1, 1, 3, padding_mode="circular"), box()), torch.zeros(1, 1, 4, 4))
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.inner(x)
+
+    with pytest.raises(UnsupportedLayerError, match=r"net\.0: Own holds other modules"):
+        read(Own(), box())
     with pytest.raises(UnsupportedLayerError, match="does not run on the sample"):
         read(nn.Linear(3, 2), box(), features=4)
