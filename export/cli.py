@@ -1,4 +1,4 @@
-"""taaf-export: checkpoint -> bundle."""
+"""taaf-export: checkpoint -> bundle or NIR; NIR -> NetX."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taaf.models.console import make_parser, not_negative, run
+from taaf.models.errors import ConfigError
 
 SCHEMA_VERSION = 1
 
@@ -16,18 +17,37 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "taaf-export",
         "Compile a trained checkpoint for Loihi-class hardware: fold, quantise, lower, check limits, write a NetX bundle. "
-        "The result is verified on the whole test set before it is written; what has no exact form is refused.",
-        ["taaf-export runs/ead_mini/model.pt --to netx --out bundle", "taaf-export model.pt --to netx --verify-lava 5"],
+        "The result is verified on the whole test set before it is written; what has no exact form is refused. NIR backbones "
+        "(.nir, of Norse, snnTorch, ...) are quantised with calibration, and the deviation is measured and reported.",
+        [
+            "taaf-export runs/ead_mini/model.pt --to netx --out bundle", "taaf-export model.pt --to netx --verify-lava 5",
+            "taaf-export model.pt --to nir --out backbone.nir",
+            "taaf-export event.nir --second audio.nir --to netx --out backbone --calibrate spikes.npz",
+        ],
+    )  # fmt: skip
+    parser.add_argument(
+        "model", type=Path, help="checkpoint of taaf-train (model.pt), NIR file (.nir), or with --to nir a bundle"
     )
-    parser.add_argument("model", type=Path, help="checkpoint written by taaf-train (model.pt)")
-    parser.add_argument("--to", choices=["netx"], required=True, help="target format")
-    parser.add_argument("--out", type=Path, default=Path("bundle"), help="bundle directory to write (default: ./bundle)")
+    parser.add_argument("--to", choices=["netx", "nir"], required=True, help="target format")
+    parser.add_argument(
+        "--out", type=Path, default=None,
+        help="bundle directory to write (default: ./bundle); from .nir: folder (default: ./backbone); to nir: file "
+        "(default: ./backbone.nir)",
+    )  # fmt: skip
     parser.add_argument(
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
     )
     parser.add_argument(
         "--verify-lava", type=not_negative, default=0, metavar="N", help="also run N windows on the Lava runtime (default 0)"
     )
+    source = parser.add_argument_group("from NIR")
+    source.add_argument("--second", type=Path, metavar="NIR", help="NIR file of the second branch")
+    source.add_argument("--dt", type=float, metavar="S", help="time step in seconds, which NIR does not hold (snnTorch: 1e-4)")
+    source.add_argument(
+        "--calibrate", type=Path, metavar="NPZ",
+        help="windows of spikes: an array (N, *input shape, T) per branch, or 'inputs', and optionally 'labels' "
+        "(default: generated spikes)",
+    )  # fmt: skip
     return parser
 
 
@@ -37,6 +57,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
+    from_nir = args.model.suffix == ".nir"
+    for option, value in (("--second", args.second), ("--dt", args.dt), ("--calibrate", args.calibrate)):
+        if value is not None and not from_nir:
+            raise ConfigError(f"{option}: needs a .nir file, not {args.model}")
+    if args.verify_lava and (from_nir or args.to == "nir"):
+        raise ConfigError("--verify-lava: runs bundles only; leave it out with NIR")
+    if from_nir and args.to == "nir":
+        raise ConfigError(f"{args.model}: is NIR already; quantise it with --to netx")
+    if from_nir or args.to == "nir":
+        from taaf.export.nir_cli import from_nir_file, to_nir_file
+
+        return from_nir_file(args) if from_nir else to_nir_file(args)
+    return _bundle(args)
+
+
+def _bundle(args: argparse.Namespace) -> int:
     from taaf.export.frontend import require_exportable
     from taaf.export.netx_bundle import export_netx
     from taaf.models.checkpoint import read_checkpoint
@@ -52,7 +88,7 @@ def _work(args: argparse.Namespace) -> int:
     require_exportable(config.model)
     test = open_windows(with_root(config.data, args.root), config.model, "test", args.quiet)
     result = export_netx(
-        args.model, args.out, test.inputs, test.labels, list(test.label_names),
+        args.model, args.out or Path("bundle"), test.inputs, test.labels, list(test.label_names),
         verify_lava=args.verify_lava, quiet=args.quiet or args.json, say=say,
     )  # fmt: skip
     if args.json:

@@ -149,7 +149,7 @@ def test_disagreement_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ("[optimiser]\nepoch = 3\n", "did you mean 'epochs'?"), ("[loss]\nlam = 'x'\n", "expected float"),
         ("[optimizer]\nepochs = 3\n", "did you mean [optimiser]?"), ("[loss\n", "not valid TOML"),
-        ("[optimiser]\nbatch_size = 0\n", "must be > 0"), ("[loss]\nbalance = 'ogm'\n", "allowed taaf, none"),
+        ("[optimiser]\nbatch_size = 0\n", "must be > 0"), ("[loss]\nbalance = 'ogm'\n", "allowed none, la, taaf"),
     ],
 )  # fmt: skip
 def test_bad_configurations(toml: str, mention: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

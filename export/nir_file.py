@@ -1,0 +1,93 @@
+"""NIR files (HDF5): read with care, written in one step.
+
+`nir.read` loads every value of a file and follows its links. So the file is walked first: external, soft and virtual
+parts are refused, and the sizes that it declares are bounded before anything is allocated.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nir
+
+from taaf.models.errors import BundleError
+
+MAX_OBJECTS = 100_000
+MAX_DEPTH = 16
+MAX_BYTES = 1 << 31  # of all values together, uncompressed
+
+
+def load_nir(path: Path) -> nir.NIRGraph:
+    """Read a NIR file.
+
+    Raises
+    ------
+    BundleError
+        If the file is missing, truncated, not NIR, holds links, or declares more than `MAX_BYTES`.
+    """
+    if not path.is_file():
+        raise BundleError(f"{path}: no such file; `taaf-export model.pt --to nir` or `nir.write` make one")
+    try:
+        with h5py.File(path, "r") as file:
+            if "node" not in file:
+                raise ValueError("it has no group 'node'")
+            _walk(file)
+        graph = nir.read(path, type_check=False)
+    except Exception as error:  # h5py and nir raise many kinds on damaged files
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise BundleError(f"{path}: not a readable NIR file, it may be truncated ({type(error).__name__}: {reason})") from error
+    if not isinstance(graph, nir.NIRGraph):
+        raise BundleError(f"{path}: holds a single {type(graph).__name__}; allowed a NIRGraph with Input and Output")
+    return graph
+
+
+def _walk(file: h5py.File) -> None:
+    """Raise `ValueError` at anything that is not a plain, bounded value of this file."""
+    todo: list[tuple[h5py.Group, int]] = [(file, 0)]
+    n_objects = n_bytes = 0
+    while todo:
+        group, depth = todo.pop()
+        for name in group:
+            where = f"{group.name.rstrip('/')}/{name}"
+            n_objects += 1
+            if n_objects > MAX_OBJECTS or depth > MAX_DEPTH:
+                raise ValueError(f"{where}: more than {MAX_OBJECTS} parts or {MAX_DEPTH} levels")
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise ValueError(f"{where}: {type(link).__name__} refused; copy the values into the file")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                _check_type(item)
+                todo.append((item, depth + 1))
+            elif isinstance(item, h5py.Dataset):
+                if item.external or item.is_virtual:
+                    raise ValueError(f"{where}: values outside the file refused; copy them into it")
+                n_bytes += item.nbytes if item.shape is not None else 0
+                if n_bytes > MAX_BYTES:
+                    raise ValueError(f"{where}: declares {n_bytes} bytes so far, more than {MAX_BYTES}")
+
+
+def _check_type(group: h5py.Group) -> None:
+    """Name a node of a type that this nir does not know (`nir.read` would fail without saying which)."""
+    kind = group.get("type")
+    if isinstance(kind, h5py.Dataset) and kind.shape == ():
+        name = text(kind[()])
+        if not (isinstance(getattr(nir, name, None), type) and issubclass(getattr(nir, name), nir.NIRNode)):
+            raise ValueError(f"{group.name}: unknown NIR type {name!r}")
+
+
+def save_nir(path: Path, graph: nir.NIRGraph) -> None:
+    """Write a NIR file: the old file stays, or the new one is complete (temporary file, then rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        nir.write(temporary, graph, compression="gzip")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def text(value: Any) -> str:
+    """Metadata text, which HDF5 may give back as bytes."""
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
