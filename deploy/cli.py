@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +56,7 @@ def _work(args: argparse.Namespace) -> int:
 
     from taaf.deploy.report import render
     from taaf.deploy.session import Request, deploy
+    from taaf.models.output import write_at_once
 
     if args.report is not None and not args.report.parent.is_dir():
         raise ConfigError(f"--report {args.report}: folder {args.report.parent} does not exist")
@@ -80,7 +80,7 @@ def _work(args: argparse.Namespace) -> int:
         bar.close()
     text = json.dumps(report, indent=None if args.json else 1)
     if args.report is not None:
-        _write_atomically(args.report, text + "\n")
+        write_at_once(args.report, text + "\n")
     if args.plot is not None:
         from taaf.deploy.early_exit import plot_early_exit
 
@@ -90,17 +90,6 @@ def _work(args: argparse.Namespace) -> int:
         print("taaf-deploy: error: the backend disagrees with the trained model (see agreement)", file=sys.stderr)
         return 1
     return 0
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

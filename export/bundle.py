@@ -24,9 +24,10 @@ import numpy as np
 from taaf.export.manifest import manifest_problems
 from taaf.export.targets.netx import read_netx
 from taaf.models.arrays import read_npz
-from taaf.models.errors import BundleError, TaafError
+from taaf.models.errors import BundleError, OutputError, TaafError
 from taaf.models.host_head import MODALITIES, HostHead
 from taaf.models.ir import Graph
+from taaf.models.output import make_folder, replace_folder
 
 FORMAT, VERSION = "taaf-bundle", 2
 MAX_FILE_BYTES = 1 << 30
@@ -94,8 +95,11 @@ def write_bundle(out: Path, manifest: dict[str, Any], fill: Callable[[Path], Non
     """
     if out.exists() and not (out / "manifest.json").is_file():
         raise BundleError(f"{out}: exists and is not a bundle; choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    make_folder(out.parent)
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     try:
         os.chmod(stage, 0o755)
         fill(stage)
@@ -103,11 +107,9 @@ def write_bundle(out: Path, manifest: dict[str, Any], fill: Callable[[Path], Non
         text = json.dumps({"format": FORMAT, "version": VERSION, **manifest, "files": files}, indent=1)
         (stage / "manifest.json").write_text(text + "\n", encoding="utf-8")
         check(stage)
-        old = stage.with_name(stage.name + ".old")
-        if out.exists():
-            os.rename(out, old)
-        os.rename(stage, out)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(stage, out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); nothing was left there") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 

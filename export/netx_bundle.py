@@ -1,5 +1,6 @@
 """From a checkpoint to a verified NetX bundle."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -26,12 +27,14 @@ from taaf.models.errors import BackendUnavailableError, ParityError
 from taaf.models.head import host_forward
 from taaf.models.host_head import MODALITIES, HeadOutput
 from taaf.models.ir import Graph
+from taaf.models.output import undisturbed
 from taaf.models.taaf import TaafSnn
 
 ENCODERS = {
     "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
     "audio": "place code of 40 log-mel bands on the host: at most one of 4 channels per band and step",
 }
+_STOP_LIMIT_S = 8.0
 _LOGIT_TOLERANCE = 1e-9  # torch float64 against NumPy float64
 
 
@@ -184,12 +187,21 @@ def _verify_head(model: TaafSnn, numpy_head: HeadOutput, features: dict[str, np.
 def _verify_on_lava(stage: Path, n_windows: int) -> dict[str, Any]:
     """Run the staged bundle with taaf-deploy in its own process (Lava forks; the exporter must not import it)."""
     command = [sys.executable, "-m", "taaf.deploy.cli", str(stage), "--backend", "sim", "--samples", str(n_windows)]
-    done = subprocess.run([*command, "--json", "-q"], capture_output=True, text=True, check=False)
-    if done.returncode == BackendUnavailableError.exit_code:
-        raise BackendUnavailableError(done.stderr.strip() or "Lava runtime unavailable")
-    if done.returncode != 0:
-        raise ParityError(f"--verify-lava: {done.stderr.strip() or 'the Lava run disagrees with the trained model'}")
-    result: dict[str, Any] = json.loads(done.stdout)["agreement"]
+    process = subprocess.Popen([*command, "--json", "-q"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        stdout, stderr = process.communicate()
+    except BaseException:  # killed at once it would leave its Lava processes behind
+        with undisturbed():
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_STOP_LIMIT_S)
+            process.kill()
+        raise
+    if process.returncode == 1:
+        raise ParityError(f"--verify-lava: {stderr.strip() or 'the Lava run disagrees with the trained model'}")
+    if process.returncode != 0:
+        raise BackendUnavailableError(f"--verify-lava: {stderr.strip() or f'taaf-deploy ended with {process.returncode}'}")
+    result: dict[str, Any] = json.loads(stdout)["agreement"]
     return result
 
 

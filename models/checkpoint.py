@@ -1,6 +1,6 @@
 """Checkpoints: plain tensors and numbers, written atomically, read without trusting the file (`tensor_archive`)."""
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from taaf.models.config import ModelConfig
 from taaf.models.errors import CheckpointError
+from taaf.models.output import write_at_once
 from taaf.models.taaf import TaafSnn
 from taaf.models.tensor_archive import read_tensor_archive
 
@@ -16,14 +17,11 @@ VERSION = 2
 
 
 def save_checkpoint(path: Path, model: TaafSnn, config: dict[str, Any], **extra: Any) -> None:
-    """Write ``path`` in one step (temporary file, then rename): a crash leaves the old file or the new one."""
+    """Write ``path`` in one step: a crash leaves the old file or the new one; raises `OutputError` if it cannot be written."""
     content = {"format": FORMAT, "version": VERSION, "config": config, "state": model.state_dict(), **extra}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()  # on a full disk torch.save would raise what names no cause
+    torch.save(content, buffer)
+    write_at_once(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -23,6 +23,10 @@ class DataError(TaafError):
     """A data set file is missing, changed or has the wrong shape."""
 
 
+class OutputError(TaafError):
+    """A result cannot be written: the disk is full, or the folder may not be written to."""
+
+
 class BundleError(TaafError):
     """A deployment bundle is missing a file, was tampered with, or does not fit its manifest."""
 

@@ -9,6 +9,7 @@ Windows follow each other without a gap; every layer resets its neurons at its o
 
 import contextlib
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -134,6 +135,8 @@ class LavaNetwork:
 
         path = folder / f"{key[0]}.{key[1]}.npy"
         raster = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(self.n_steps, *layer.out.shape))
+        with path.open("r+b") as file:  # a full disk is found here, not as a SIGBUS in a Lava process
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         recorder = RecorderProcess(shape=layer.out.shape, path=str(path), n_steps=self.n_steps)
         layer.out.connect(recorder.a_in)
         delay = 1 + sum(branch == key[0] for branch, _ in self.rasters)

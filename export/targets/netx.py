@@ -3,6 +3,7 @@
 Layer 0 is an ``input`` layer without neurons: it only tells the loader the input shape. Keys and quirks: LAVA.md.
 """
 
+import io
 import itertools
 import re
 from pathlib import Path
@@ -33,7 +34,8 @@ def write_netx(graph: Graph, path: Path) -> None:
     nodes = chain(graph)
     require_integer_stage(graph)
     assert graph.output == nodes[-1].name
-    with h5py.File(path, "w", libver="latest") as file:
+    buffer = io.BytesIO()  # on a full disk h5py could not even close the file
+    with h5py.File(buffer, "w", libver="latest") as file:
         layers = file.create_group("layer")
         index = 0
         for position, node in enumerate(nodes):
@@ -52,6 +54,7 @@ def write_netx(graph: Graph, path: Path) -> None:
                 lif = nodes[position + 1]
                 assert isinstance(node, Conv2d | Dense) and isinstance(lif, Lif)
                 _write_layer(layer, node, lif, graph.shapes[lif.name])
+    path.write_bytes(buffer.getvalue())
 
 
 def _write_layer(layer: h5py.Group, node: Conv2d | Dense, lif: Lif, shape: tuple[int, ...]) -> None:

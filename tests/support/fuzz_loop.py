@@ -62,6 +62,7 @@ def work(formats: list[str], start: int, n: int, seed: int, root: Path, limit_s:
     for name in formats:
         form, counts, slowest = FORMATS[name], Counter(), 0.0
         content = form.seed(seeds_at)
+        form.read(bundle if form.part and bundle else valid(form.name, content, seeds_at))  # accepted, and all is imported now
         for index in range(start, start + n):
             shutil.rmtree(current, ignore_errors=True)
             current.mkdir()
@@ -93,6 +94,13 @@ def work(formats: list[str], start: int, n: int, seed: int, root: Path, limit_s:
                     flush=True,
                 )
         print(json.dumps({"format": name, "counts": counts, "slowest_s": round(slowest, 2)}), flush=True)
+
+
+def valid(name: str, content: bytes, folder: Path) -> Path:
+    """The undamaged input."""
+    path = Path(tempfile.mkdtemp(dir=folder)) / name
+    path.write_bytes(content)
+    return path
 
 
 def save(path: Path, name: str, index: int) -> str:
