@@ -49,6 +49,19 @@ def _quiet_stdout() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def forgotten_afterwards() -> Iterator[None]:
+    """Let Lava forget the processes made in this block: its register keeps them, and their data, for ever otherwise."""
+    from lava.magma.core.process.process import ProcessServer
+
+    server = ProcessServer()
+    known = list(server.processes)
+    try:
+        yield
+    finally:
+        server.processes[:] = known
+
+
 class LavaRuntime:
     """Context manager around one Lava network.
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
-from taaf.deploy.lava_runtime import LavaRuntime, require_lava
+from taaf.deploy.lava_runtime import LavaRuntime, forgotten_afterwards, require_lava
 from taaf.export.bundle import Bundle
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Activity
@@ -46,7 +46,11 @@ def run_sim(
     require_lava()
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    with tempfile.TemporaryDirectory(prefix="taaf-sim-") as folder, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory(prefix="taaf-sim-") as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        forgotten_afterwards(),
+    ):
         network = LavaNetwork(bundle, inputs, Path(folder), confidence=confidence)
         return network.run(Loihi2SimCfg(select_tag="fixed_pt"), time_limit_s, tick)
 

@@ -91,7 +91,7 @@ def read_netx(path: Path, name: str) -> Graph:
         If it holds a layer that taaf does not run exactly, naming it.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.open_file(path) as file:
             layers = hdf5.member(file, "layer", h5py.Group)
             if len(layers) > MAX_LAYERS:
                 raise ValueError(f"{len(layers)} layers, at most {MAX_LAYERS} are read")

@@ -241,7 +241,7 @@ def _toml(path: Path) -> None:
 def _toml_seed(_folder: Path) -> bytes:
     from taaf.training import ablation
 
-    return ablation.BASE_CONFIG.read_bytes() + b'\n[loss]\nlam = 0.001\nbalance = "taaf"\n'
+    return ablation.BASE_CONFIG.read_bytes() + b"phi = 0.5\n"
 
 
 def _npz(path: Path) -> None:

@@ -58,7 +58,7 @@ def read_ntidigits(path: Path, part: str, steps: int, bad: BadSamples) -> Spoken
     """
     require_file(path, "the N-TIDIGITS file")
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.open_file(path) as file:
             names = read_names(file, part, path)
             groups = [_own(file, f"{part}_{what}", h5py.Group, path) for what in ("addresses", "timestamps")]
             spikes, labels, kept = [], [], []
