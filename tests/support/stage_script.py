@@ -56,6 +56,8 @@ def strike(how: str, marker: Path) -> None:
     marker.write_text(f"{time.time()}\n{len(children())}\n")
     if how == "group":
         os.killpg(os.getpgid(0), signal.SIGINT)
+    elif how == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
     elif how.startswith("child:"):
         os.kill(children()[int(how[6:])], signal.SIGKILL)
     elif how.startswith("SIG"):
