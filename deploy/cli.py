@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +59,7 @@ def _work(args: argparse.Namespace) -> int:
 
     from taaf.deploy.report import render
     from taaf.deploy.session import Request, deploy
+    from taaf.models.output import write_at_once
 
     for option, path, suffix in (("--report", args.report, ""), ("--plot", args.plot, ".png")):
         if path is not None:
@@ -82,7 +82,7 @@ def _work(args: argparse.Namespace) -> int:
         bar.close()
     text = json.dumps(report, indent=None if args.json else 1)
     if args.report is not None:
-        _write_atomically(args.report, text + "\n")
+        write_at_once(args.report, text + "\n")
     if args.plot is not None:
         from taaf.deploy.early_exit import plot_early_exit
 
@@ -92,17 +92,6 @@ def _work(args: argparse.Namespace) -> int:
         print("taaf-deploy: error: the backend disagrees with the trained model (see agreement)", file=sys.stderr)
         return 1
     return 0
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from taaf.export.bundle import Bundle
 from taaf.hw_sim.early_exit import ExitPoint, exit_curve
 from taaf.hw_sim.energy import energies
 from taaf.hw_sim.engine import Engine
-from taaf.models.errors import ConfigError
+from taaf.models.output import written_at_once
 
 CONFIDENCES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)
 NEVER = 2.0  # no probability reaches it
@@ -76,11 +76,5 @@ def plot_early_exit(report: dict[str, Any], target: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0].set_ylabel("accuracy (%)")
-    temporary = target.with_name(f".{target.name}.tmp.png")
-    try:
+    with written_at_once(target, ".png") as temporary:
         figure.savefig(temporary, dpi=120)
-        temporary.replace(target)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)

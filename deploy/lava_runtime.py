@@ -49,6 +49,19 @@ def _quiet_stdout() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def forgotten_afterwards() -> Iterator[None]:
+    """Let Lava forget the processes made in this block: its register keeps them, and their data, for ever otherwise."""
+    from lava.magma.core.process.process import ProcessServer
+
+    server = ProcessServer()
+    known = list(server.processes)
+    try:
+        yield
+    finally:
+        server.processes[:] = known
+
+
 class LavaRuntime:
     """Context manager around one Lava network.
 
@@ -73,6 +86,7 @@ class LavaRuntime:
         self._process, self._config, self._limit_s = process, run_config, time_limit_s
         self._failure: str | None = None
         self._again = False  # send SIGINT (once more)
+        self._interrupted = False
         self._done = threading.Event()
         self._owner = os.getpid()
         self._previous: Any = None
@@ -125,6 +139,8 @@ class LavaRuntime:
             raise RuntimeFailedError(f"Lava runtime: {self._child_exception() or self._failure}") from None
         except Exception as error:
             self._done.set()
+            if self._interrupted and self._failure is None:  # the interrupt, as some library put it
+                raise KeyboardInterrupt from None
             cause = self._child_exception() or self._failure or f"{type(error).__name__}: {error}"
             raise RuntimeFailedError(f"Lava runtime: {cause}") from error
 
@@ -136,6 +152,7 @@ class LavaRuntime:
         if frame is not None and frame.f_code.co_name in _FORK_HOOKS:  # an exception would be swallowed there
             self._again = True
             return
+        self._interrupted = True
         raise KeyboardInterrupt
 
     def _watch(self) -> None:

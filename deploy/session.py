@@ -16,7 +16,7 @@ from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
 from taaf.models.config import ModelConfig
-from taaf.models.errors import ConfigError, DataError
+from taaf.models.errors import BundleError, ConfigError, DataError
 from taaf.models.host_head import OUTPUTS
 from taaf.training.config import from_dict, with_root
 from taaf.training.sources import Windows, open_windows
@@ -55,6 +55,7 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     if n > len(split):
         raise ConfigError(f"--samples {n}: the {request.split} split has {len(split)}; allowed 1..{len(split)}")
     inputs = {m: x[:n] for m, x in split.inputs.items()}
+    _require_fit(bundle, inputs)
     started(n)
     begun = time.perf_counter()
     result = _run(bundle, inputs, request, tick)
@@ -97,6 +98,14 @@ def _windows(bundle: Bundle, request: Request) -> Windows:
             "other labels; give --root of the same data or export the network again"
         )
     return windows
+
+
+def _require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> None:
+    """Raise `BundleError` unless the bundle takes this data set's inputs."""
+    for name, x in inputs.items():
+        wanted = (*bundle.graphs[name].input.shape, bundle.input_steps(name))
+        if x.shape[1:] != wanted:
+            raise BundleError(f"{bundle.path}: branch {name} takes {wanted}, the data set gives {x.shape[1:]}")
 
 
 def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:

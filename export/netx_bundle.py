@@ -1,5 +1,6 @@
 """From a checkpoint to a verified NetX bundle."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from taaf.models.errors import BackendUnavailableError, ParityError
 from taaf.models.head import host_forward
 from taaf.models.host_head import MODALITIES, HeadOutput
 from taaf.models.ir import Graph
+from taaf.models.output import undisturbed
 from taaf.models.taaf import TaafSnn
 
 ENCODERS = {
@@ -35,6 +37,7 @@ ENCODERS = {
     }
 }
 BINNED = "events per channel and time bin, straight to the chip"  # the sets on disk are events already
+_STOP_LIMIT_S = 8.0
 _LOGIT_TOLERANCE = 1e-9  # torch float64 against NumPy float64
 
 
@@ -188,12 +191,21 @@ def _verify_head(model: TaafSnn, numpy_head: HeadOutput, features: dict[str, np.
 def _verify_on_lava(stage: Path, n_windows: int) -> dict[str, Any]:
     """Run the staged bundle with taaf-deploy in its own process (Lava forks; the exporter must not import it)."""
     command = [sys.executable, "-m", "taaf.deploy.cli", str(stage), "--backend", "sim", "--samples", str(n_windows)]
-    done = subprocess.run([*command, "--json", "-q"], capture_output=True, text=True, check=False)
-    if done.returncode == BackendUnavailableError.exit_code:
-        raise BackendUnavailableError(done.stderr.strip() or "Lava runtime unavailable")
-    if done.returncode != 0:
-        raise ParityError(f"--verify-lava: {done.stderr.strip() or 'the Lava run disagrees with the trained model'}")
-    result: dict[str, Any] = json.loads(done.stdout)["agreement"]
+    process = subprocess.Popen([*command, "--json", "-q"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        stdout, stderr = process.communicate()
+    except BaseException:  # killed at once it would leave its Lava processes behind
+        with undisturbed():
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_STOP_LIMIT_S)
+            process.kill()
+        raise
+    if process.returncode == 1:
+        raise ParityError(f"--verify-lava: {stderr.strip() or 'the Lava run disagrees with the trained model'}")
+    if process.returncode != 0:
+        raise BackendUnavailableError(f"--verify-lava: {stderr.strip() or f'taaf-deploy ended with {process.returncode}'}")
+    result: dict[str, Any] = json.loads(stdout)["agreement"]
     return result
 
 

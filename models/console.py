@@ -1,12 +1,14 @@
 """What the three commands share: options, one-line errors, exit codes."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from taaf.models.errors import ConfigError, TaafError
 
@@ -28,32 +30,62 @@ def make_parser(prog: str, description: str, examples: Sequence[str]) -> argpars
 
 def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
     """Parse, work, and turn what goes wrong into one line on stderr and an exit code."""
-    args = parser.parse_args(argv)
-    previous = signal.signal(signal.SIGTERM, _terminated)
+    interrupted: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    debug = False
     try:
+        args = parser.parse_args(argv)
+        debug = args.debug
         code = work(args)
         sys.stdout.flush()
         return code
-    except TaafError as error:
-        if args.debug:
+    except BaseException as error:
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)  # it is over already
+        if isinstance(error, SystemExit) or (debug and not isinstance(error, BrokenPipeError)):
             raise
-        message = " ".join(str(error).split())
-        print(f"{parser.prog}: error: {message}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        if args.debug:
+        code, message = _explain(error, bool(interrupted))
+        if code == 0:
             raise
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of stdout is gone; nothing more to say to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        with contextlib.suppress(OSError):
+            if message:
+                print(f"{parser.prog}: {message}", file=sys.stderr, flush=True)
+        return code
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        _give_up_unwritten(sys.stdout)
+        _give_up_unwritten(sys.stderr)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _terminated(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def _explain(error: BaseException, interrupted: bool) -> tuple[int, str]:
+    """Exit code and the one line to say; code 0: a bug of ours, whose traceback is wanted."""
+    text = " ".join(str(error).split())
+    if interrupted or isinstance(error, KeyboardInterrupt):  # a library may turn the interrupt into its own error
+        return 130, f"interrupted; {text}" if text and isinstance(error, KeyboardInterrupt) else "interrupted"
+    if isinstance(error, TaafError):
+        return error.exit_code, f"error: {text}"
+    if isinstance(error, BrokenPipeError):  # the reader of stdout is gone; nothing more to say to it
+        return 141, ""
+    if isinstance(error, MemoryError):
+        return 2, f"error: out of memory ({text or 'no more is available'}); use a smaller network or fewer samples"
+    if isinstance(error, OSError):
+        return 2, f"error: {error.filename or 'a file'}: {error.strerror or text}"
+    return 0, text
+
+
+def _give_up_unwritten(stream: Any) -> None:
+    """Flush, or drop what cannot be written: Python would complain about it when it ends."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def positive(text: str) -> int:

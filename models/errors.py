@@ -4,11 +4,17 @@ Every message says where, what was found, what is allowed and what to do. The co
 the message as one line and leave with ``exit_code``; anything that is not a `TaafError` is a bug of ours.
 """
 
+MAX_MESSAGE = 2000
+
 
 class TaafError(Exception):
     """Base class. ``exit_code``: 1 verification failed, 2 bad input, 3 backend unavailable."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"  # a foreign file may name things at length
 
 
 class ConfigError(TaafError):
@@ -21,6 +27,10 @@ class CheckpointError(TaafError):
 
 class DataError(TaafError):
     """A data set file is missing, changed or has the wrong shape."""
+
+
+class OutputError(TaafError):
+    """A result cannot be written: the disk is full, or the folder may not be written to."""
 
 
 class BundleError(TaafError):

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from taaf.models.errors import CheckpointError, ConfigError, RuntimeFailedError
+from taaf.models.output import make_folder
 from taaf.training.config import DataConfig, TrainConfig, load_config
 from taaf.training.datasets.processes import stay_with_parent
 
@@ -191,11 +192,8 @@ def ablation_command(args: argparse.Namespace) -> int:
         raise ConfigError(f"--ablation: data.set (={base.data.set!r}): the study is laid out for ead-mini")
     out = args.out or Path("runs/ablation")
     tables = args.tables or out
-    try:
-        for folder in (out, tables):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: cannot be created ({error.strerror})") from error
+    for folder in (out, tables):
+        make_folder(folder)
     cells = cells_of(args.ablation)
     seeds = range(1, (args.seeds or 3) + 1)
     results = []

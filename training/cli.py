@@ -90,6 +90,7 @@ def _work(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
     from taaf.models.checkpoint import load_model
+    from taaf.models.output import make_folder
     from taaf.training.curves import TensorBoardLog, plot_runs
     from taaf.training.sources import open_split
     from taaf.training.trainer import Trainer, evaluate
@@ -98,10 +99,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
     train_set = open_split(config.data, config.model, "train", quiet)
     test_set = open_split(config.data, config.model, "test", quiet)
     trainer = Trainer(config, train_set, test_set, ranks, quiet)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be created ({error.strerror})") from error
+    make_folder(out)
     if args.overwrite and ranks.is_main:
         for name in ("last.pt", "model.pt", "metrics.jsonl", "curves.png"):
             (out / name).unlink(missing_ok=True)
@@ -117,7 +115,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
         metrics = trainer.run(out, resume=args.resume, on_epoch=on_epoch)
     except KeyboardInterrupt:
         if (out / "last.pt").is_file():
-            print(f"taaf-train: finished epochs are in {out / 'last.pt'}; go on with --resume", file=sys.stderr)
+            raise KeyboardInterrupt(f"finished epochs are in {out / 'last.pt'}; go on with --resume") from None
         raise
     finally:
         log.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from taaf.models.errors import DataError
+from taaf.models.output import written_at_once
 
 _COLOURS = {"fused": "tab:green", "audio": "tab:orange"}
 _OTHER = "tab:blue"
@@ -78,14 +79,8 @@ def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None =
     for column, (name, history) in enumerate(histories):
         _draw([row[column] for row in axes], history)
         axes[0][column].set_title(name, fontsize=9, wrap=True)
-    temporary = target.with_name(f".{target.name}.tmp.png")
-    try:
+    with written_at_once(target, ".png") as temporary:
         figure.savefig(temporary, dpi=110)
-        temporary.replace(target)
-    except OSError as error:
-        raise DataError(f"{target}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _draw(axes: list[Any], history: list[dict[str, Any]]) -> None:

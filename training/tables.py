@@ -2,13 +2,12 @@
 
 import csv
 import io
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from taaf.models.errors import ConfigError
+from taaf.models.output import write_at_once
 from taaf.training.ablation import BASELINE, FUSED_ROWS, VARIANTS, Cell, table1
 from taaf.training.config import TrainConfig
 
@@ -31,16 +30,8 @@ def write_tables(results: Sequence[Result], base: TrainConfig, folder: Path) -> 
             parts.append(render(rows))
     written = []
     for name, text in (("ablation.csv", _csv(results)), ("ablation.md", "\n\n".join(parts) + "\n")):
-        path = folder / name
-        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        written.append(path)
+        write_at_once(folder / name, text)
+        written.append(folder / name)
     return written
 
 

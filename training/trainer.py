@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from taaf.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
+from taaf.models.output import write_at_once
 from taaf.models.qat import freeze_statistics
 from taaf.models.taaf import TaafSnn
 from taaf.training.balance import Balance, LossOptions
@@ -22,6 +23,7 @@ from taaf.training.losses import all_sum
 from taaf.training.step import STRATEGIES, TrainingStep
 
 Metrics = dict[str, Any]
+MAX_PARAMETERS = 1 << 30
 
 
 class Trainer:
@@ -66,6 +68,8 @@ class Trainer:
         """Train and write ``model.pt`` (result), ``last.pt`` (to resume) and ``metrics.jsonl``; returns the last metrics."""
         if resume:
             self._restore(out / "last.pt")
+            if self.ranks.is_main:
+                self._write_metrics(out)
         for epoch in range(len(self.history), self.config.optimiser.epochs):
             started = time.monotonic()
             metrics = {"epoch": epoch, **self._train_epoch(epoch), **_prefixed(self._evaluate())}
@@ -76,12 +80,15 @@ class Trainer:
                 state = {"optimiser": self.optimiser.state_dict(), "schedule": schedule}
                 state |= {"balance": self.balance.state(), "epoch": epoch, "history": self.history}
                 save_checkpoint(out / "last.pt", self.model, self.config.to_dict(), **state)
-                (out / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in self.history))
+                self._write_metrics(out)
                 on_epoch(metrics)
         freeze_statistics(self.model)
         if self.ranks.is_main:
             save_checkpoint(out / "model.pt", self.model, self.config.to_dict(), metrics=self.history[-1])
         return self.history[-1]
+
+    def _write_metrics(self, out: Path) -> None:
+        write_at_once(out / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in self.history))
 
     def _evaluate(self) -> dict[str, float]:
         return evaluate(self.model, self.test_set, self.ranks, 2 * self.config.optimiser.batch_size)
@@ -96,10 +103,13 @@ class Trainer:
             raise CheckpointError(f"{path}: no training to resume ({', '.join(sorted(missing))} missing); start it anew")
         restored, _ = load_model(path)
         self.model.load_state_dict(restored.state_dict())
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.schedule.load_state_dict(content["schedule"])
-        self.balance.load(content["balance"])
-        self.history = content["history"]
+        try:
+            self.optimiser.load_state_dict(content["optimiser"])
+            self.schedule.load_state_dict(content["schedule"])
+            self.balance.load(content["balance"])
+            self.history = [dict(m) for m in content["history"]]
+        except Exception as error:  # what torch raises on foreign values is not listed anywhere
+            raise CheckpointError(f"{path}: cannot be resumed ({type(error).__name__}: {error}); train again") from error
 
     def _train_epoch(self, epoch: int) -> Metrics:
         config, o = self.config, self.config.optimiser
@@ -181,6 +191,10 @@ def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
         if x.shape[-1] != steps:
             return f"model: {name} has {steps} steps, the data set gives {x.shape[-1]}"
     try:
+        with torch.device("meta"):  # before it takes any memory
+            n = sum(value.numel() for value in TaafSnn(m).state_dict().values())
+        if n > MAX_PARAMETERS:
+            return f"model: has {n} parameters, at most {MAX_PARAMETERS} are trained; make it smaller"
         with torch.no_grad():
             TaafSnn(m).eval()(first, second)
     except RuntimeError as error:

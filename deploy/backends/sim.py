@@ -9,6 +9,7 @@ Windows follow each other without a gap; every layer resets its neurons at its o
 
 import contextlib
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
-from taaf.deploy.lava_runtime import LavaRuntime, require_lava
+from taaf.deploy.lava_runtime import LavaRuntime, forgotten_afterwards, require_lava
 from taaf.export.bundle import Bundle
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Activity
@@ -45,7 +46,11 @@ def run_sim(
     require_lava()
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    with tempfile.TemporaryDirectory(prefix="taaf-sim-") as folder, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory(prefix="taaf-sim-") as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        forgotten_afterwards(),
+    ):
         network = LavaNetwork(bundle, inputs, Path(folder), confidence=confidence)
         return network.run(Loihi2SimCfg(select_tag="fixed_pt"), time_limit_s, tick)
 
@@ -134,6 +139,8 @@ class LavaNetwork:
 
         path = folder / f"{key[0]}.{key[1]}.npy"
         raster = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(self.n_steps, *layer.out.shape))
+        with path.open("r+b") as file:  # a full disk is found here, not as a SIGBUS in a Lava process
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         recorder = RecorderProcess(shape=layer.out.shape, path=str(path), n_steps=self.n_steps)
         layer.out.connect(recorder.a_in)
         delay = 1 + sum(branch == key[0] for branch, _ in self.rasters)

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from taaf.models import hdf5
 from taaf.models.errors import DataError
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
@@ -191,9 +191,11 @@ def _digit_folders(folder: Path, prefix: str, bad: BadSamples) -> list[tuple[int
 
 def _require_disjoint_speakers(path: Path) -> None:
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.open_file(path) as file:
             shared = speakers(read_names(file, "train", path)) & speakers(read_names(file, "test", path))
-    except OSError as error:
+    except DataError:
+        raise
+    except Exception as error:  # h5py raises many kinds on damaged files
         raise DataError(f"{path}: not readable as HDF5; download the file again") from error
     if shared:
         raise DataError(f"{path}: train and test share {len(shared)} speakers ({min(shared)}, …); use split_kind='official'")

@@ -1,0 +1,76 @@
+"""Writing results: a file appears complete under its name, or not at all."""
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from taaf.models.errors import OutputError
+
+
+@contextlib.contextmanager
+def written_at_once(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
+    """A temporary file beside ``path``, which becomes ``path`` when the block ends and is removed when it fails.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written (full disk, no permission).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # the content before the name: also after a power failure
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or choose another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_at_once(path: Path, content: bytes | str) -> None:
+    """Write a whole file; raises as `written_at_once`."""
+    with written_at_once(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM for a moment; they arrive at the end of the block."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the folder ``new`` in the place of ``target``, which may exist: afterwards either is whole.
+
+    ``target`` is moved aside first and comes back if the new one cannot take its place.
+    """
+    aside = new.with_name(new.name + ".old")
+    with undisturbed():
+        if target.exists():
+            os.rename(target, aside)
+        try:
+            os.rename(new, target)
+        except OSError:
+            if aside.exists():
+                os.rename(aside, target)
+            raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents; raises `OutputError` if that is impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{error.filename or path}: cannot be created ({error.strerror}); choose another place") from error

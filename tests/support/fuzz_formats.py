@@ -1,0 +1,329 @@
+"""What is fuzzed: per format a small valid input, how to damage it, and how the product reads it."""
+
+import hashlib
+import io
+import itertools
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import media_fixtures
+import numpy as np
+import torch
+from mutations import (
+    Mutation,
+    mutate_bytes,
+    mutate_folder,
+    mutate_hdf5,
+    mutate_json,
+    mutate_npz,
+    mutate_toml,
+    mutate_value,
+    mutate_zip,
+)
+
+from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif
+
+Reader = Callable[[Path], Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of input.
+
+    Attributes
+    ----------
+    name : str
+        File name it is written to; for a bundle the name of its folder.
+    seed : callable
+        (folder) -> content of a valid file.
+    mutations : tuple
+        Chosen at random for every input.
+    read : callable
+        The product's reader, given the file. It must return or raise `TaafError`.
+    part : str
+        For formats that live in a bundle: the file that is damaged ("any": any of them). Sums are made to fit again.
+    """
+
+    name: str
+    seed: Callable[[Path], bytes]
+    mutations: tuple[Mutation, ...]
+    read: Reader
+    part: str = ""
+
+
+@lru_cache(maxsize=2)
+def _split(name: str) -> Any:
+    from taaf.training import ead_mini
+
+    return ead_mini.load_split(name, slice(2) if name != "test" else slice(5))
+
+
+def read_deployed(folder: Path) -> None:
+    """`taaf-deploy --backend fast --samples 2` without its command line, on data that are loaded once."""
+    from taaf.deploy import session
+
+    session.load_split = _split
+    session.deploy(session.Request(folder, "fast", 2, "test", None), lambda _: None, lambda _: None)
+
+
+def small_bundle(folder: Path) -> Path:
+    """A valid bundle of a few neurons, for EAD-mini's inputs."""
+    from taaf.deploy.backends.fast import run_fast
+    from taaf.export.bundle import Bundle, write_bundle
+    from taaf.export.targets.netx import write_netx
+    from taaf.models.host_head import HostHead
+
+    rng = np.random.default_rng(0)
+
+    def weight(*shape: int) -> np.ndarray:
+        return 2 * rng.integers(-20, 40, shape).astype(np.int32)
+
+    def chain(name: str, *nodes: Any) -> Graph:
+        return Graph(name, nodes, [(a.name, b.name) for a, b in itertools.pairwise(nodes)])
+
+    conv = Conv2d("c", weight(1, 2, 3, 3), (12, 12))
+    graphs = {
+        "event": chain("event", Input("i", (2, 34, 34)), conv, Lif("a"), Flatten("f"), Dense("d", weight(3, 9)), Lif("b")),
+        "audio": chain("audio", Input("i", (160,)), Dense("d", weight(3, 160)), Lif("a")),
+    }
+    spec = {"fusion": "concat", "attention": "taaf", "attention_on": "logits", "features": 3, "classes": 10}
+    shapes = {"classifier_weight": (10, 6), "classifier_bias": (10,), "query": (10, 10), "key": (10, 10)}
+    shapes |= {
+        "align_event_weight": (2, 8, 3),
+        "align_event_bias": (2,),
+        "align_audio_weight": (2, 12, 3),
+        "align_audio_bias": (2,),
+    }
+    arrays = {k: np.round(rng.normal(size=s) * 64) / 64 for k, s in shapes.items()}
+    manifest: dict[str, Any] = {
+        "model": "taaf-snn", "labels": list("0123456789"), "window_steps": 12, "training": {"checkpoint_sha256": "0"},
+        "branches": {
+            b: {"file": f"{b}.net", "input_shape": list(g.input.shape), "input_steps": s, "ann_macs": 1}
+            for (b, g), s in zip(graphs.items(), (8, 12), strict=True)
+        },
+        "head": {"file": "head.npz", **spec}, "golden": {"file": "golden.npz"},
+    }  # fmt: skip
+    test = _split("test")
+    bundle = Bundle(folder, manifest, graphs, HostHead(arrays, spec), {})
+    found = run_fast(bundle, test.inputs())
+
+    def fill(stage: Path) -> None:
+        for name, graph in graphs.items():
+            write_netx(graph, stage / f"{name}.net")
+        np.savez(stage / "head.npz", **arrays)
+        golden = {f"features_{b}": np.packbits(f) for b, f in found.features.items()}
+        np.savez_compressed(stage / "golden.npz", logits=found.logits["fused"], labels=test.labels, **golden)
+
+    write_bundle(folder, manifest, fill, lambda _: None)
+    return folder
+
+
+def damaged(change: Mutation, content: bytes, rng: Random) -> bytes:
+    """The changed content; what the library refuses to write is damaged byte by byte instead."""
+    try:
+        return change(content, rng)
+    except Exception:
+        return mutate_bytes(content, rng)
+
+
+def damage_bundle(folder: Path, part: str, rng: Random) -> None:
+    """Damage one file (or the folder); nine times of ten the sums fit afterwards."""
+    by_suffix = {".json": mutate_json, ".npz": mutate_npz, ".net": mutate_hdf5}
+    if part == "any" and rng.random() < 0.2:
+        mutate_folder(folder, rng)
+        return
+    name = rng.choice(sorted(p.name for p in folder.iterdir())) if part == "any" else part
+    path = folder / name
+    changes: list[Mutation] = [by_suffix[path.suffix]] * 2 + [mutate_bytes]
+    changes += [mutate_zip] if path.suffix == ".npz" else []
+    content = damaged(rng.choice(changes), path.read_bytes(), rng)
+    path.write_bytes(content)
+    if name != "manifest.json" and rng.random() < 0.95:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["files"][name] = hashlib.sha256(content).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def small_checkpoint(folder: Path) -> bytes:
+    """A valid checkpoint of a few neurons."""
+    from taaf.models.checkpoint import save_checkpoint
+    from taaf.models.config import ModelConfig
+    from taaf.models.taaf import TaafSnn
+
+    config = ModelConfig(event_channels=1, block_channels=1, audio_inputs=4, audio_hidden=2, features=2, event_size=5)
+    model = TaafSnn(config)
+    optimiser = torch.optim.AdamW(model.parameters())
+    save_checkpoint(
+        folder / "seed.pt", model, {"model": config.to_dict()}, optimiser=optimiser.state_dict(), history=[{"a": 1}]
+    )
+    return (folder / "seed.pt").read_bytes()
+
+
+def mutate_checkpoint(data: bytes, rng: Random) -> bytes:
+    """Saved again by torch with other values: shapes, types, configuration, nesting, objects of other classes."""
+    content = torch.load(io.BytesIO(data), weights_only=True)
+    kind = rng.randrange(5)
+    if kind == 0:
+        content["config"]["model"] = mutate_value(content["config"]["model"], rng)
+    elif kind == 1:
+        name = rng.choice(list(content["state"]))
+        tensors = (
+            torch.zeros(1).expand(10**12), torch.zeros(10**6), torch.zeros(0), torch.full((1,), float("nan")), torch.zeros(1, 1),
+            torch.zeros(2, dtype=torch.complex64), torch.zeros(2, dtype=torch.bool), torch.zeros(3, 3).to_sparse(), None, 3,
+            torch.zeros(8)[3:].as_strided((5,), (0,)), torch.nn.Parameter(torch.zeros(1)), torch.zeros(3, device="meta"),
+        )  # fmt: skip
+        content["state"][name] = rng.choice(tensors)
+    elif kind == 2:
+        content = mutate_value(content, rng)
+    elif kind == 3:
+        deep: Any = []
+        for _ in range(rng.choice((30, 60))):
+            deep = [deep, deep]
+        content["config"] = deep
+    else:
+        content["extra"] = rng.choice(
+            (torch.float32, {1, 2}, 1j, b"x", range(3), np.float64(3), Path("x"), slice(3), torch.Size([3]))
+        )
+    out = io.BytesIO()
+    try:
+        torch.save(content, out)
+    except (RecursionError, OverflowError, UnicodeError):
+        return mutate_bytes(data, rng)
+    return out.getvalue()
+
+
+def mutate_structure(data: bytes, rng: Random) -> bytes:
+    """Damage to the pickle inside a checkpoint only; checksums fit."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {m: archive.read(m) for m in archive.namelist()}
+    name = next(m for m in members if m.endswith("data.pkl"))
+    members[name] = mutate_bytes(members[name], rng)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as new:
+        for member, content in members.items():
+            new.writestr(member, content)
+    return out.getvalue()
+
+
+def _load_model(path: Path) -> None:
+    from taaf.models.checkpoint import load_model
+
+    load_model(path)
+
+
+def _netx(path: Path) -> None:
+    from taaf.export.limits import check_limits
+    from taaf.export.targets.netx import read_netx
+
+    check_limits(read_netx(path, "net"))
+
+
+def _bundle_part(part: str) -> Callable[[Path], bytes]:
+    return lambda folder: (small_bundle(folder / "seed") / part).read_bytes()
+
+
+def _toml(path: Path) -> None:
+    from taaf.models.taaf import TaafSnn
+    from taaf.training.config import load_config
+
+    config = load_config(path, {"optimiser": {"epochs": 2}})
+    with torch.device("meta"):  # sizes within limits; `Trainer` counts the parameters before it makes them
+        TaafSnn(config.model)
+
+
+def _toml_seed(_folder: Path) -> bytes:
+    from taaf.training import ablation
+
+    return ablation.BASE_CONFIG.read_bytes() + b"phi = 0.5\n"
+
+
+def _npz(path: Path) -> None:
+    from taaf.training.datasets.cache import load
+
+    load(path)
+
+
+def _made(make: Callable[[Path], Path], name: str) -> Callable[[Path], bytes]:
+    return lambda folder: make(folder / name).read_bytes()
+
+
+def _media(kind: str) -> Reader:
+    def read(path: Path) -> Any:
+        from taaf.training.datasets import crema_d, event_files, media, ntidigits
+        from taaf.training.datasets.bad_samples import BadSamples
+
+        if kind == "audio":
+            return media.read_audio(path, 16_000, 3.0)
+        if kind == "video":
+            return media.read_video(path, 2, 16)
+        if kind == "image":
+            return media.read_images([path], 16)
+        if kind == "digits":
+            return ntidigits.read_ntidigits(path, "train", 5, BadSamples("stop"))
+        if kind == "csv":
+            return crema_d.read_ids(path, BadSamples("stop"))
+        return event_files.read_nmnist(path) if kind == "nmnist" else event_files.read_dvs128(path)
+
+    return read
+
+
+def _wave(path: Path) -> Path:
+    return media_fixtures.write_wav(path, media_fixtures.tone(8000, 0.2, 440), 8000)
+
+
+def _video(path: Path) -> Path:
+    sound = media_fixtures.tone(44_100, 0.3, 440)
+    return media_fixtures.write_video(path, [(255, 0, 0), (0, 255, 0), (0, 0, 255)], size=(32, 32), sound=sound)
+
+
+def _digits(path: Path) -> Path:
+    return media_fixtures.write_ntidigits(path, {"train": {"man-ac-a-1": ([1, 2, 63], [0.0, 0.1, 0.2])}})
+
+
+def _csv(_folder: Path) -> bytes:
+    return b"1088_IOM_NEU_XX,NEU\n1001_DFA_ANG_XX,ANG\n1002_IEO_HAP_HI,HAP\n"
+
+
+ONE, DATA = (mutate_bytes,), [(x, x, 1, 1000 * x) for x in range(30)]
+FORMATS: dict[str, Format] = {
+    "checkpoint": Format("x.pt", small_checkpoint, (mutate_bytes, mutate_zip, mutate_checkpoint, mutate_structure), _load_model),
+    "bundle": Format("bundle", lambda _: b"", (), read_deployed, "any"),
+    "manifest": Format("bundle", lambda _: b"", (), read_deployed, "manifest.json"),
+    "head": Format("bundle", lambda _: b"", (), read_deployed, "head.npz"),
+    "golden": Format("bundle", lambda _: b"", (), read_deployed, "golden.npz"),
+    "net": Format("x.net", _bundle_part("event.net"), (mutate_bytes, mutate_hdf5, mutate_hdf5), _netx),
+    "npz": Format("x.npz", _bundle_part("golden.npz"), (mutate_bytes, mutate_zip, mutate_npz), _npz),
+    "toml": Format("x.toml", _toml_seed, (mutate_bytes, mutate_toml, mutate_toml), _toml),
+    "wav": Format("x.wav", _made(_wave, "s.wav"), ONE, _media("audio")),
+    "flac": Format("x.wav", _made(_wave, "s.flac"), ONE, _media("audio")),
+    "mp4": Format("x.mp4", _made(_video, "s.mp4"), ONE, _media("video")),
+    "flv": Format("x.flv", _made(_video, "s.flv"), ONE, _media("video")),
+    "mp4-audio": Format("x.mp4", _made(_video, "s.mp4"), ONE, _media("audio")),
+    "jpg": Format("x.jpg", _made(lambda p: media_fixtures.write_image(p, (9, 8, 7)), "s.jpg"), ONE, _media("image")),
+    "png": Format("x.png", _made(lambda p: media_fixtures.write_image(p, (9, 8, 7)), "s.png"), ONE, _media("image")),
+    "bin": Format("x.bin", _made(lambda p: media_fixtures.write_nmnist(p, DATA), "s.bin"), ONE, _media("nmnist")),
+    "aedat": Format("x.aedat", _made(lambda p: media_fixtures.write_aedat(p, [(5, 6), (9, 8)]), "s.aedat"), ONE, _media("dvs")),
+    "digits": Format("x.hdf5", _made(_digits, "s.hdf5"), (mutate_bytes, mutate_hdf5, mutate_hdf5), _media("digits")),
+    "csv": Format("x.csv", _csv, ONE, _media("csv")),
+}  # fmt: skip
+# a further format is one line, e.g. "nir": Format("x.nir", _nir_seed, (mutate_bytes, mutate_hdf5), read_nir)
+MEDIA = ("wav", "flac", "mp4", "flv", "mp4-audio", "jpg", "png", "bin", "aedat", "digits", "csv")
+
+
+def make_input(form: Format, seed: bytes, bundle: Path | None, target: Path, rng: Random) -> Path:
+    """Write one damaged input below ``target`` and return the path to read."""
+    path = target / form.name
+    if form.part:
+        assert bundle is not None
+        shutil.copytree(bundle, path)
+        damage_bundle(path, form.part, rng)
+    else:
+        path.write_bytes(damaged(rng.choice(form.mutations), seed, rng))
+    return path

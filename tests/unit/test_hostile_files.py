@@ -1,0 +1,234 @@
+"""Files that lie about themselves, one by one. Each was seen accepted (or worse) by the readers before, as noted."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from small_graphs import CASES
+
+from taaf.export.bundle import read_bundle
+from taaf.export.manifest import manifest_problems
+from taaf.export.targets.netx import read_netx, write_netx
+from taaf.models import zoo_path
+from taaf.models.arrays import read_npz
+from taaf.models.checkpoint import load_model, read_checkpoint
+from taaf.models.errors import BundleError, CheckpointError, ConfigError
+from taaf.models.tensor_archive import read_tensor_archive
+from taaf.training.config import load_config
+
+SHIPPED = zoo_path("ead_mini.pt")
+
+
+def _rewritten(target: Path, change: Callable[[str, bytes], bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(SHIPPED) as old, zipfile.ZipFile(target, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return target
+
+
+def test_tensor_beyond_its_record(tmp_path: Path) -> None:
+    """`torch.load(weights_only=True)` hands out memory behind a record that is shorter than declared (seen: it does)."""
+    path = _rewritten(tmp_path / "x.pt", lambda n, raw: raw[:4] if n.endswith("data/26") else raw)
+    assert torch.load(path, weights_only=True)["state"]["branches.event.readout.weight"].numel() == 663552 // 4
+    with pytest.raises(CheckpointError, match="record 26 has 4 bytes, declared are 165888 values"):
+        read_checkpoint(path)
+
+
+def test_compressed_checkpoint(tmp_path: Path) -> None:
+    """torch.save stores plainly; a packed archive may be a bomb."""
+    with pytest.raises(CheckpointError, match=r"compressed, encrypted"):
+        read_checkpoint(_rewritten(tmp_path / "x.pt", lambda _, raw: raw, zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize(
+    ("content", "mention"),
+    [
+        (torch.zeros(1).expand(10**12), "in a record of 1 values"), (torch.Size([1]), "asks for torch.Size"),
+        (torch.zeros(2, device="meta"), "asks for torch._utils"), ({1.5: 1}, "keys that are neither"), (1j, "asks for"),
+        ({"a": torch.nn.Parameter(torch.zeros(1))}, "asks for torch._utils._rebuild_parameter"),
+    ],
+)  # fmt: skip
+def test_contents_no_checkpoint_needs(content: object, mention: str, tmp_path: Path) -> None:
+    """Views larger than their data (10^12 values that anything would multiply), and objects of other classes."""
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=mention):
+        read_tensor_archive(tmp_path / "x.pt")
+
+
+def test_repeated_lists(tmp_path: Path) -> None:
+    """60 lists that hold each other twice unfold to 2^60; comparing them with a configuration would not end."""
+    deep: list = []
+    for _ in range(15):
+        deep = [deep, deep, deep]
+    torch.save(deep, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="more than 1000000 parts"):
+        read_tensor_archive(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("raw", [b"\x80\x02r\xff\xff\xff\x7f.", pickle.dumps(b"x" * 300), b"\x80\x02c__builtin__\nprint\n(tR."])
+def test_pickle_operations(raw: bytes, tmp_path: Path) -> None:
+    """A memo index of 2^31 (the C unpickler allocates that many), operations and names that no checkpoint uses."""
+    path = _rewritten(tmp_path / "x.pt", lambda n, old: raw if n.endswith("data.pkl") else old)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        read_checkpoint(path)
+
+
+def test_configuration_larger_than_its_weights(tmp_path: Path) -> None:
+    """65 536 features would need terabytes; the network used to be built before its weights were looked at."""
+    content = torch.load(SHIPPED, weights_only=True)
+    for value, mention in ((1 << 16, "has shape"), (10**9, "allowed 1 to"), ("x", "expected int"), (True, "expected int")):
+        content["config"]["model"]["features"] = value
+        torch.save(content, tmp_path / "x.pt")
+        with pytest.raises(CheckpointError, match=mention):
+            load_model(tmp_path / "x.pt")
+
+
+def _npz(path: Path, header: str, data: bytes = b"", method: int = zipfile.ZIP_STORED) -> Path:
+    raw = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("a.npy", raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "mention"),
+    [
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}", "declares"),
+        ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", "expected numbers"),
+        ("{'descr': '|V1000000000', 'fortran_order': False, 'shape': (1,)}", "expected numbers"),
+        ("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}", "expected numbers"), ("(" * 5000, ""),
+    ],
+)  # fmt: skip
+def test_arrays_that_lie(header: str, mention: str, tmp_path: Path) -> None:
+    """`numpy.load` allocates 8 TB for the first before it reads (seen: MemoryError)."""
+    with pytest.raises(ValueError, match=mention):
+        read_npz(_npz(tmp_path / "x.npz", header), 1 << 20)
+
+
+def test_array_bomb(tmp_path: Path) -> None:
+    """More bytes than allowed when unpacked."""
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (4194304,)}"
+    path = _npz(tmp_path / "x.npz", header, bytes(1 << 22), zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10_000 and read_npz(path, 1 << 23)["a"].size == 1 << 22
+    with pytest.raises(ValueError, match="allowed 1000 and 1048576"):
+        read_npz(path, 1 << 20)
+
+
+def _replace(key: str, put: Callable[[h5py.File, str], object]) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[key]
+        put(file, key)
+
+    return change
+
+
+W = "layer/1/weight"
+LIES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
+    "soft link": (_replace(W, lambda f, k: f.__setitem__(k, h5py.SoftLink("/layer/1/shape"))), "SoftLink"),
+    "external link": (_replace(W, lambda f, k: f.__setitem__(k, h5py.ExternalLink("/etc/passwd", "/x"))), "ExternalLink"),
+    "linked group": (_replace("layer/1/neuron", lambda f, k: f.__setitem__(k, h5py.SoftLink("/layer/1"))), "SoftLink"),
+    "linked root": (_replace("layer", lambda f, k: f.__setitem__(k, h5py.ExternalLink("other.h5", "/x"))), "ExternalLink"),
+    "external data": (
+        _replace(W, lambda f, k: f.create_dataset(k, (8, 8), "u1", external=[("/etc/passwd", 0, 64)])), "other files"
+    ),
+    "foreign filter": (_replace(W, lambda f, k: f.create_dataset(k, data=np.ones((8, 8)), compression="lzf")), "filter 32000"),
+    "declared only": (_replace(W, lambda f, k: f.create_dataset(k, (10**5, 10**4), "f4")), "declares"),
+    "sparse chunks": (_replace(W, lambda f, k: f.create_dataset(k, (8000, 8000), "f4", chunks=(8, 8))), "declares"),
+    "packed zeros": (
+        _replace(W, lambda f, k: f.create_dataset(k, (2**15, 2**14), "u1", chunks=(2**15, 2**14), compression="gzip")), "declares"
+    ),
+    "infinite": (_replace(W, lambda f, k: f.__setitem__(k, np.full((8, 8), np.inf))), "not integers"),
+    "more than 32 bits": (_replace(W, lambda f, k: f.__setitem__(k, np.full((8, 8), 2.0**40))), "not integers"),
+    "two thresholds": (_replace("layer/1/neuron/vThMant", lambda f, k: f.__setitem__(k, [1, 2])), "expected one"),
+    "name": (lambda f: f["layer/1"].attrs.__setitem__("name", "\x1b[2J"), "name that is not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_netx_files_that_lie(lie: str, tmp_path: Path) -> None:
+    """Links were followed, filters looked up as plug-ins, declared sizes allocated (seen before: all but two accepted)."""
+    write_netx(CASES["dense"](np.random.default_rng(0)), tmp_path / "x.net")
+    change, mention = LIES[lie]
+    with h5py.File(tmp_path / "x.net", "r+") as file:
+        change(file)
+    with pytest.raises(BundleError, match=mention):
+        read_netx(tmp_path / "x.net", "net")
+
+
+def test_virtual_data(tmp_path: Path) -> None:
+    """A virtual dataset reads other files."""
+    write_netx(CASES["dense"](np.random.default_rng(0)), tmp_path / "x.net")
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", shape=(4,))
+    with h5py.File(tmp_path / "x.net", "r+") as file:
+        del file[W]
+        file.create_virtual_dataset(W, layout)
+    with pytest.raises(BundleError, match="other files"):
+        read_netx(tmp_path / "x.net", "net")
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "nested", "NaN", "no training"])
+def test_manifests_that_lie(kind: str, tmp_path: Path) -> None:
+    """A linked manifest was read, a pipe waited for ever, nesting, a missing 'training' and NaN ended in a traceback."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(zoo_path("ead_mini"), bundle)
+    file = bundle / "manifest.json"
+    text = file.read_text()
+    file.unlink()
+    if kind == "link":
+        (tmp_path / "m.json").write_text(text)
+        file.symlink_to(tmp_path / "m.json")
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "nested":
+        file.write_text("[" * 100_000)
+    elif kind == "NaN":
+        file.write_text(text.replace('"window_steps": 12', '"window_steps": NaN'))
+    else:
+        file.write_text(text.replace('"training"', '"train"'))
+    with pytest.raises(BundleError, match=r"manifest\.json: (not a plain|not valid|training: missing)"):
+        read_bundle(bundle)
+
+
+def test_manifest_limits() -> None:
+    """Every entry that is used later; the shipped manifest has no problems."""
+    manifest = json.loads((zoo_path("ead_mini") / "manifest.json").read_text())
+    assert manifest_problems(manifest) == []
+    manifest["window_steps"], manifest["labels"] = 10**9, [1]
+    manifest["branches"]["event"]["input_shape"] = [10**5, 10**5]
+    manifest["branches"]["audio"] = None
+    found = manifest_problems(manifest)
+    assert [p.split(":")[0] for p in found] == ["labels", "window_steps", "branches.event.input_shape", "branches.audio"]
+
+
+@pytest.mark.parametrize(
+    ("text", "mention"),
+    [
+        ("[optimiser]\nlearning_rate = " + "9" * 400, "up to"), ("[optimiser]\nlearning_rate = nan", "up to"),
+        ("[optimiser]\nlearning_rate = inf", "up to"), ("[model]\nfeatures = 1000000000", "allowed 1 to 65536"),
+        ("[model]\nevent_steps = 100000", "allowed 1 to 1024"), ("x = " + "[" * 50_000, "not valid TOML"),
+        ("a = " + "9" * 5000, "not valid TOML"), ("optimiser = 3", "expected a table"), ("#" * 2_000_000, "more than"),
+    ],
+)  # fmt: skip
+def test_configurations_that_lie(text: str, mention: str, tmp_path: Path) -> None:
+    """The first, the sixth and the eighth ended in a traceback, the third was accepted."""
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match=mention):
+        load_config(tmp_path / "c.toml", {"optimiser": {"epochs": 2}})
+
+
+def test_sound_bytes_are_read_as_before() -> None:
+    """The own reader gives what torch.load gives."""
+    ours, theirs = read_tensor_archive(SHIPPED), torch.load(io.BytesIO(SHIPPED.read_bytes()), weights_only=True)
+    assert ours["config"] == theirs["config"] and ours["state"].keys() == theirs["state"].keys()
+    assert all(torch.equal(ours["state"][k], v) for k, v in theirs["state"].items())
