@@ -15,7 +15,7 @@ from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
-from taaf.models.errors import ConfigError
+from taaf.models.errors import BundleError, ConfigError
 from taaf.models.host_head import OUTPUTS
 from taaf.training.ead_mini import load_split
 
@@ -52,6 +52,7 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     if n > len(split):
         raise ConfigError(f"--samples {n}: the {request.split} split has {len(split)}; allowed 1..{len(split)}")
     inputs = {m: x[:n] for m, x in split.inputs().items()}
+    _require_fit(bundle, inputs, n if request.split == "test" else 0)
     started(n)
     begun = time.perf_counter()
     result = _run(bundle, inputs, request, tick)
@@ -79,6 +80,17 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
         report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
     return report
+
+
+def _require_fit(bundle: Bundle, inputs: dict[str, np.ndarray], n_expected: int) -> None:
+    """Raise `BundleError` unless the bundle takes this data set's inputs and has results for ``n_expected`` of them."""
+    for name, x in inputs.items():
+        wanted = (*bundle.graphs[name].input.shape, bundle.input_steps(name))
+        if x.shape[1:] != wanted:
+            raise BundleError(f"{bundle.path}: branch {name} takes {wanted}, the data set gives {x.shape[1:]}")
+    if len(bundle.golden["labels"]) < n_expected:
+        n = len(bundle.golden["labels"])
+        raise BundleError(f"{bundle.path}: golden.npz has results of {n} windows, {n_expected} are asked for; see --samples")
 
 
 def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:

@@ -21,13 +21,16 @@ from typing import Any
 
 import numpy as np
 
+from taaf.export.manifest import manifest_problems
 from taaf.export.targets.netx import read_netx
-from taaf.models.errors import BundleError
+from taaf.models.arrays import read_npz
+from taaf.models.errors import BundleError, TaafError
 from taaf.models.host_head import MODALITIES, HostHead
 from taaf.models.ir import Graph
 
 FORMAT, VERSION = "taaf-bundle", 2
 MAX_FILE_BYTES = 1 << 30
+MAX_MANIFEST_BYTES = 1 << 24
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -127,7 +130,9 @@ def read_bundle(path: Path) -> Bundle:
         head = HostHead(_read_npz(path / manifest["head"]["file"]), manifest["head"])
         bundle = Bundle(path, manifest, graphs, head, _read_npz(path / manifest["golden"]["file"]))
         _check_fit(bundle)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except TaafError:
+        raise
+    except Exception as error:
         raise BundleError(f"{path}: manifest and files do not fit together ({type(error).__name__}: {error})") from error
     return bundle
 
@@ -139,10 +144,14 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise BundleError(f"{path}: no such bundle directory; make one with `taaf-export model.pt --to netx`")
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if file.is_symlink() or (file.exists() and not file.is_file()):
+            raise BundleError(f"{file}: not a plain file; export the bundle again")
+        if file.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{file}: {file.stat().st_size} bytes, more than {MAX_MANIFEST_BYTES}")
+        manifest = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); a bundle has a manifest.json") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{file}: not valid JSON, it may be truncated ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{file}: not a taaf bundle (format is not {FORMAT!r})")
@@ -151,12 +160,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
         raise BundleError(f"{file}: 'files' must map file names to SHA-256 sums")
-    used = [manifest.get(k, {}).get("file") for k in ("head", "golden")]
-    used += [manifest.get("branches", {}).get(b, {}).get("file") for b in MODALITIES]
+    if problems := manifest_problems(manifest):
+        raise BundleError(f"{file}: {'; '.join(problems)}")
+    used = [manifest["head"]["file"], manifest["golden"]["file"], *(manifest["branches"][b]["file"] for b in MODALITIES)]
     for name in [*files, *used]:
         if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or name not in files:
             raise BundleError(f"{file}: file name {name!r} is not allowed or has no SHA-256 sum")
     return manifest
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _verify_file(path: Path, name: str, wanted: str) -> None:
@@ -172,16 +186,22 @@ def _verify_file(path: Path, name: str, wanted: str) -> None:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {k: file[k] for k in file.files}
-    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
-        raise BundleError(f"{path}: not a readable .npz file ({type(error).__name__}: {error})") from error
+        return read_npz(path, MAX_FILE_BYTES)
+    except ValueError as error:
+        raise BundleError(f"{path}: not a readable .npz file ({error})") from error
 
 
 def _check_fit(bundle: Bundle) -> None:
     from taaf.export.limits import check_limits  # imports torch
 
     n = len(bundle.golden["labels"])
+    wanted = {"logits": "f", "labels": "i", **{f"features_{b}": "u" for b in MODALITIES}}
+    if wrong := [k for k, kind in wanted.items() if bundle.golden[k].dtype.kind != kind]:
+        raise BundleError(f"{bundle.path}: golden.npz holds {wrong[0]} as {bundle.golden[wrong[0]].dtype}")
+    if bundle.golden["labels"].ndim != 1 or not n or not np.isfinite(bundle.golden["logits"]).all():
+        raise BundleError(
+            f"{bundle.path}: golden.npz has {bundle.golden['labels'].shape} labels, or logits that are not finite"
+        )
     for name, graph in bundle.graphs.items():
         branch = bundle.manifest["branches"][name]
         if list(graph.input.shape) != branch["input_shape"]:
@@ -198,7 +218,8 @@ def _check_fit(bundle: Bundle) -> None:
             raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
         if bundle.n_features(name) != bundle.head.spec["features"]:
             raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes another number")
-        if bundle.golden[f"features_{name}"].size != -(-n * bundle.n_features(name) * steps // 8):
+        packed = bundle.golden[f"features_{name}"]
+        if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-n * bundle.n_features(name) * steps // 8):
             raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")
     if bundle.head.spec["classes"] != len(bundle.manifest["labels"]):
         raise BundleError(f"{bundle.path}: the head has {bundle.head.spec['classes']} classes, the manifest names other labels")

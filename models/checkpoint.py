@@ -1,8 +1,6 @@
-"""Checkpoints: plain tensors and numbers, written atomically, read with ``weights_only=True``."""
+"""Checkpoints: plain tensors and numbers, written atomically, read without trusting the file (`tensor_archive`)."""
 
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from taaf.models.config import ModelConfig
 from taaf.models.errors import CheckpointError
 from taaf.models.taaf import TaafSnn
+from taaf.models.tensor_archive import read_tensor_archive
 
 FORMAT = "taaf-checkpoint"
 VERSION = 2
@@ -32,11 +31,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; `taaf-train` writes model.pt into its --out folder")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint, it may be truncated or of another program ({type(error).__name__})"
-        ) from error
+        content = read_tensor_archive(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a taaf checkpoint (no format mark {FORMAT!r}); train one with `taaf-train`")
     if content.get("version") != VERSION:
@@ -54,10 +51,14 @@ def load_model(path: Path) -> tuple[TaafSnn, dict[str, Any]]:
     """
     content = read_checkpoint(path)
     try:
-        model = TaafSnn(ModelConfig.from_dict(content["config"]["model"]))
+        config = ModelConfig.from_dict(content["config"]["model"])
+        _check_sizes(config, content["state"])
+        model = TaafSnn(config)
         model.load_state_dict(content["state"])
-    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-        first = str(error).splitlines()[-1].strip()
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # what torch raises on foreign values is not listed anywhere
+        first = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         raise CheckpointError(f"{path}: weights do not fit the stored configuration: {first}") from error
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
@@ -66,3 +67,14 @@ def load_model(path: Path) -> tuple[TaafSnn, dict[str, Any]]:
                 f"{path}: {name} holds {bad} values that are NaN or infinite; train again from an earlier one"
             )
     return model.eval(), content
+
+
+def _check_sizes(config: ModelConfig, state: dict[str, torch.Tensor]) -> None:
+    """Compare shapes on the meta device, before the network that the configuration describes takes any memory."""
+    with torch.device("meta"):
+        expected = TaafSnn(config).state_dict()
+    if missing := sorted(expected.keys() ^ state.keys()):
+        raise KeyError(f"{missing[0]} is in one of them only")
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            raise ValueError(f"{name} has shape {tuple(state[name].shape)}, the configuration says {tuple(value.shape)}")

@@ -1,5 +1,6 @@
 """The shape of a network, as stored in checkpoints and training configurations."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,6 +14,8 @@ CHOICES = {
     "attention": ("taaf", "uniform"),
     "attention_on": ("logits", "features"),
 }
+MAX_STEPS = 1024
+MAX_SIZE = 1 << 16  # any other width
 
 
 @dataclass(frozen=True)
@@ -80,4 +83,19 @@ class ModelConfig:
             raise CheckpointError(f"model config: unknown or missing keys {sorted(set(values) ^ known)}")
         if wrong := [k for k, allowed in CHOICES.items() if values[k] not in allowed]:
             raise CheckpointError(f"model config: {wrong[0]} (={values[wrong[0]]!r}): allowed {', '.join(CHOICES[wrong[0]])}")
+        for f in fields(ModelConfig):
+            if problem := size_problem(f.name, values[f.name], f.default):
+                raise CheckpointError(f"model config: {problem}")
         return ModelConfig(**values)
+
+
+def size_problem(key: str, value: Any, like: Any) -> str | None:
+    """Why ``value`` cannot be this number of a `ModelConfig` (``like``: one that can), or None."""
+    if type(value) is not type(like):
+        return f"{key} (={str(value)[:40]!r}): expected {type(like).__name__}, found {type(value).__name__}"
+    highest = MAX_STEPS if key.endswith("_steps") else MAX_SIZE
+    if isinstance(value, int) and not 1 <= value <= highest:
+        return f"{key} (={str(value)[:40]}): allowed 1 to {highest}"
+    if isinstance(value, float) and not (math.isfinite(value) and value > 0):
+        return f"{key} (={value}): allowed finite numbers above 0"
+    return None

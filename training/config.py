@@ -8,7 +8,7 @@ from typing import Any
 import tomli
 
 from taaf.models.config import CHOICES as MODEL_CHOICES
-from taaf.models.config import ModelConfig
+from taaf.models.config import ModelConfig, size_problem
 from taaf.models.errors import ConfigError
 from taaf.models.fusion import FUSIONS
 from taaf.training.balance import LossOptions
@@ -90,12 +90,15 @@ _MAY_BE_ZERO = {
     "entropy_floor", "entropy_weight", "workers", "train_pairs", "test_pairs",
 }  # fmt: skip
 _ANY_NUMBER = {"audio_snr_db"}
+MAX_NUMBER = 1 << 53  # of any setting; sizes of the network have their own limits
+MAX_FILE_BYTES = 1 << 20
 
 
 def _section(current: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: found {type(values).__name__}, expected a table")
-    known = {f.name: type(getattr(current, f.name)) for f in fields(current)}
+    known_values = {f.name: getattr(current, f.name) for f in fields(current)}
+    known = {name: type(value) for name, value in known_values.items()}
     for key, given in values.items():
         value = given
         if key not in known:
@@ -103,6 +106,8 @@ def _section(current: Any, values: Any, where: str) -> Any:
             hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(sorted(known))}"
             raise ConfigError(f"{where}.{key}: unknown key{hint}")
         kind = known[key]
+        if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:  # also not a number
+            raise ConfigError(f"{where}.{key} (={str(value)[:40]}): must be a number of up to {MAX_NUMBER}")
         if kind is float and type(value) is int:
             value = values[key] = float(value)
         if type(value) is not kind:
@@ -111,6 +116,9 @@ def _section(current: Any, values: Any, where: str) -> Any:
             raise ConfigError(f"{where}.{key} (={value!r}): allowed {', '.join(_CHOICES[key])}")
         if kind in (int, float) and key not in _ANY_NUMBER and not (value >= 0 if key in _MAY_BE_ZERO else value > 0):
             raise ConfigError(f"{where}.{key} (={value!r}): must be {'>= 0' if key in _MAY_BE_ZERO else '> 0'}")
+        problem = size_problem(key, value, known_values[key]) if isinstance(current, ModelConfig) else None
+        if problem is not None:
+            raise ConfigError(f"{where}.{problem}")
     return replace(current, **values)
 
 
@@ -134,12 +142,18 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> Trai
     if path is not None:
         where = str(path)
         try:
-            values = tomli.loads(path.read_text(encoding="utf-8"))
+            with path.open("rb") as file:
+                raw = file.read(MAX_FILE_BYTES + 1)
+            if len(raw) > MAX_FILE_BYTES:
+                raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes; is it a configuration?")
+            values = tomli.loads(raw.decode("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
-        except tomli.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # of tomli, and of numbers with too many digits
             raise ConfigError(f"{path}: not valid TOML ({error})") from error
     for table, entries in overrides.items():
         if given := {k: v for k, v in entries.items() if v is not None}:
-            values.setdefault(table, {}).update(given)
+            if not isinstance(values.setdefault(table, {}), dict):
+                raise ConfigError(f"{where}: {table}: found {type(values[table]).__name__}, expected a table")
+            values[table].update(given)
     return from_dict(values, where)

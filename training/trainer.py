@@ -22,6 +22,7 @@ from taaf.training.losses import all_sum
 from taaf.training.step import STRATEGIES, TrainingStep
 
 Metrics = dict[str, Any]
+MAX_PARAMETERS = 1 << 30
 
 
 class Trainer:
@@ -173,6 +174,10 @@ def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
         if x.shape[-1] != steps:
             return f"model: {name} has {steps} steps, the data set gives {x.shape[-1]}"
     try:
+        with torch.device("meta"):  # before it takes any memory
+            n = sum(value.numel() for value in TaafSnn(m).state_dict().values())
+        if n > MAX_PARAMETERS:
+            return f"model: has {n} parameters, at most {MAX_PARAMETERS} are trained; make it smaller"
         with torch.no_grad():
             TaafSnn(m).eval()(first, second)
     except RuntimeError as error:

@@ -4,16 +4,19 @@ Layer 0 is an ``input`` layer without neurons: it only tells the loader the inpu
 """
 
 import itertools
+import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from taaf.models.errors import BundleError, UnsupportedLayerError
+from taaf.models import hdf5
+from taaf.models.errors import BundleError, TaafError, UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, chain
 from taaf.models.stage import require_integer_stage
 
-MAX_WEIGHTS = 1 << 28  # read at most this many weights per layer (bounds the memory a hostile file can ask for)
+MAX_LAYERS = 1000
+_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 _PAIRS = ("stride", "padding", "dilation")
 
 
@@ -86,32 +89,48 @@ def read_netx(path: Path, name: str) -> Graph:
     """
     try:
         with h5py.File(path, "r") as file:
-            layers = file["layer"]
-            nodes = [n for i in range(len(layers)) for n in _read_layer(layers[str(i)], f"{name}.layer/{i}")]
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            layers = hdf5.member(file, "layer", h5py.Group)
+            if len(layers) > MAX_LAYERS:
+                raise ValueError(f"{len(layers)} layers, at most {MAX_LAYERS} are read")
+            found = [(hdf5.member(layers, str(i), h5py.Group), f"{name}.layer/{i}") for i in range(len(layers))]
+            nodes = [n for layer, where in found for n in _read_layer(layer, where)]
+    except TaafError:
+        raise
+    except Exception as error:  # h5py raises many kinds on damaged files
         raise BundleError(f"{path}: not a readable NetX file ({type(error).__name__}: {error})") from error
     if not nodes or not isinstance(nodes[0], Input):
         raise BundleError(f"{path}: the first layer must be an input layer with a shape")
     return Graph(name, nodes, [(a.name, b.name) for a, b in itertools.pairwise(nodes)])
 
 
-def _integers(layer: h5py.Group, key: str) -> np.ndarray:
-    data = layer[key]
-    if data.size > MAX_WEIGHTS:
-        raise ValueError(f"{data.name} has {data.size} values, more than {MAX_WEIGHTS}")
-    values = np.asarray(data[()], np.float64)
-    if not np.isfinite(values).all() or (values != np.rint(values)).any():
-        raise ValueError(f"{data.name} holds values that are not integers")
+def _integers(group: h5py.Group, key: str) -> np.ndarray:
+    values = np.asarray(hdf5.read(group, key), np.float64)
+    if not np.isfinite(values).all() or (values != np.rint(values)).any() or (np.abs(values) >= 1 << 31).any():
+        raise ValueError(f"{group.name}/{key} holds values that are not integers of 32 bits")
     return values.astype(np.int32)
 
 
+def _integer(group: h5py.Group, key: str) -> int:
+    values = _integers(group, key)
+    if values.size != 1:
+        raise ValueError(f"{group.name}/{key} has {values.size} values, expected one")
+    return int(values.reshape(-1)[0])
+
+
+def _name(group: h5py.Group, otherwise: str) -> str:
+    name = group.attrs.get("name", otherwise)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{group.name} has a name that is not one of up to 100 letters, digits and ' .:/_-'")
+    return name
+
+
 def _read_layer(layer: h5py.Group, where: str) -> list[Node]:
-    kind = np.asarray(layer["type"][()]).reshape(-1)[0].decode("ascii")
-    given = str(layer.attrs.get("name", where.rsplit(".", 1)[-1].replace("/", "")))
+    kind = hdf5.read_text(layer, "type")
+    given = _name(layer, where.rsplit(".", 1)[-1].replace("/", ""))
     if kind == "input":
         if "neuron" in layer:
             raise UnsupportedLayerError(f"{where}: an input layer with neurons is not supported; allowed a shape only")
-        return [Input(given, tuple(int(n) for n in layer["shape"][()]))]
+        return [Input(given, tuple(int(n) for n in _integers(layer, "shape").reshape(-1)))]
     if kind == "flatten":
         return [Flatten(given)]
     if kind not in ("conv", "dense", "dense_rec"):
@@ -124,24 +143,25 @@ def _read_layer(layer: h5py.Group, where: str) -> list[Node]:
     node: Node
     if kind == "conv":
         weight = weight.reshape(weight.shape[:4])
-        stride, padding, dilation = (_pair(layer[k][()]) for k in _PAIRS)
-        node = Conv2d(given, weight, stride, padding, dilation, int(layer["groups"][()]))
+        stride, padding, dilation = (_pair(_integers(layer, k)) for k in _PAIRS)
+        node = Conv2d(given, weight, stride, padding, dilation, _integer(layer, "groups"))
     elif kind == "dense":
         node = Dense(given, weight)
     else:
         node = RecurrentDense(given, weight, None, _integers(layer, "weight_rec"))
-    neuron = layer["neuron"]
-    if np.asarray(neuron["type"][()]).reshape(-1)[0] not in (b"CUBA", b"LOIHI"):
-        raise UnsupportedLayerError(f"{where}: neuron type {neuron['type'][()]!r} is not supported; allowed CUBA")
-    if "gradedSpike" in neuron and bool(neuron["gradedSpike"][()]):
+    neuron = hdf5.member(layer, "neuron", h5py.Group)
+    model = hdf5.read_text(neuron, "type")
+    if model not in ("CUBA", "LOIHI"):
+        raise UnsupportedLayerError(f"{where}: neuron type {model!r} is not supported; allowed CUBA")
+    if "gradedSpike" in neuron and _integer(neuron, "gradedSpike"):
         raise UnsupportedLayerError(f"{where}: graded spikes are not supported (Lava runs them silently wrong)")
-    if "messageBits" in neuron and int(neuron["messageBits"][()]):
-        raise UnsupportedLayerError(f"{where}: spikes of {int(neuron['messageBits'][()])} bits are not supported; allowed 0")
-    i_decay, v_decay, v_th = (int(neuron[k][()]) for k in ("iDecay", "vDecay", "vThMant"))
+    if "messageBits" in neuron and (bits := _integer(neuron, "messageBits")):
+        raise UnsupportedLayerError(f"{where}: spikes of {bits} bits are not supported; allowed 0")
+    i_decay, v_decay, v_th = (_integer(neuron, k) for k in ("iDecay", "vDecay", "vThMant"))
     bias = _integers(layer, "bias") if "bias" in layer else None
-    return [node, Lif(str(neuron.attrs.get("name", f"{given}_lif")), i_decay, v_decay, v_th, bias)]
+    return [node, Lif(_name(neuron, f"{given}_lif"), i_decay, v_decay, v_th, bias)]
 
 
 def _pair(value: np.ndarray) -> tuple[int, int]:
-    both = np.broadcast_to(np.asarray(value).reshape(-1), (2,))
+    both = np.broadcast_to(value.reshape(-1), (2,))
     return int(both[0]), int(both[1])

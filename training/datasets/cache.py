@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +19,14 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from taaf.models.arrays import read_npz
 from taaf.models.errors import DataError
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.lists import require_positive
 from taaf.training.datasets.media import list_images
 
 FORMAT = 1
+MAX_BYTES = 1 << 30  # per sample
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,6 @@ def _key(item: Item, recipe: Recipe) -> str:
 def load(path: Path) -> dict[str, np.ndarray]:
     """The arrays of one cache file; raises `DataError` if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        return read_npz(path, MAX_BYTES)
+    except ValueError as error:
         raise DataError(f"{path}: damaged or missing cache file; delete it and open the data set again") from error

@@ -193,7 +193,9 @@ def _require_disjoint_speakers(path: Path) -> None:
     try:
         with h5py.File(path, "r") as file:
             shared = speakers(read_names(file, "train", path)) & speakers(read_names(file, "test", path))
-    except OSError as error:
+    except DataError:
+        raise
+    except Exception as error:  # h5py raises many kinds on damaged files
         raise DataError(f"{path}: not readable as HDF5; download the file again") from error
     if shared:
         raise DataError(f"{path}: train and test share {len(shared)} speakers ({min(shared)}, …); use split_kind='official'")

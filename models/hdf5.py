@@ -1,0 +1,73 @@
+"""Members of HDF5 files that nobody vouches for.
+
+Only plain data of this very file are read: no soft or external links, no virtual or external storage, no filters but
+deflate and shuffle (a filter is looked up as a plug-in, that is, as a library to load), no types that point elsewhere.
+Declared sizes are bounded before anything is read. Stock lava-dl writes contiguous data without any filter.
+"""
+
+import math
+from typing import Any
+
+import h5py
+import numpy as np
+
+MAX_BYTES = 1 << 28  # per dataset, and per chunk of one
+MAX_PACKED = 1100  # deflate cannot pack better
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+
+
+def member(group: h5py.Group, name: str, kind: type) -> Any:
+    """The group or dataset ``name``, a direct member of ``group``.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    ValueError
+        Saying why it is not read.
+    """
+    where = f"{str(group.name).rstrip('/')}/{name}"
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise KeyError(f"{where} is missing")
+    if not isinstance(link, h5py.HardLink):
+        raise ValueError(f"{where} is a link ({type(link).__name__}); only data inside the file are read")
+    found = group[name]
+    if not isinstance(found, kind):
+        raise ValueError(f"{where} is a {type(found).__name__}, expected a {kind.__name__}")
+    if isinstance(found, h5py.Dataset):
+        _check_dataset(found, where)
+    return found
+
+
+def _check_dataset(data: h5py.Dataset, where: str) -> None:
+    if data.is_virtual or data.external:
+        raise ValueError(f"{where} is stored in other files; only data inside the file are read")
+    dtype = data.dtype
+    text = dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None and len(data.shape or ()) < 2
+    if data.shape is None or dtype.itemsize > 1 << 16 or not (dtype.kind in "biufS" or text):
+        raise ValueError(f"{where} holds {dtype} {data.shape}, expected numbers or text of fixed length")
+    settings = data.id.get_create_plist()
+    filters = {settings.get_filter(i)[0] for i in range(settings.get_nfilters())}
+    if foreign := sorted(filters - _FILTERS):
+        raise ValueError(f"{where} is packed with filter {foreign[0]}; allowed gzip and shuffle")
+    largest = max(math.prod(data.shape), math.prod(data.chunks or ())) * dtype.itemsize
+    if largest > MAX_BYTES:
+        raise ValueError(f"{where} declares {largest} bytes, at most {MAX_BYTES} are read")
+    stored = data.id.get_storage_size()
+    if math.prod(data.shape) * dtype.itemsize > stored * (MAX_PACKED if filters else 1):
+        raise ValueError(f"{where} declares {data.shape} {dtype} and holds {stored} bytes")
+
+
+def read(group: h5py.Group, name: str) -> np.ndarray:
+    """Values of a dataset that is a direct member of ``group``; raises as `member`."""
+    return np.asarray(member(group, name, h5py.Dataset)[()])
+
+
+def read_text(group: h5py.Group, name: str, longest: int = 64) -> str:
+    """A short ASCII text, as lava-dl stores it: one text, or an array of one; raises as `member`."""
+    data = member(group, name, h5py.Dataset)
+    text = np.asarray(data[()]).reshape(-1)[0] if data.size == 1 and data.dtype.kind in "SO" else b""
+    if not isinstance(text, bytes) or not 0 < len(text) <= longest:
+        raise ValueError(f"{data.name} holds {data.dtype} {data.shape}, expected one short text")
+    return text.decode("ascii")
