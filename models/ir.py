@@ -6,13 +6,15 @@ RecurrentDense) carry weights, `Lif` nodes carry neurons. Two stages exist:
 - float: weights are in units of the threshold of the LIF they feed; `BatchNorm` and `Pool2d` nodes may occur;
 - integer: weights are even integers in [-256, 254], biases sit in the `Lif` nodes, and the graph means exactly
 
-    a(t) = sum over incoming synapses of W s(t)             (+ W_rec s_out(t-1) for RecurrentDense)
+    a(t) = sum over incoming synapses of W s(t)             (+ W_rec s_out(t-1) for RecurrentDense;
+                                                             W_ij s_j(t - delay_ij) for Dense with delays)
     u(t) = wrap24(tz(u(t-1) (4096 - i_decay) / 4096) + 64 a(t))
     v(t) = clip24(tz(v(t-1) (4096 - v_decay) / 4096) + u(t) + 64 bias)
     s(t) = v(t) > 64 v_th_mant;   v(t) = 0 where s(t)
 
   with tz = truncation toward zero (lava-nc 0.10.0, ``PyLifModelBitAcc``). Time is window-relative: the one step of
-  delay that every layer has on Lava is undone by reading each layer at its own phase.
+  delay that every layer has on Lava is undone by reading each layer at its own phase. Nothing was before a window's
+  first step, and spikes that are still under way after its last are lost.
 
 Shapes are (C, H, W) or (F,), without batch and time.
 """

@@ -6,6 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 Shape = tuple[int, ...]
+PerChannel = int | np.ndarray  # one value for all neurons, or (C,) one per channel (per neuron of a flat layer)
+MAX_DELAY = 62  # steps; what NetX keeps, it clamps larger ones
+
+
+def spread(value: PerChannel, shape: Shape) -> np.ndarray:
+    """``value`` as int64, such that it broadcasts over neurons of ``shape`` (C, H, W) or (F,)."""
+    array = np.asarray(value, np.int64)
+    return array.reshape(-1, *[1] * (len(shape) - 1)) if array.ndim == 1 else array
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +71,29 @@ class Conv2d(Node):
 
 @dataclass(frozen=True, eq=False)
 class Dense(Node):
-    """Fully connected; weight (F', F)."""
+    """Fully connected; weight (F', F).
+
+    Attributes
+    ----------
+    delay : numpy.ndarray or None
+        Further steps a spike takes through each synapse, 0..62: ``a_i(t) = sum_j W_ij s_j(t - delay_ij)``. An integer
+        array that broadcasts to (F', F): (F', 1) delays what arrives at a target (what NetX does with slayer's axonal
+        delays), (1, F) what leaves a source.
+    """
 
     weight: np.ndarray
     bias: np.ndarray | None = None  # float stage only
+    delay: np.ndarray | None = field(default=None, kw_only=True)
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
         (shape,) = inputs
         if self.weight.ndim != 2 or self.weight.size == 0:
             raise ValueError(f"weight {self.weight.shape} is not (F', F)")
+        if self.delay is not None:
+            fits = self.delay.ndim == 2 and all(d in (1, n) for d, n in zip(self.delay.shape, self.weight.shape, strict=True))
+            if not fits or self.delay.min() < 0 or self.delay.max() > MAX_DELAY:
+                found = f"delay {self.delay.shape} of {self.delay.min(initial=0)}..{self.delay.max(initial=0)}"
+                raise ValueError(f"{found} steps; allowed 0..{MAX_DELAY}, broadcast to {self.weight.shape}")
         if len(shape) != 1 or shape[0] != self.weight.shape[1]:
             raise ValueError(f"{shape} != ({self.weight.shape[1]},)")
         return (self.weight.shape[0],)
@@ -85,6 +107,8 @@ class RecurrentDense(Dense):
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
         (n,) = super().out_shape(inputs)
+        if self.delay is not None:
+            raise ValueError("a recurrent layer with delays; NetX loses the scale of its weights, so there are none")
         if self.weight_rec.shape != (n, n):
             raise ValueError(f"weight_rec {self.weight_rec.shape} != {(n, n)}")
         return (n,)
@@ -145,21 +169,26 @@ class Lif(Node):
 
     Attributes
     ----------
-    i_decay, v_decay : int
-        1..4096 and 0..4096; 4096 forgets everything in one step.
-    v_th_mant : int
-        1..131071; threshold is ``64 v_th_mant``.
+    i_decay, v_decay : int or numpy.ndarray
+        1..4096 and 0..4096; 4096 forgets everything in one step. One for all neurons or one per channel.
+    v_th_mant : int or numpy.ndarray
+        1..131071; threshold is ``64 v_th_mant``. One for all neurons or one per channel.
     bias : numpy.ndarray or None
-        Bias mantissa per channel (or neuron of a flat layer), -4096..4095, added to v as ``64 bias`` every step.
+        Bias mantissa per channel (or neuron of a flat layer), or per neuron in the layer's shape, -4096..4095; added to v
+        as ``64 bias`` every step.
     """
 
-    i_decay: int = 4096
-    v_decay: int = 2048
-    v_th_mant: int = 64
+    i_decay: PerChannel = 4096
+    v_decay: PerChannel = 2048
+    v_th_mant: PerChannel = 64
     bias: np.ndarray | None = None
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
         (shape,) = inputs
-        if self.bias is not None and self.bias.shape != (shape[0],):
+        if self.bias is not None and self.bias.shape not in ((shape[0],), shape):
             raise ValueError(f"bias {self.bias.shape} != ({shape[0]},)")
+        for name in ("i_decay", "v_decay", "v_th_mant"):
+            found = np.shape(getattr(self, name))
+            if found not in ((), (shape[0],)):
+                raise ValueError(f"{name} {found} is neither one value nor ({shape[0]},)")
         return shape
