@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, chain
+from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, RecurrentDense, chain
 from taaf.models.stage import require_integer_stage
 
 _PAIRS = ("stride", "padding", "dilation")

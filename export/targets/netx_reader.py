@@ -124,8 +124,8 @@ class _Reader:
         elif kind == "flatten":
             self._flatten(given, where)
         elif kind in ("conv", "dense", "dense_rec"):
-            node = _conv(layer, given, where) if kind == "conv" else _dense(layer, kind, given, where)
-            if not self.nodes and isinstance(node, Conv2d):
+            node: Conv2d | Dense = _conv(layer, given, where) if kind == "conv" else _dense(layer, given, where)
+            if not self.nodes and kind == "conv":
                 raise UnsupportedLayerError(f"{where}: no input layer gives the input's shape; NetX needs one before a conv")
             if not self.nodes and node.weight.ndim == 2:
                 self.nodes.append(Input("input", (node.weight.shape[1],)))
@@ -174,10 +174,10 @@ def _conv(layer: h5py.Group, given: str, where: str) -> Conv2d:
     return Conv2d(given, weight.reshape(weight.shape[:4]), stride, padding, dilation, _integer(layer, "groups"))
 
 
-def _dense(layer: h5py.Group, kind: str, given: str, where: str) -> Dense:
+def _dense(layer: h5py.Group, given: str, where: str) -> Dense:
     n = int(np.prod(_integers(layer, "shape")))
     weight = _rows(_weights(layer, "weight", where), n)
-    if kind == "dense_rec":
+    if hdf5.read_text(layer, "type") == "dense_rec":
         if "delay" in layer:
             raise UnsupportedLayerError(f"{where}: a recurrent layer with delays; NetX loses the exponent of its weights")
         return RecurrentDense(given, weight, None, _rows(_weights(layer, "weight_rec", where), n))
