@@ -1,14 +1,15 @@
-"""taaf-deploy: run a bundle on a backend and report accuracy, agreement, SynOps and energy."""
+"""taaf-deploy: run a bundle or a NetX file on a backend and report accuracy, agreement, SynOps and energy."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from taaf.models import zoo_path
-from taaf.models.console import check_target, make_parser, positive, probability, run
+from taaf.models.console import check_target, make_parser, not_negative, positive, probability, run
 from taaf.models.errors import ConfigError
 
 DEFAULT_CONFIDENCE = 0.99
@@ -18,34 +19,54 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of taaf-deploy."""
     parser = make_parser(
         "taaf-deploy",
-        "Run a deployment bundle and report accuracy, agreement with the trained model, spikes, SynOps and energy.",
+        "Run a deployment bundle and report accuracy, agreement with the trained model, spikes, SynOps and energy. Or run a "
+        "bare NetX file (.net, written by lava-dl) on given or generated spikes; then there is no accuracy to report.",
         [
             "taaf-deploy --backend sim",
             "taaf-deploy bundle --backend fast --json",
             "taaf-deploy --backend sim --samples 20",
             "taaf-deploy --backend fast --early-exit --plot exit.png",
+            "taaf-deploy network.net --backend sim --input spikes.npy --output out.npy",
+            "taaf-deploy network.net --backend fast --steps 100 --samples 8",
         ],
     )
-    parser.add_argument("bundle", nargs="?", type=Path, help="bundle directory (default: the shipped reference model)")
+    parser.add_argument(
+        "bundle", nargs="?", type=Path, help="bundle directory (default: the shipped reference model) or a .net file"
+    )
     parser.add_argument(
         "--backend", choices=["sim", "fast", "loihi2"], default="sim",
         help="sim: Lava runtime with the Loihi simulator; fast: exact engine; loihi2: chip (default sim)",
     )  # fmt: skip
-    parser.add_argument("--samples", type=positive, help="windows to run (default: sim 100, fast all)")
     parser.add_argument(
-        "--split", choices=["test", "human"], default="test",
-        help="test: synthetic speech of unseen voices; human: the same digits with recorded human speech",
+        "--samples",
+        type=positive,
+        help="windows to run (default: sim 100, fast all; .net: all of --input, else sim 4, fast 16)",
+    )
+    parser.add_argument(
+        "--split", choices=["test", "human"],
+        help="test: synthetic speech of unseen voices (default); human: the same digits with recorded human speech",
     )  # fmt: skip
     parser.add_argument(
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
     )
-    parser.add_argument("--time-limit", type=positive, metavar="S", help="give up after S seconds (default 60 + 2 per window)")
+    parser.add_argument(
+        "--time-limit", type=positive, metavar="S", help="give up after S seconds (default 60 + 2 per window; .net: 120 + 2)"
+    )
     parser.add_argument(
         "--early-exit", type=probability, nargs="?", const=DEFAULT_CONFIDENCE, metavar="P",
         help=f"stop a window as soon as the head is sure: softmax of the fused readout >= P (default {DEFAULT_CONFIDENCE})",
     )  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="with --early-exit: picture of accuracy against cost")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report as JSON")
+    net = parser.add_argument_group("only with a .net file")
+    net.add_argument("--input", type=Path, metavar="FILE.npy", help="spikes 0/1, (windows, *shape, steps) or (*shape, steps)")
+    net.add_argument("--output", type=Path, metavar="FILE.npy", help="write the last layer's spikes, (windows, *shape, steps)")
+    net.add_argument("--layers", type=positive, metavar="N", help="run only the first N layers of the file")
+    net.add_argument("--steps", type=positive, metavar="T", help="steps per window (default: all of --input, else 32)")
+    net.add_argument(
+        "--rate", type=probability, metavar="P", help="without --input: rate of the generated spikes (default 0.2)"
+    )
+    net.add_argument("--seed", type=not_negative, metavar="K", help="without --input: seed of the generated spikes (default 0)")
     return parser
 
 
@@ -57,18 +78,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from taaf.deploy.report import render
-    from taaf.deploy.session import Request, deploy
     from taaf.models.output import write_at_once
 
-    for option, path, suffix in (("--report", args.report, ""), ("--plot", args.plot, ".png")):
+    bare = args.bundle is not None and args.bundle.suffix == ".net" and not args.bundle.is_dir()
+    _require_options_for(args, bare)
+    for option, path, suffix in (("--report", args.report, ""), ("--plot", args.plot, ".png"), ("--output", args.output, "")):
         if path is not None:
             check_target(option, path, suffix)
     if args.plot is not None and args.early_exit is None:
         raise ConfigError(f"--plot {args.plot}: needs --early-exit")
-    request = Request(
-        args.bundle or zoo_path("ead_mini"), args.backend, args.samples, args.split, args.time_limit, args.early_exit, args.root
-    )
+    execute, render = _net(args) if bare else _bundle(args)
     quiet = True if args.quiet or args.json or args.backend == "fast" else None  # None: only on a terminal
     bar: Any = tqdm(disable=quiet, unit="window", desc=args.backend, leave=False)
 
@@ -77,7 +96,7 @@ def _work(args: argparse.Namespace) -> int:
         bar.refresh()
 
     try:
-        report = deploy(request, bar.update, started)
+        report = execute(bar.update, started)
     finally:
         bar.close()
     text = json.dumps(report, indent=None if args.json else 1)
@@ -89,9 +108,42 @@ def _work(args: argparse.Namespace) -> int:
         plot_early_exit(report["early_exit"], args.plot)
     print(text if args.json else render(report))
     if not report["agreement"]["exact"]:
-        print("taaf-deploy: error: the backend disagrees with the trained model (see agreement)", file=sys.stderr)
+        other = "the executions disagree" if bare else "the backend disagrees with the trained model"
+        print(f"taaf-deploy: error: {other} (see agreement)", file=sys.stderr)
         return 1
     return 0
+
+
+def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
+    """What runs a bundle, and what renders its report."""
+    from taaf.deploy.report import render
+    from taaf.deploy.session import Request, deploy
+
+    path, split = args.bundle or zoo_path("ead_mini"), args.split or "test"
+    return partial(
+        deploy, Request(path, args.backend, args.samples, split, args.time_limit, args.early_exit, args.root)
+    ), render
+
+
+def _net(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
+    """What runs a NetX file, and what renders its report."""
+    from taaf.deploy.netx_file import NetRequest, deploy_net
+    from taaf.deploy.netx_report import render_net
+
+    request = NetRequest(
+        args.bundle, args.backend, args.input, args.samples, args.steps, args.rate, args.seed, args.layers, args.time_limit,
+        args.output,
+    )  # fmt: skip
+    return partial(deploy_net, request), render_net
+
+
+def _require_options_for(args: argparse.Namespace, bare: bool) -> None:
+    """Options of a bundle and of a NetX file do not mix."""
+    names = ("split", "early_exit", "plot", "root") if bare else ("input", "output", "layers", "steps", "rate", "seed")
+    for name in names:
+        if getattr(args, name) is not None:
+            allowed = "only with a bundle, which has a head and labels" if bare else "only with a .net file"
+            raise ConfigError(f"--{name.replace('_', '-')}: {allowed}; found {args.bundle or 'the shipped bundle'}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ def render(report: dict[str, Any]) -> str:
     """The table `taaf-deploy` prints."""
     parts = [_summary(report)]
     if "layers" in report:
-        parts += [_layers(report), _energy(report), _paper(report)]
+        parts += [layers_table(report), energy_table(report), _paper(report)]
     if "early_exit" in report:
         parts.append(_early_exit(report))
     return "\n\n".join(parts)
@@ -50,7 +50,8 @@ def _summary(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _layers(r: dict[str, Any]) -> str:
+def layers_table(r: dict[str, Any]) -> str:
+    """Measured: neurons, spikes and operations of every layer."""
     n = r["samples"]
     head = f"  {'layer':22s} {'neurons':>8s} {'synapses':>9s} {'spikes':>10s} {'SynOps':>12s} {'dense':>12s} {'updates':>10s}"
     lines = [f"Measured, per window (counted from the {n} windows that ran)", head]
@@ -61,14 +62,16 @@ def _layers(r: dict[str, Any]) -> str:
             f"{x['effective_synops'] / n:12,.0f} {x['dense_synops'] / n:12,.0f} {x['neuron_updates'] / n:10,.0f}"
         )
     lines.append(f"  input spikes from the host: {r['totals']['spikes_in'] / n:,.1f} per window")
-    lines.append(
-        f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per evaluation, one "
-        f"{'per step until the decision' if 'early_exit' in r else 'per window'} (not part of the chip's energy)"
-    )
+    if "host_macs_per_window" in r:
+        lines.append(
+            f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per evaluation, one "
+            f"{'per step until the decision' if 'early_exit' in r else 'per window'} (not part of the chip's energy)"
+        )
     return "\n".join(lines)
 
 
-def _energy(r: dict[str, Any]) -> str:
+def energy_table(r: dict[str, Any]) -> str:
+    """Estimated: the counted operations under every convention."""
     lines = [
         "Estimated, per window: counted operations x published constants (no chip was measured)",
         f"  {'convention':32s} {'SNN':>12s} {'ANN twin':>12s}",

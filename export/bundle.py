@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from taaf.export.manifest import manifest_problems
-from taaf.export.targets.netx import read_netx
+from taaf.export.targets.netx_reader import read_netx
 from taaf.models.arrays import read_npz
 from taaf.models.errors import BundleError, OutputError, TaafError
 from taaf.models.host_head import MODALITIES, HostHead

@@ -12,7 +12,7 @@ UV_LIMIT = 1 << 23
 CONV_FIELD_MAX = 127  # Lava's Conv keeps kernel, stride, padding, dilation and groups in signed 8-bit fields
 
 
-def check_limits(graph: Graph, pipelined: bool = True, worst_case: bool = True) -> None:
+def check_limits(graph: Graph, pipelined: bool = True, state: bool = True, fill: bool = True) -> None:
     """Check an integer graph against the ranges of LAVA.md.
 
     Weights: even, within [-256, 254]; of a dense layer also not all zero and representable in the sign mode Lava chooses.
@@ -24,10 +24,13 @@ def check_limits(graph: Graph, pipelined: bool = True, worst_case: bool = True) 
     ----------
     pipelined : bool
         Windows follow each other without a gap (as in a bundle). Then recurrent layers are refused: the reset clears
-        neurons, but the recurrent spikes of a window's last step still arrive in the next window's first step.
-    worst_case : bool
-        Check the state's worst case. Reference, engine and Lava agree on wrap and clip too; False is for networks whose
-        deviation from their origin is measured instead (NIR).
+        neurons, but the recurrent spikes of a window's last step still arrive in the next window's first step. Layers
+        with delays are refused for the same reason.
+    state : bool
+        Check the worst case of u and v. Not needed where only executions are compared that wrap and clip as Lava does, or
+        where the deviation from the origin is measured instead (NIR).
+    fill : bool
+        Check that no spike is under way in a recurrence or a delay when a window of its own starts on Lava.
 
     Raises
     ------
@@ -43,11 +46,12 @@ def check_limits(graph: Graph, pipelined: bool = True, worst_case: bool = True) 
             parts = {where: node.weight}
             if isinstance(node, RecurrentDense):
                 parts[f"{where} (recurrent)"] = node.weight_rec
-                problems += _recurrence_problems(graph, node, pipelined)
+            if fill and (isinstance(node, RecurrentDense) or node.delay is not None):
+                problems += _memory_problems(graph, node, pipelined)
             found = [p for part, weight in parts.items() for p in _weight_problems(part, weight)]
             problems += found or _sign_mode_problems(where, parts)
         if isinstance(node, Lif):
-            problems += _neuron_problems(where, node, graph, worst_case)
+            problems += _neuron_problems(where, node, graph, state)
     if problems:
         raise LimitExceededError("; ".join(problems))
 
@@ -99,39 +103,42 @@ def _sign_mode_problems(where: str, parts: dict[str, np.ndarray]) -> list[str]:
     ]
 
 
-def _recurrence_problems(graph: Graph, node: RecurrentDense, pipelined: bool) -> list[str]:
-    """Recurrent spikes live in the synapse, which no reset clears: none may be under way when a window starts."""
-    where = f"{graph.name}.{node.name}"
+def _memory_problems(graph: Graph, node: Dense, pipelined: bool) -> list[str]:
+    """Recurrent and delayed spikes live in the synapse, which no reset clears: none may be there when a window starts.
+
+    Layer i (from 0) runs i + 1 steps before its window. If no layer before it spikes, v is at most (i + 1) 64 bias then.
+    """
+    where, recurrent = f"{graph.name}.{node.name}", isinstance(node, RecurrentDense)
     if pipelined:
-        return [f"{where}: recurrent spikes leak into the next window (allowed: one window per run)"]
+        kind = "recurrent" if recurrent else "delayed"
+        return [f"{where}: {kind} spikes leak into the next window (allowed: one window per run)"]
     lifs = graph.lifs()
     (fed,) = (i for i, lif in enumerate(lifs) if node in graph.synapses_of(lif.name))
-    highest = max(0 if lif.bias is None else int(lif.bias.max()) for lif in lifs[: fed + 1])
-    allowed = lifs[fed].v_th_mant if fed == 0 else 0  # the first layer runs one step before its window, later ones more
-    if highest <= allowed:
-        return []
-    return [f"{where}: a bias of {highest} here or before can make spikes before the window starts (allowed {allowed})"]
+    for i, lif in enumerate(lifs[: fed + recurrent]):
+        highest, allowed = 0 if lif.bias is None else int(lif.bias.max()), int(np.min(lif.v_th_mant)) // (i + 1)
+        if highest > allowed:
+            found = f"a bias of {highest} in {lif.name} can make spikes before the window starts (allowed {allowed})"
+            return [f"{where}: {found}, and they would still be under way"]
+    return []
 
 
-def _neuron_problems(where: str, lif: Lif, graph: Graph, worst_case: bool) -> list[str]:
+def _neuron_problems(where: str, lif: Lif, graph: Graph, state: bool) -> list[str]:
     found = []
-    for name, value, low, high in (
-        ("i_decay", lif.i_decay, 1, 4096),
-        ("v_decay", lif.v_decay, 0, 4096),
-        ("v_th_mant", lif.v_th_mant, 1, V_TH_MAX),
-    ):
-        if not low <= value <= high:
-            found.append(f"{where}: {name} {value} (allowed {low}..{high})")
+    for name, low, high in (("i_decay", 1, 4096), ("v_decay", 0, 4096), ("v_th_mant", 1, V_TH_MAX)):
+        outside = [int(v) for v in np.unique(getattr(lif, name)) if not low <= v <= high]
+        if outside:
+            found.append(f"{where}: {name} {outside[0]} (allowed {low}..{high})")
+    i_decay, v_decay = int(np.min(lif.i_decay)), int(np.min(lif.v_decay))  # the neurons that remember longest
     bias = np.zeros(1, np.int64) if lif.bias is None else lif.bias.astype(np.int64)
     if bias.min() < BIAS_MIN or bias.max() > BIAS_MAX:
         found.append(f"{where}: bias {bias.min()}..{bias.max()} (allowed {BIAS_MIN}..{BIAS_MAX})")
-    if not worst_case:
+    if not state:
         return found
     low, high = _drive_range(lif, graph)
     for sign, drive in (("-", -low), ("+", high)):
-        u = 64 * drive * 4096 / max(lif.i_decay, 1)
+        u = 64 * drive * 4096 / max(i_decay, 1)
         extreme = bias.max() if sign == "+" else -bias.min()
-        v = (u + 64 * max(int(extreme), 0)) * 4096 / max(lif.v_decay, 1)
+        v = (u + 64 * max(int(extreme), 0)) * 4096 / max(v_decay, 1)
         if max(u, v) >= UV_LIMIT:
             found.append(f"{where}: u or v could reach {sign}{max(u, v):.3g} (allowed < 2^23 = {UV_LIMIT}, 24 bits)")
     return found

@@ -29,7 +29,8 @@ from taaf.export.limits import check_limits
 from taaf.export.nir_graph import FloatNet
 from taaf.export.nir_reader import read_nir
 from taaf.export.passes import CompileReport, compile_graph
-from taaf.export.targets.netx import read_netx, write_netx
+from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx_reader import read_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import BundleError, ConfigError, ParityError
@@ -101,7 +102,7 @@ def _branch(net: FloatNet, spikes: np.ndarray, labels: np.ndarray | None, stage:
     lines = CompileReport()
     integer, chain = compile_graph(calibrated.graph, saturate=True, report=lines)
     recurrent = any(isinstance(n, RecurrentDense) for n in chain.nodes.values())
-    check_limits(chain, pipelined=not recurrent, worst_case=False)
+    check_limits(chain, pipelined=not recurrent, state=False)
     write_netx(chain, stage / f"{name}.net")
     checked = _require_exact(integer, read_netx(stage / f"{name}.net", name), spikes[:_EXACT_WINDOWS])
     deviation = measure(integer, trace, spikes, labels)

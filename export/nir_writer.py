@@ -76,6 +76,8 @@ def _nodes(graph: ir.Graph, dt: float) -> Iterator[tuple[str, nir.NIRNode]]:
 
 def _synapse(graph: ir.Graph, node: ir.Conv2d | ir.Dense, lif: ir.Lif | None) -> nir.NIRNode:
     """Weights as they are; ``lif``: the neurons whose bias goes here."""
+    if isinstance(node, ir.Dense) and node.delay is not None and node.delay.any():
+        raise UnsupportedLayerError(f"{graph.name}.{node.name}: delays are not written as NIR; allowed none")
     weight = node.weight.astype(np.float64)
     bias = np.zeros(len(weight))
     if lif is not None and lif.i_decay == 4096:
@@ -91,30 +93,35 @@ def _synapse(graph: ir.Graph, node: ir.Conv2d | ir.Dense, lif: ir.Lif | None) ->
 
 def _neurons(where: str, graph: ir.Graph, lif: ir.Lif, dt: float) -> nir.NIRNode:
     shape = graph.shapes[lif.name]
+    if any(isinstance(value, np.ndarray) for value in (lif.i_decay, lif.v_decay, lif.v_th_mant)):
+        raise UnsupportedLayerError(
+            f"{where}: decays or thresholds per channel are not written as NIR; allowed one value per layer"
+        )
+    i_decay, v_decay, v_th_mant = int(lif.i_decay), int(lif.v_decay), int(lif.v_th_mant)
 
     def full(value: float) -> np.ndarray:
         return np.full(shape, value, np.float64)
 
-    metadata: dict[str, Any] = {"v_th_mant": lif.v_th_mant}
+    metadata: dict[str, Any] = {"v_th_mant": v_th_mant}
     (source,) = graph.sources(lif.name)
     if isinstance(graph.nodes[source], ir.Sum):
         metadata["sum"] = source
-    theta = {"v_threshold": full(lif.v_th_mant), "v_reset": full(0), "metadata": metadata}
-    if lif.v_decay == 0:
-        if lif.i_decay < 4096:
+    theta = {"v_threshold": full(v_th_mant), "v_reset": full(0), "metadata": metadata}
+    if v_decay == 0:
+        if i_decay < 4096:
             raise UnsupportedLayerError(
-                f"{where}: current memory (i_decay {lif.i_decay}) without voltage leak (v_decay 0) has no NIR neuron; "
+                f"{where}: current memory (i_decay {i_decay}) without voltage leak (v_decay 0) has no NIR neuron; "
                 "allowed v_decay from 1, or i_decay 4096"
             )
         return nir.IF(r=full(1 / dt), **theta)
-    resistance = 4096 / lif.v_decay
-    if lif.i_decay == 4096:
+    resistance = 4096 / v_decay
+    if i_decay == 4096:
         return nir.LIF(tau=full(dt * resistance), r=full(resistance), v_leak=full(0), **theta)
     leak = full(0)
     if lif.bias is not None and lif.bias.any():
         leak += resistance * lif.bias.reshape(-1, *[1] * (len(shape) - 1))
         metadata["v_initial"] = 0.0
-    w_in = 4096 / lif.i_decay
+    w_in = 4096 / i_decay
     return nir.CubaLIF(
         tau_syn=full(dt * w_in), tau_mem=full(dt * resistance), r=full(resistance), v_leak=leak, w_in=full(w_in), **theta
     )

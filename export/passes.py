@@ -97,16 +97,18 @@ def quantise(graph: Graph, saturate: bool, report: CompileReport) -> Graph:
         return step * np.rint(np.nan_to_num(np.clip(level, low / step, high / step))).astype(np.int32)
 
     for lif in graph.lifs():
-        bias = lif.bias
+        bias, v_th = lif.bias, lif.v_th_mant
+        if not isinstance(v_th, int):
+            raise UnsupportedLayerError(f"{graph.name}.{lif.name}: a threshold per channel; quantise with one for all")
         for node in graph.synapses_of(lif.name):
             where = f"{graph.name}.{node.name}"
-            weight = levels(where, "weights", node.weight, lif.v_th_mant, WEIGHT_MIN, WEIGHT_MAX, 2)
+            weight = levels(where, "weights", node.weight, v_th, WEIGHT_MIN, WEIGHT_MAX, 2)
             if node.bias is not None:
-                part = levels(where, "biases", node.bias, lif.v_th_mant, -BIAS_LIMIT, BIAS_LIMIT, 1)
+                part = levels(where, "biases", node.bias, v_th, -BIAS_LIMIT, BIAS_LIMIT, 1)
                 bias = part if bias is None else bias + part
             replaced[node.name] = replace(node, weight=weight, bias=None)
             if isinstance(node, RecurrentDense):
-                rec = levels(f"{where} (recurrent)", "weights", node.weight_rec, lif.v_th_mant, WEIGHT_MIN, WEIGHT_MAX, 2)
+                rec = levels(f"{where} (recurrent)", "weights", node.weight_rec, v_th, WEIGHT_MIN, WEIGHT_MAX, 2)
                 replaced[node.name] = replace(node, weight=weight, weight_rec=rec, bias=None)
         if bias is not None:
             replaced[lif.name] = replace(lif, bias=bias)
@@ -163,7 +165,7 @@ def _lower_join(graph: Graph, join: Sum, report: CompileReport) -> Graph:
             raise refuse(f"{conv.name} must have odd kernels with 'same' padding")
     if graph.targets(h_name) != [main.name]:
         raise refuse(f"{h_name} feeds more than {main.name}")
-    if h.i_decay != 4096 or h.v_th_mant >= RELAY_WEIGHT:
+    if np.any(h.i_decay != 4096) or np.any(h.v_th_mant >= RELAY_WEIGHT):
         raise refuse(f"{h_name} needs i_decay 4096 and v_th_mant < {RELAY_WEIGHT} for a relay to fire at once")
 
     read = np.flatnonzero(shortcut.weight.any(axis=(0, 2, 3)))  # channels of x the shortcut uses

@@ -2,7 +2,8 @@
 
 Definitions (NeuroBench's, on integer graphs):
 
-- effective SynOps: for every spike, the number of non-zero synapses it travels through;
+- effective SynOps: for every spike, the number of non-zero synapses it travels through; a delayed synapse costs its
+  operation when the spike reaches it (the sum is made then and waits in the dendrite), so a delay changes no count;
 - dense SynOps: the number of synapses (zero weights included, padding not) times the number of time steps;
 - neuron updates: neurons times time steps.
 """

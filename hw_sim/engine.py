@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from taaf.hw_sim.delays import DelayPlan, delay_plan, delayed_linear
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+from taaf.models.nodes import PerChannel, Shape, spread
 from taaf.models.stage import require_integer_stage, require_spikes
 
 _UV_LIMIT = 1 << 23
@@ -99,6 +101,7 @@ class Engine:
             fed.dtype,
             _exact_tensor(64 * node.weight.astype(np.int64), fed.dtype),
             fed.bias if alone else None,
+            None if not isinstance(node, Dense) or node.delay is None else delay_plan(node.delay),
         )
 
     def _lif_plan(self, lif: Lif) -> "_LifPlan":
@@ -106,20 +109,22 @@ class Engine:
         synapses = self.graph.synapses_of(lif.name)
         drive = 64 * sum(_row_bound(node) for node in synapses)  # largest |64 a(t)|
         bias = 0 if lif.bias is None else 64 * int(np.abs(lif.bias.astype(np.int64)).max(initial=0))
-        wrap = lif.i_decay < 4096 or drive >= _UV_LIMIT
+        i_decay, leaks = int(np.min(lif.i_decay)), [int(d) for d in np.unique(lif.v_decay)]
+        wrap = i_decay < 4096 or drive >= _UV_LIMIT
         bound = (2 << 24 << 12) + drive + bias  # general: the product v (4096 - v_decay), plus what is added
-        if lif.i_decay == 4096 and lif.v_decay > 0 and _is_power_of_two(4096 - lif.v_decay, or_zero=True):
-            bound = (drive + bias) * 4096 // lif.v_decay + 1  # steady state of a pure leak; halving is exact
+        if i_decay == 4096 and leaks[0] > 0 and all(_is_power_of_two(4096 - d, or_zero=True) for d in leaks):
+            bound = (drive + bias) * 4096 // leaks[0] + 1  # steady state of a pure leak; halving is exact
         dtype = self._dtype_for(max(bound, drive + bias), where)
         recurrent = next((n.weight_rec for n in synapses if isinstance(n, RecurrentDense)), None)
         direct = len(synapses) == 1 and self.graph.sources(lif.name) == [synapses[0].name]
+        shape = self.graph.shapes[lif.name]
         return _LifPlan(
             dtype=dtype,
-            threshold=float(lif.v_th_mant << 6),
-            keep_u=1 - lif.i_decay / 4096,
-            keep_v=1 - lif.v_decay / 4096,
+            threshold=_per_channel(lif.v_th_mant, shape, 64.0, dtype),
+            keep_u=_per_channel(np.subtract(4096, lif.i_decay), shape, 2.0**-12, dtype),
+            keep_v=_per_channel(np.subtract(4096, lif.v_decay), shape, 2.0**-12, dtype),
             bias=None if lif.bias is None else _exact_tensor(64 * lif.bias.astype(np.int64), dtype),
-            bias_in_drive=direct and not wrap,
+            bias_in_drive=direct and not wrap and lif.bias is not None and lif.bias.ndim == 1,
             wrap=wrap,
             clip=bound >= _UV_LIMIT,
             recurrent=None if recurrent is None else _exact_tensor(64 * recurrent.astype(np.int64), dtype),
@@ -189,14 +194,15 @@ class _SynapsePlan:
     dtype: torch.dtype
     weight: torch.Tensor  # 64 W
     bias: torch.Tensor | None  # 64 b, where the LIF's bias can be added with the current
+    delay: DelayPlan | None
 
 
 @dataclass(frozen=True)
 class _LifPlan:
     dtype: torch.dtype
-    threshold: float
-    keep_u: float  # 1 - decay / 4096: a multiple of 2^-12, exact
-    keep_v: float
+    threshold: float | torch.Tensor
+    keep_u: float | torch.Tensor  # 1 - decay / 4096: a multiple of 2^-12, exact
+    keep_v: float | torch.Tensor
     bias: torch.Tensor | None
     bias_in_drive: bool
     wrap: bool  # u may leave 24 bits
@@ -209,6 +215,9 @@ def _synapse(node: Node, plan: _SynapsePlan, spikes: torch.Tensor) -> torch.Tens
     x = spikes.flatten(0, 1).to(plan.dtype)
     if isinstance(node, Conv2d):
         y = functional.conv2d(x, plan.weight, plan.bias, node.stride, node.padding, node.dilation, node.groups)
+    elif plan.delay is not None:
+        y = delayed_linear(x.unflatten(0, spikes.shape[:2]), plan.weight, plan.delay).flatten(0, 1)
+        y = y if plan.bias is None else y.add_(plan.bias)  # a bias acts from the first step on
     else:
         y = functional.linear(x, plan.weight, plan.bias)
     return y.unflatten(0, spikes.shape[:2])
@@ -222,7 +231,7 @@ def _lif(plan: _LifPlan, drive: torch.Tensor) -> torch.Tensor:
     whole = torch.empty_like(v, dtype=torch.int64 if drive.dtype == torch.float64 else torch.int32)
     late_bias = None
     if plan.bias is not None and not plan.bias_in_drive:
-        late_bias = plan.bias.reshape(-1, *[1] * (drive.dim() - 3))
+        late_bias = plan.bias if plan.bias.dim() > 1 else plan.bias.reshape(-1, *[1] * (drive.dim() - 3))
     for step in range(len(drive)):
         a = drive[step]
         if plan.recurrent is not None and step:
@@ -259,6 +268,13 @@ def _row_bound(node: Conv2d | Dense) -> int:
     if isinstance(node, RecurrentDense):
         rows = rows + np.abs(node.weight_rec.astype(np.int64)).sum(1)
     return int(rows.max())
+
+
+def _per_channel(value: PerChannel, shape: Shape, factor: float, dtype: torch.dtype) -> float | torch.Tensor:
+    """``factor`` (a power of two) times one value, or times one per channel such that it broadcasts over ``shape``."""
+    if np.ndim(value) == 0:
+        return factor * int(value)
+    return torch.from_numpy(factor * spread(value, shape)).to(dtype)
 
 
 def _exact_tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+from taaf.models.nodes import spread
 from taaf.models.stage import require_integer_stage, require_spikes
 
 UV_LIMIT = 1 << 23
@@ -78,6 +79,11 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
     steps = spikes.shape[-1]
     state = {n.name: (np.zeros(graph.shapes[n.name], np.int64),) * 2 for n in graph.lifs()}
     last = {n.name: np.zeros(graph.shapes[n.name], np.int64) for n in graph.lifs()}
+    past = {
+        n.name: np.zeros((int(n.delay.max()) + 1, n.weight.shape[1]), np.int64)
+        for n in graph.nodes.values()
+        if isinstance(n, Dense) and n.delay is not None
+    }
     rows: dict[str, list[np.ndarray]] = {n: [] for n in [graph.input.name, *state]}
     us: dict[str, list[np.ndarray]] = {n: [] for n in state}
     vs: dict[str, list[np.ndarray]] = {n: [] for n in state}
@@ -90,26 +96,36 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
                 rows[name].append(value[name].astype(np.uint8))
             elif isinstance(node, Lif):
                 u, v = state[name]
-                u = wrap_current(truncate_shift(u * (4096 - node.i_decay), 12) + (inputs[0] << 6))
-                bias = 0 if node.bias is None else node.bias.astype(np.int64).reshape(-1, *[1] * (u.ndim - 1)) << 6
-                v = clip_voltage(truncate_shift(v * (4096 - node.v_decay), 12) + u + bias)
-                fired = v > (node.v_th_mant << 6)
+                i_decay, v_decay, v_th = (spread(x, u.shape) for x in (node.i_decay, node.v_decay, node.v_th_mant))
+                u = wrap_current(truncate_shift(u * (4096 - i_decay), 12) + (inputs[0] << 6))
+                bias = 0 if node.bias is None else spread(node.bias, u.shape) << 6
+                v = clip_voltage(truncate_shift(v * (4096 - v_decay), 12) + u + bias)
+                fired = v > (v_th << 6)
                 v = np.where(fired, 0, v)
                 state[name], last[name], value[name] = (u, v), fired.astype(np.int64), fired.astype(np.int64)
                 rows[name].append(fired.astype(np.uint8))
                 us[name].append(u)
                 vs[name].append(v)
             else:
-                value[name] = _current(node, inputs, last, graph)
+                if name in past:
+                    past[name] = np.concatenate([inputs[0][None], past[name][:-1]])
+                value[name] = _current(node, inputs, last, past, graph)
     return Trace(*({n: np.stack(x, -1) for n, x in d.items()} for d in (rows, us, vs)))
 
 
-def _current(node: Node, inputs: list[np.ndarray], last: dict[str, np.ndarray], graph: Graph) -> np.ndarray:
+def _current(
+    node: Node, inputs: list[np.ndarray], last: dict[str, np.ndarray], past: dict[str, np.ndarray], graph: Graph
+) -> np.ndarray:
+    """a(t) of a synapse node; ``past[name][d]`` are the spikes that arrived d steps ago."""
     if isinstance(node, Conv2d):
         return convolve(node, inputs[0])
     if isinstance(node, RecurrentDense):
         (fed,) = graph.targets(node.name)
         return node.weight.astype(np.int64) @ inputs[0] + node.weight_rec.astype(np.int64) @ last[fed]
+    if node.name in past:
+        assert isinstance(node, Dense) and node.delay is not None
+        arriving = past[node.name][np.broadcast_to(node.delay, node.weight.shape), np.arange(node.weight.shape[1])]
+        return (node.weight.astype(np.int64) * arriving).sum(1)
     if isinstance(node, Dense):
         return node.weight.astype(np.int64) @ inputs[0]
     if isinstance(node, Sum):

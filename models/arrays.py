@@ -46,3 +46,16 @@ def _array(name: str, raw: bytes) -> np.ndarray:
     if math.prod(shape) * dtype.itemsize != len(values):
         raise ValueError(f"{name}: declares {shape} {dtype} and holds {len(values)} bytes")
     return np.frombuffer(bytearray(values), dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def read_npy(path: Path, max_bytes: int) -> np.ndarray:
+    """A boolean, integer or float array of an .npy file of at most ``max_bytes``; raises as `read_npz`."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise ValueError(f"{size} bytes; allowed {max_bytes}")
+    try:
+        return _array(path.name, path.read_bytes())
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error

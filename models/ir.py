@@ -6,182 +6,40 @@ RecurrentDense) carry weights, `Lif` nodes carry neurons. Two stages exist:
 - float: weights are in units of the threshold of the LIF they feed; `BatchNorm` and `Pool2d` nodes may occur;
 - integer: weights are even integers in [-256, 254], biases sit in the `Lif` nodes, and the graph means exactly
 
-    a(t) = sum over incoming synapses of W s(t)             (+ W_rec s_out(t-1) for RecurrentDense)
+    a(t) = sum over incoming synapses of W s(t)             (+ W_rec s_out(t-1) for RecurrentDense;
+                                                             W_ij s_j(t - delay_ij) for Dense with delays)
     u(t) = wrap24(tz(u(t-1) (4096 - i_decay) / 4096) + 64 a(t))
     v(t) = clip24(tz(v(t-1) (4096 - v_decay) / 4096) + u(t) + 64 bias)
     s(t) = v(t) > 64 v_th_mant;   v(t) = 0 where s(t)
 
   with tz = truncation toward zero (lava-nc 0.10.0, ``PyLifModelBitAcc``). Time is window-relative: the one step of
-  delay that every layer has on Lava is undone by reading each layer at its own phase.
+  delay that every layer has on Lava is undone by reading each layer at its own phase. Nothing was before a window's
+  first step, and spikes that are still under way after its last are lost.
 
 Shapes are (C, H, W) or (F,), without batch and time.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Iterable
 
 from taaf.models.errors import GraphError
+from taaf.models.nodes import (
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Flatten,
+    Input,
+    Lif,
+    Node,
+    Pool2d,
+    RecurrentDense,
+    Shape,
+    Sum,
+)
 
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """Anything with a name, unique in its graph."""
-
-    name: str
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Shape of the output for these input shapes; raises `ValueError` with the reason if they do not fit."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, eq=False)
-class Input(Node):
-    """Binary spikes from the host, shape (C, H, W) or (F,)."""
-
-    shape: Shape
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        return self.shape
-
-
-@dataclass(frozen=True, eq=False)
-class Conv2d(Node):
-    """2-D cross-correlation; weight (C', C / groups, kH, kW); pairs are (height, width)."""
-
-    weight: np.ndarray
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    bias: np.ndarray | None = None  # float stage only
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        (shape,) = inputs
-        if len(shape) != 3:
-            raise ValueError(f"a convolution takes (C, H, W), found {shape}")
-        if self.weight.ndim != 4 or self.weight.size == 0:
-            raise ValueError(f"weight {self.weight.shape} is not (C', C / groups, kH, kW)")
-        if min(*self.stride, *self.dilation, self.groups) < 1 or min(self.padding) < 0:
-            given = f"stride {self.stride}, dilation {self.dilation}, groups {self.groups}, padding {self.padding}"
-            raise ValueError(f"{given}: allowed from 1 (padding from 0)")
-        c_out, c_in, *kernel = self.weight.shape
-        if shape[0] != c_in * self.groups or c_out % self.groups:
-            raise ValueError(f"{shape[0]} channels arrive, the weight takes {c_in} x {self.groups} groups")
-        size = [
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(shape[1:], self.padding, self.dilation, kernel, self.stride, strict=True)
-        ]
-        if min(size) < 1:
-            raise ValueError(f"kernel {tuple(kernel)} is larger than the padded input {shape}")
-        return (c_out, *size)
-
-
-@dataclass(frozen=True, eq=False)
-class Dense(Node):
-    """Fully connected; weight (F', F)."""
-
-    weight: np.ndarray
-    bias: np.ndarray | None = None  # float stage only
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        (shape,) = inputs
-        if self.weight.ndim != 2 or self.weight.size == 0:
-            raise ValueError(f"weight {self.weight.shape} is not (F', F)")
-        if len(shape) != 1 or shape[0] != self.weight.shape[1]:
-            raise ValueError(f"{shape} != ({self.weight.shape[1]},)")
-        return (self.weight.shape[0],)
-
-
-@dataclass(frozen=True, eq=False)
-class RecurrentDense(Dense):
-    """Fully connected, plus ``weight_rec`` (F', F') from the fed LIF's own spikes of the step before."""
-
-    weight_rec: np.ndarray = None  # type: ignore[assignment]
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        (n,) = super().out_shape(inputs)
-        if self.weight_rec.shape != (n, n):
-            raise ValueError(f"weight_rec {self.weight_rec.shape} != {(n, n)}")
-        return (n,)
-
-
-@dataclass(frozen=True, eq=False)
-class BatchNorm(Node):
-    """Per-channel y = gain (x - mean) / sqrt(var + eps) + offset; float stage only."""
-
-    gain: np.ndarray
-    offset: np.ndarray
-    mean: np.ndarray
-    var: np.ndarray
-    eps: float = 1e-5
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        (shape,) = inputs
-        if shape[0] != len(self.gain):
-            raise ValueError(f"{shape[0]} channels != {len(self.gain)}")
-        return shape
-
-
-@dataclass(frozen=True, eq=False)
-class Pool2d(Node):
-    """Pooling with kernel == stride and no padding; kind "sum", "average" or "max"; float stage only."""
-
-    kind: str
-    kernel: tuple[int, int]
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        (shape,) = inputs
-        if len(shape) != 3:
-            raise ValueError(f"pooling takes (C, H, W), found {shape}")
-        return (shape[0], shape[1] // self.kernel[0], shape[2] // self.kernel[1])
-
-
-@dataclass(frozen=True, eq=False)
-class Sum(Node):
-    """Elementwise sum of synaptic currents (the join of a residual block)."""
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        if len(set(inputs)) != 1:
-            raise ValueError(" != ".join(map(str, inputs)))
-        return inputs[0]
-
-
-@dataclass(frozen=True, eq=False)
-class Flatten(Node):
-    """(C, H, W) -> (C H W,), C order."""
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        return (int(np.prod(inputs[0])),)
-
-
-@dataclass(frozen=True, eq=False)
-class Lif(Node):
-    """Leaky integrate-and-fire neurons, hard reset; integers as on the chip.
-
-    Attributes
-    ----------
-    i_decay, v_decay : int
-        1..4096 and 0..4096; 4096 forgets everything in one step.
-    v_th_mant : int
-        1..131071; threshold is ``64 v_th_mant``.
-    bias : numpy.ndarray or None
-        Bias mantissa per channel (or neuron of a flat layer), -4096..4095, added to v as ``64 bias`` every step.
-    """
-
-    i_decay: int = 4096
-    v_decay: int = 2048
-    v_th_mant: int = 64
-    bias: np.ndarray | None = None
-
-    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
-        (shape,) = inputs
-        if self.bias is not None and self.bias.shape != (shape[0],):
-            raise ValueError(f"bias {self.bias.shape} != ({shape[0]},)")
-        return shape
+__all__ = [
+    "BatchNorm", "Conv2d", "Dense", "Flatten", "Graph", "Input", "Lif", "Node", "Pool2d", "RecurrentDense", "Shape", "Sum",
+    "chain",
+]  # fmt: skip
 
 
 class Graph:

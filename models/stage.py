@@ -32,12 +32,12 @@ def _node_problems(graph: Graph, node: Node) -> list[str]:
     if not isinstance(node, _STAGE):
         return [f"{where}: {type(node).__name__} is not an integer-stage node; run the compiler first"]
     found = []
-    for key in ("weight", "weight_rec", "bias"):
+    for key in ("weight", "weight_rec", "delay", "bias", "i_decay", "v_decay", "v_th_mant"):
         value = getattr(node, key, None)
         if value is None:
             continue
-        if not np.issubdtype(value.dtype, np.integer):
-            found.append(f"{where}: {key} is {value.dtype}, not integers; run the compiler first")
+        if not np.issubdtype(dtype := np.asarray(value).dtype, np.integer):
+            found.append(f"{where}: {key} is {dtype}, not integers; run the compiler first")
         if key == "bias" and not isinstance(node, Lif):
             found.append(f"{where}: a bias belongs to the LIF that is fed; run the compiler first")
     for source in graph.sources(node.name):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
+from taaf.deploy.backends.streams import to_stream, to_windows
 from taaf.deploy.lava_runtime import LavaRuntime, forgotten_afterwards, require_lava
 from taaf.export.bundle import Bundle
 from taaf.hw_sim.early_exit import cut
@@ -115,14 +116,7 @@ class LavaNetwork:
 
         spikes = self.inputs[branch]
         require_spikes(self.bundle.graphs[branch], spikes, spikes.shape[1:-1])
-        windows = np.moveaxis(pad_window(spikes, self.window), 0, -2)  # (*shape, N, W)
-        stream = windows.reshape(*windows.shape[:-2], -1)
-        silence = np.zeros((*stream.shape[:-1], self.n_steps - stream.shape[-1]), stream.dtype)
-        stream = np.concatenate([stream, silence], axis=-1)
-        if len(port) == 3:
-            stream = stream.transpose(2, 1, 0, 3)  # Lava's convolutions take (W, H, C)
-        else:
-            stream = stream.reshape(-1, self.n_steps)  # flattened on the host if the network starts with flattening
+        stream = to_stream(pad_window(spikes, self.window), port, self.n_steps)
         if self.confidence is None:
             return RingBuffer(data=stream.astype(np.int32))
         from taaf.deploy.processes.gated_source import GatedSourceProcess
@@ -161,7 +155,8 @@ class LavaNetwork:
             finished = time.perf_counter()
         layers: dict[str, dict[str, np.ndarray]] = {}
         for (branch, lif), entry in self.rasters.items():
-            layers.setdefault(branch, {})[lif] = self._windows(*entry)
+            raster, delay, shape = entry
+            layers.setdefault(branch, {})[lif] = to_windows(raster, delay, self.n_windows, self.window, shape)
         features = {b: spikes[self.bundle.graphs[b].output][..., : self.bundle.input_steps(b)] for b, spikes in layers.items()}
         if steps is not None:
             self.inputs = {b: cut(x, steps + self.bundle.depth) for b, x in self.inputs.items()}
@@ -174,13 +169,6 @@ class LavaNetwork:
         rest = self.n_windows - 1
         size = max(1, rest // 10)
         return [1, *[min(size, rest - k) for k in range(0, rest, size)]]
-
-    def _windows(self, raster: np.ndarray, delay: int, shape: Shape) -> np.ndarray:
-        """Cut a layer's raster into windows at its own phase: (N, *shape, W)."""
-        rows = np.asarray(raster[delay : delay + self.n_windows * self.window])
-        if rows.ndim == 4:
-            rows = rows.transpose(0, 3, 2, 1)  # (W, H, C) -> (C, H, W)
-        return np.moveaxis(rows.reshape(self.n_windows, self.window, *shape), 1, -1)
 
     def _activity(self, branch: str, spikes: dict[str, np.ndarray]) -> Activity:
         activity = Activity(self.n_windows, self.window)

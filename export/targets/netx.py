@@ -1,23 +1,17 @@
-"""NetX HDF5: writes an integer chain as a file that stock lava-dl loads, and reads it back.
+"""NetX HDF5: writes an integer chain as a file that stock lava-dl loads (`taaf.export.targets.netx_reader` reads it).
 
 Layer 0 is an ``input`` layer without neurons: it only tells the loader the input shape. Keys and quirks: LAVA.md.
 """
 
 import io
-import itertools
-import re
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from taaf.models import hdf5
-from taaf.models.errors import BundleError, TaafError, UnsupportedLayerError
-from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, chain
+from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, RecurrentDense, chain
 from taaf.models.stage import require_integer_stage
 
-MAX_LAYERS = 1000
-_NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 _PAIRS = ("stride", "padding", "dilation")
 
 
@@ -71,100 +65,14 @@ def _write_layer(layer: h5py.Group, node: Conv2d | Dense, lif: Lif, shape: tuple
         layer["weight_rec"] = node.weight_rec.astype(np.float32)
     else:
         layer["type"] = np.bytes_("dense")
+        if node.delay is not None:  # NetX takes one axis as delays of the targets; everything else is written out
+            per_target = node.delay.shape == (len(node.weight), 1)
+            layer["delay"] = node.delay[:, 0] if per_target else np.broadcast_to(node.delay, node.weight.shape)
     if lif.bias is not None and lif.bias.any():
-        layer["bias"] = lif.bias.astype(np.float32)
+        per_neuron = lif.bias.ndim == 3  # NetX takes it as (W, H, C)
+        layer["bias"] = (lif.bias.transpose(2, 1, 0) if per_neuron else lif.bias).astype(np.float32)
     neuron = layer.create_group("neuron")
     neuron.attrs["name"] = lif.name
     neuron["type"] = np.bytes_("CUBA")
     neuron["iDecay"], neuron["vDecay"], neuron["vThMant"] = lif.i_decay, lif.v_decay, lif.v_th_mant
     neuron["refDelay"], neuron["gradedSpike"] = 1, False
-
-
-def read_netx(path: Path, name: str) -> Graph:
-    """Read a file written by `write_netx` as an integer graph.
-
-    Raises
-    ------
-    BundleError
-        If the file is missing, truncated or not of this form.
-    UnsupportedLayerError
-        If it holds a layer that taaf does not run exactly, naming it.
-    """
-    try:
-        with hdf5.open_file(path) as file:
-            layers = hdf5.member(file, "layer", h5py.Group)
-            if len(layers) > MAX_LAYERS:
-                raise ValueError(f"{len(layers)} layers, at most {MAX_LAYERS} are read")
-            found = [(hdf5.member(layers, str(i), h5py.Group), f"{name}.layer/{i}") for i in range(len(layers))]
-            nodes = [n for layer, where in found for n in _read_layer(layer, where)]
-    except TaafError:
-        raise
-    except Exception as error:  # h5py raises many kinds on damaged files
-        raise BundleError(f"{path}: not a readable NetX file ({type(error).__name__}: {error})") from error
-    if not nodes or not isinstance(nodes[0], Input):
-        raise BundleError(f"{path}: the first layer must be an input layer with a shape")
-    return Graph(name, nodes, [(a.name, b.name) for a, b in itertools.pairwise(nodes)])
-
-
-def _integers(group: h5py.Group, key: str) -> np.ndarray:
-    values = np.asarray(hdf5.read(group, key), np.float64)
-    if not np.isfinite(values).all() or (values != np.rint(values)).any() or (np.abs(values) >= 1 << 31).any():
-        raise ValueError(f"{group.name}/{key} holds values that are not integers of 32 bits")
-    return values.astype(np.int32)
-
-
-def _integer(group: h5py.Group, key: str) -> int:
-    values = _integers(group, key)
-    if values.size != 1:
-        raise ValueError(f"{group.name}/{key} has {values.size} values, expected one")
-    return int(values.reshape(-1)[0])
-
-
-def _name(group: h5py.Group, otherwise: str) -> str:
-    name = group.attrs.get("name", otherwise)
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{group.name} has a name that is not one of up to 100 letters, digits and ' .:/_-'")
-    return name
-
-
-def _read_layer(layer: h5py.Group, where: str) -> list[Node]:
-    kind = hdf5.read_text(layer, "type")
-    given = _name(layer, where.rsplit(".", 1)[-1].replace("/", ""))
-    if kind == "input":
-        if "neuron" in layer:
-            raise UnsupportedLayerError(f"{where}: an input layer with neurons is not supported; allowed a shape only")
-        return [Input(given, tuple(int(n) for n in _integers(layer, "shape").reshape(-1)))]
-    if kind == "flatten":
-        return [Flatten(given)]
-    if kind not in ("conv", "dense", "dense_rec"):
-        raise UnsupportedLayerError(
-            f"{where}: layer type {kind!r} is not supported; allowed conv, dense, dense_rec, flatten, input"
-        )
-    if "delay" in layer:
-        raise UnsupportedLayerError(f"{where}: axonal delays are not supported")
-    weight = _integers(layer, "weight")
-    node: Node
-    if kind == "conv":
-        weight = weight.reshape(weight.shape[:4])
-        stride, padding, dilation = (_pair(_integers(layer, k)) for k in _PAIRS)
-        node = Conv2d(given, weight, stride, padding, dilation, _integer(layer, "groups"))
-    elif kind == "dense":
-        node = Dense(given, weight)
-    else:
-        node = RecurrentDense(given, weight, None, _integers(layer, "weight_rec"))
-    neuron = hdf5.member(layer, "neuron", h5py.Group)
-    model = hdf5.read_text(neuron, "type")
-    if model not in ("CUBA", "LOIHI"):
-        raise UnsupportedLayerError(f"{where}: neuron type {model!r} is not supported; allowed CUBA")
-    if "gradedSpike" in neuron and _integer(neuron, "gradedSpike"):
-        raise UnsupportedLayerError(f"{where}: graded spikes are not supported (Lava runs them silently wrong)")
-    if "messageBits" in neuron and (bits := _integer(neuron, "messageBits")):
-        raise UnsupportedLayerError(f"{where}: spikes of {bits} bits are not supported; allowed 0")
-    i_decay, v_decay, v_th = (_integer(neuron, k) for k in ("iDecay", "vDecay", "vThMant"))
-    bias = _integers(layer, "bias") if "bias" in layer else None
-    return [node, Lif(_name(neuron, f"{given}_lif"), i_decay, v_decay, v_th, bias)]
-
-
-def _pair(value: np.ndarray) -> tuple[int, int]:
-    both = np.broadcast_to(value.reshape(-1), (2,))
-    return int(both[0]), int(both[1])

@@ -15,7 +15,7 @@ from taaf.export.bundle import sha256
 from taaf.export.cli import main
 from taaf.export.nir_export import export_nets
 from taaf.export.nir_reader import from_norse
-from taaf.export.targets.netx import read_netx
+from taaf.export.targets.netx_reader import read_netx
 from taaf.models import zoo_path
 
 

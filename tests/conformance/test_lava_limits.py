@@ -143,21 +143,30 @@ def test_recurrent_layer_that_fires_before_its_window(bias: int) -> None:
     layer = RecurrentDense("d", np.full((3, 3), 10, np.int32), None, np.full((3, 3), -60, np.int32))
     graph = chain_of(Input("in", (3,)), layer, Lif("l", v_th_mant=64, bias=np.full(3, bias, np.int32)))
     if bias > 64:
-        with pytest.raises(LimitExceededError, match=r"net\.d: a bias of 65 here or before"):
+        with pytest.raises(LimitExceededError, match=r"net\.d: a bias of 65 in l can make spikes .*\(allowed 64\)"):
             check_limits(graph, pipelined=False)
     else:
         check_limits(graph, pipelined=False)
     assert (_lava_errors(graph, n_windows=1) > 0) == (bias > 64)
 
 
-def test_recurrent_layer_behind_biased_layers() -> None:
-    """Deeper layers run longer before their window; any positive bias before them is refused."""
+@pytest.mark.parametrize(
+    ("first", "own", "found"), [(64, 32, ""), (65, 0, "65 in m.*allowed 64"), (0, 33, "33 in l.*allowed 32")]
+)
+def test_recurrent_layer_behind_biased_layers(first: int, own: int, found: str) -> None:
+    """Deeper layers run longer before their window: the second one two steps, so half its threshold is allowed."""
     nodes = [
-        Input("in", (3,)), Dense("a", np.full((3, 3), 30, np.int32)), Lif("m", bias=np.full(3, 1, np.int32)),
-        RecurrentDense("d", np.full((3, 3), 10, np.int32), None, np.full((3, 3), -60, np.int32)), Lif("l"),
+        Input("in", (3,)), Dense("a", np.full((3, 3), 30, np.int32)), Lif("m", bias=np.full(3, first, np.int32)),
+        RecurrentDense("d", np.full((3, 3), 30, np.int32), None, np.full((3, 3), -60, np.int32)),
+        Lif("l", v_decay=0, bias=np.full(3, own, np.int32)),
     ]  # fmt: skip
-    with pytest.raises(LimitExceededError, match=r"net\.d: a bias of 1 here or before .*\(allowed 0\)"):
-        check_limits(chain_of(*nodes), pipelined=False)
+    graph = chain_of(*nodes)
+    if found:
+        with pytest.raises(LimitExceededError, match=rf"net\.d: a bias of {found}"):
+            check_limits(graph, pipelined=False, state=False)
+    else:
+        check_limits(graph, pipelined=False, state=False)
+    assert (_lava_errors(graph, n_windows=1) > 0) == bool(found)
 
 
 @pytest.mark.parametrize(("groups", "becomes"), [(128, 64), (254, 127), (131, 1)])

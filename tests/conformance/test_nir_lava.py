@@ -43,7 +43,7 @@ def test_three_executions_agree(build) -> None:  # type: ignore[no-untyped-def]
     x = nir_nets.spikes(net.graph.input.shape, n=4, steps=12, rate=0.4)
     calibrated, _, trace = calibrate(net, x)
     _, graph = compile_graph(calibrated.graph, True, CompileReport())
-    check_limits(graph, worst_case=False)
+    check_limits(graph, state=False)
     fast, lava = Engine(graph).run(x, keep_all=True).spikes, run_on_lava(graph, x)
     exact = [run_reference(graph, window).spikes for window in x]
     for node in graph.lifs():

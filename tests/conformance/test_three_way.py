@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from on_lava import run_on_lava
-from small_graphs import CASES, random_spikes, residual
+from small_graphs import CASES, ONE_WINDOW, random_spikes, residual
 
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, lower_residual
@@ -25,7 +25,7 @@ def test_engine_equals_reference(case: str, seed: int) -> None:
     """Batched float engine and integer reference agree; the layers are neither silent nor saturated."""
     rng = np.random.default_rng(seed)
     graph = CASES[case](rng)
-    check_limits(graph, pipelined=case != "dense_recurrent")
+    check_limits(graph, pipelined=case not in ONE_WINDOW, state=not case.startswith("decays"))
     spikes = random_spikes(rng, graph, n_windows=5, steps=9)
     exact, fast = reference(graph, spikes), Engine(graph, chunk=2).run(spikes, keep_all=True).spikes
     for name, expected in exact.items():
@@ -38,17 +38,18 @@ def test_lava_equals_reference(case: str) -> None:
     """Stock NetX on the Lava runtime gives the same spikes, five windows without a gap."""
     rng = np.random.default_rng(99)
     graph = CASES[case](rng)
-    spikes = random_spikes(rng, graph, n_windows=1 if case == "dense_recurrent" else 5, steps=9)
+    spikes = random_spikes(rng, graph, n_windows=1 if case in ONE_WINDOW else 5, steps=9)
     exact, lava = reference(graph, spikes), run_on_lava(graph, spikes)
     for name, expected in exact.items():
         np.testing.assert_array_equal(lava[name], expected, err_msg=name)
 
 
-def test_recurrent_windows_cannot_be_pipelined() -> None:
-    """Lava carries recurrent spikes over the reset into the next window, so a pipelined export is refused by name."""
+@pytest.mark.parametrize(("case", "found"), [("dense_recurrent", "dense: recurrent"), ("delay_targets", "late: delayed")])
+def test_windows_that_cannot_be_pipelined(case: str, found: str) -> None:
+    """Lava carries these spikes over the reset into the next window, so a pipelined export is refused by name."""
     rng = np.random.default_rng(99)
-    graph = CASES["dense_recurrent"](rng)
-    with pytest.raises(LimitExceededError, match=r"net\.dense: recurrent spikes leak"):
+    graph = CASES[case](rng)
+    with pytest.raises(LimitExceededError, match=rf"net\.{found} spikes leak"):
         check_limits(graph)
     spikes = random_spikes(rng, graph, n_windows=5, steps=9)
     exact, lava = reference(graph, spikes)["lif"], run_on_lava(graph, spikes)["lif"]

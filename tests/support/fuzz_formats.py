@@ -220,7 +220,7 @@ def _load_model(path: Path) -> None:
 
 def _netx(path: Path) -> None:
     from taaf.export.limits import check_limits
-    from taaf.export.targets.netx import read_netx
+    from taaf.export.targets.netx_reader import read_netx
 
     check_limits(read_netx(path, "net"))
 

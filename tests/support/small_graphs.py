@@ -45,6 +45,46 @@ def _current_memory(rng: np.random.Generator) -> Graph:
     return chain_of(Input("input", (20,)), Dense("dense", weights(rng, 12, 20)), lif)
 
 
+def _delay(*shape: int, behind: bool = False) -> Callable[[np.random.Generator], Graph]:
+    """A delayed dense layer, alone (biased: NetX lets the bias act at once) or between two others."""
+
+    def build(rng: np.random.Generator) -> Graph:
+        delay = rng.integers(0, 12, shape).astype(np.int32)  # some beyond the windows of nine steps
+        delay.flat[0] = 1
+        late, bias = Dense("late", weights(rng, 12, 20), delay=delay), _bias(rng, 12)
+        if not behind:
+            return chain_of(Input("input", (20,)), late, Lif("lif", v_decay=500, bias=bias))
+        nodes: list[Node] = [Input("input", (15,)), Dense("dense", weights(rng, 20, 15)), Lif("lif", bias=_bias(rng, 20)), late]
+        nodes += [Lif("lif2", i_decay=2048, v_decay=500), Dense("last", weights(rng, 6, 12)), Lif("lif3", v_decay=300)]
+        return chain_of(*nodes)
+
+    return build
+
+
+def _per_channel(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    lows, highs = {"i_decay": 300, "v_decay": 0, "v_th_mant": 40}, {"i_decay": 4097, "v_decay": 4097, "v_th_mant": 200}
+    return {k: rng.integers(lows[k], highs[k], n).astype(np.int32) for k in lows}
+
+
+def _decays_conv(rng: np.random.Generator) -> Graph:
+    lif = Lif("lif", **_per_channel(rng, 4), bias=_bias(rng, 4))
+    return chain_of(Input("input", (2, 6, 5)), Conv2d("conv", weights(rng, 4, 2, 3, 3), padding=(1, 1)), lif)
+
+
+def _decays_dense(rng: np.random.Generator) -> Graph:
+    return chain_of(Input("input", (20,)), Dense("dense", weights(rng, 12, 20)), Lif("lif", **_per_channel(rng, 12)))
+
+
+def _leaks_of_two_powers(rng: np.random.Generator) -> Graph:
+    lif = Lif("lif", v_decay=np.array([4096, 2048, 3072], np.int32), v_th_mant=np.array([30, 60, 90]))
+    return chain_of(Input("input", (2, 6, 5)), Conv2d("conv", weights(rng, 3, 2, 3, 3), padding=(1, 1)), lif)
+
+
+def _bias_per_neuron(rng: np.random.Generator) -> Graph:
+    bias = rng.integers(-20, 40, (3, 4, 5)).astype(np.int32)
+    return chain_of(Input("input", (2, 6, 7)), Conv2d("conv", weights(rng, 3, 2, 3, 3)), Lif("lif", bias=bias))
+
+
 def _flatten(rng: np.random.Generator) -> Graph:
     return chain_of(
         Input("input", (2, 5, 4)),
@@ -130,6 +170,16 @@ CASES: dict[str, Callable[[np.random.Generator], Graph]] = {
     "dense": _dense,
     "dense_recurrent": _recurrent,
     "current_memory": _current_memory,
+    "decays_per_channel_conv": _decays_conv,
+    "decays_per_channel_dense": _decays_dense,
+    "leaks_per_channel": _leaks_of_two_powers,
+    "bias_per_neuron": _bias_per_neuron,
+    "delay_targets": _delay(12, 1),
+    "delay_sources": _delay(1, 20),
+    "delay_synapses": _delay(12, 20),
+    "delay_one": _delay(1, 1),
+    "delay_behind": _delay(12, 1, behind=True),
+    "delay_behind_synapses": _delay(12, 20, behind=True),
     "conv_rest": _conv((2, 8, 9), (4, 1, 2, 3), stride=(3, 4), groups=2),
     "conv_mixed_pairs": _conv((4, 11, 7), (6, 2, 3, 2), stride=(3, 2), padding=(2, 1), dilation=(2, 3), groups=2),
     "depthwise": _conv((5, 4, 6), (5, 1, 3, 3), padding=(1, 1), groups=5),
@@ -142,6 +192,8 @@ CASES: dict[str, Callable[[np.random.Generator], Graph]] = {
     "residual": _lowered(1),
     "residual_stride": _lowered(2),
 }
+
+ONE_WINDOW = {"dense_recurrent", *(name for name in CASES if name.startswith("delay"))}  # what no reset clears
 
 
 def random_spikes(rng: np.random.Generator, graph: Graph, n_windows: int, steps: int, rate: float = 0.35) -> np.ndarray:

@@ -12,7 +12,8 @@ import pytest
 from small_graphs import CASES, chain_of
 
 from taaf.export.bundle import read_bundle
-from taaf.export.targets.netx import read_netx, write_netx
+from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx_reader import read_netx
 from taaf.models import zoo_path
 from taaf.models.errors import BundleError, GraphError, LimitExceededError, TaafError, UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif
@@ -39,7 +40,7 @@ def _put(key: str, value: object) -> Callable[[h5py.File], None]:
     [
         ("dense", _neurons_of_the_input, UnsupportedLayerError, r"net\.layer/0: an input layer with neurons"),
         ("dense", _graded, UnsupportedLayerError, r"net\.layer/1: spikes of 8 bits"),
-        ("dense", _put("1/weight", np.ones(240)), GraphError, r"weight \(240,\) is not \(F', F\)"),
+        ("dense", _put("1/weight", np.ones(241)), GraphError, r"weight \(241,\) is not \(F', F\)"),
         ("dense", _put("0/shape", np.array([0])), GraphError, r"input shape \(0,\) has no elements"),
         ("conv", _put("1/stride", np.array([0, 1])), GraphError, r"stride \(0, 1\).*allowed from 1"),
         ("conv", _put("1/dilation", np.array([1, -1])), GraphError, r"dilation \(1, -1\)"),

@@ -18,7 +18,8 @@ from small_graphs import CASES
 
 from taaf.export.bundle import read_bundle
 from taaf.export.manifest import manifest_problems
-from taaf.export.targets.netx import read_netx, write_netx
+from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx_reader import read_netx
 from taaf.models import zoo_path
 from taaf.models.arrays import read_npz
 from taaf.models.checkpoint import load_model, read_checkpoint
