@@ -47,6 +47,11 @@ class Bundle:
         return int(self.manifest["window_steps"])
 
     @property
+    def allows_saturation(self) -> bool:
+        """Whether it was exported with --allow-saturation: u and v may leave 24 bits."""
+        return self.manifest.get("allow_saturation") is True
+
+    @property
     def depth(self) -> int:
         """Time steps from an input spike to the last feature spike it causes: layers of the deepest branch."""
         return max(len(graph.lifs()) for graph in self.graphs.values())
@@ -193,7 +198,7 @@ def _check_fit(bundle: Bundle) -> None:
             raise BundleError(
                 f"{bundle.path}: {name}.net ends in a map {graph.shapes[graph.output]}; the head takes flat features"
             )
-        check_limits(graph)
+        check_limits(graph, window_steps=bundle.window_steps, allow_saturation=bundle.allows_saturation)
         if bundle.head.arrays[f"align_{name}_weight"].shape[1] != steps:
             raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
         if bundle.n_features(name) != bundle.head.spec["features"]:

@@ -25,6 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verify-lava", type=not_negative, default=0, metavar="N", help="also run N windows on the Lava runtime (default 0)"
     )
+    parser.add_argument(
+        "--allow-saturation", action="store_true",
+        help="also export layers whose u or v may leave 24 bits, where the chip wraps and clips and training does not; "
+        "they are reported, deployments count what happens, and verification still decides (default: refuse)",
+    )  # fmt: skip
     return parser
 
 
@@ -46,7 +51,7 @@ def _work(args: argparse.Namespace) -> int:
     test = load_split("test")
     result = export_netx(
         args.model, args.out, test.inputs(), test.labels, list(LABELS),
-        verify_lava=args.verify_lava, quiet=args.quiet or args.json, say=say,
+        verify_lava=args.verify_lava, quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
     )  # fmt: skip
     if args.json:
         layers = [{"layer": c.layer, "spikes": c.spikes, "exact": c.ok} for c in result.checks]

@@ -2,29 +2,34 @@
 
 import numpy as np
 
+from taaf.export.intervals import saturation_problems
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense
 from taaf.models.qat import WEIGHT_MAX, WEIGHT_MIN
 
 V_TH_MAX = 131_071  # 17 bits
 BIAS_MIN, BIAS_MAX = -4096, 4095  # 13-bit mantissa, exponent 6
-UV_LIMIT = 1 << 23
 CONV_FIELD_MAX = 127  # Lava's Conv keeps kernel, stride, padding, dilation and groups in signed 8-bit fields
 
 
-def check_limits(graph: Graph, pipelined: bool = True) -> None:
+def check_limits(graph: Graph, pipelined: bool = True, window_steps: int | None = None, allow_saturation: bool = False) -> None:
     """Check an integer graph against the ranges of LAVA.md.
 
     Weights: even, within [-256, 254]; of a dense layer also not all zero and representable in the sign mode Lava chooses.
     Convolution fields: up to 127. Neurons: decays 1..4096 (current) and 0..4096 (voltage), threshold 1..131071, bias
-    -4096..4095. State: the worst case of u and v (all excitatory inputs firing in every step) stays
-    inside 24 bits, so that Lava's wrap and clip, which SLAYER does not have, can never act.
+    -4096..4095. State: u and v provably stay inside 24 bits, so that the chip's wrap and clip, which SLAYER does not have,
+    can never act (`taaf.export.intervals`).
 
     Parameters
     ----------
     pipelined : bool
         Windows follow each other without a gap (as in a bundle). Then recurrent layers are refused: the reset clears
         neurons, but the recurrent spikes of a window's last step still arrive in the next window's first step.
+
+    window_steps : int, optional
+        Steps between two resets; by default u and v must hold for any number of steps.
+    allow_saturation : bool
+        Accept that u and v may leave 24 bits (what then happens on the chip, reference and engine do too, and count).
 
     Raises
     ------
@@ -44,7 +49,8 @@ def check_limits(graph: Graph, pipelined: bool = True) -> None:
             found = [p for part, weight in parts.items() for p in _weight_problems(part, weight)]
             problems += found or _sign_mode_problems(where, parts)
         if isinstance(node, Lif):
-            problems += _neuron_problems(where, node, graph)
+            problems += _neuron_problems(where, node)
+    problems += [] if problems else saturation_problems(graph, window_steps, allow_saturation)
     if problems:
         raise LimitExceededError("; ".join(problems))
 
@@ -110,7 +116,7 @@ def _recurrence_problems(graph: Graph, node: RecurrentDense, pipelined: bool) ->
     return [f"{where}: a bias of {highest} here or before can make spikes before the window starts (allowed {allowed})"]
 
 
-def _neuron_problems(where: str, lif: Lif, graph: Graph) -> list[str]:
+def _neuron_problems(where: str, lif: Lif) -> list[str]:
     found = []
     for name, value, low, high in (
         ("i_decay", lif.i_decay, 1, 4096),
@@ -122,22 +128,4 @@ def _neuron_problems(where: str, lif: Lif, graph: Graph) -> list[str]:
     bias = np.zeros(1, np.int64) if lif.bias is None else lif.bias.astype(np.int64)
     if bias.min() < BIAS_MIN or bias.max() > BIAS_MAX:
         found.append(f"{where}: bias {bias.min()}..{bias.max()} (allowed {BIAS_MIN}..{BIAS_MAX})")
-    low, high = _drive_range(lif, graph)
-    for sign, drive in (("-", -low), ("+", high)):
-        u = 64 * drive * 4096 / max(lif.i_decay, 1)
-        extreme = bias.max() if sign == "+" else -bias.min()
-        v = (u + 64 * max(int(extreme), 0)) * 4096 / max(lif.v_decay, 1)
-        if max(u, v) >= UV_LIMIT:
-            found.append(f"{where}: u or v could reach {sign}{max(u, v):.3g} (allowed < 2^23 = {UV_LIMIT}, 24 bits)")
     return found
-
-
-def _drive_range(lif: Lif, graph: Graph) -> tuple[int, int]:
-    """Bounds of a(t) from the sums of negative and of positive weights."""
-    low = high = 0
-    for node in graph.synapses_of(lif.name):
-        parts = [node.weight, node.weight_rec] if isinstance(node, RecurrentDense) else [node.weight]
-        rows = np.concatenate([np.asarray(p, np.int64).reshape(len(p), -1) for p in parts], axis=1)
-        low += int(np.minimum(rows, 0).sum(1).min())
-        high += int(np.maximum(rows, 0).sum(1).max())
-    return low, high
