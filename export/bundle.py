@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.targets.netx import read_netx
 from taaf.models.errors import BundleError
 from taaf.models.host_head import MODALITIES, HostHead
@@ -50,6 +51,10 @@ class Bundle:
     def allows_saturation(self) -> bool:
         """Whether it was exported with --allow-saturation: u and v may leave 24 bits."""
         return self.manifest.get("allow_saturation") is True
+
+    def unproven_layers(self) -> list[LayerIntervals]:
+        """Layers whose u or v may leave 24 bits within a window; none unless `allows_saturation`."""
+        return [row for graph in self.graphs.values() for row in analyse(graph, self.window_steps) if not row.proven]
 
     @property
     def depth(self) -> int:
