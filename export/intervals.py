@@ -61,8 +61,8 @@ class LayerIntervals:
         """One line for each of u and v that is not proven to stay within 24 bits."""
         found = []
         for name, ends, n, limit in (
-            ("u", self.u, self.n_may_wrap, f"-2^23 < u <= 2^23 = {UV_LIMIT}; the chip wraps there, training did not"),
-            ("v", self.v, self.n_may_clip, f"+-(2^23 - 1) = {UV_LIMIT - 1}; the chip clips there, training did not"),
+            ("u", self.u, self.n_may_wrap, f"-2^23 < u <= 2^23 = {UV_LIMIT}, where the chip wraps and training does not"),
+            ("v", self.v, self.n_may_clip, f"+-(2^23 - 1) = {UV_LIMIT - 1}, where the chip clips and training does not"),
         ):
             if n:
                 reach = " and ".join(_number(end) for end in ends if abs(end) >= UV_LIMIT)
@@ -101,7 +101,9 @@ def saturation_problems(graph: Graph, steps: int | None, allow_saturation: bool)
     found = []
     for row in analyse(graph, steps):
         if not allow_saturation and (lines := row.saturation()):
-            lines[-1] += "; use smaller weights, more leak or a shorter window, or --allow-saturation if verification decides"
+            lines[-1] += (
+                ": use smaller weights, more leak or a shorter window, or let verification decide with --allow-saturation"
+            )
             found += lines
         elif not row.one_wrap_is_enough:
             found.append(f"{row.layer}: sums {row.sum[0]}..{row.sum[1]} can pass 24 bits more than once (never allowed)")

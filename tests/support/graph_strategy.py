@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from taaf.models.ir import BatchNorm, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Shape, Sum
 
+KINDS = ("conv", "pool", "residual", "dense", "recurrent")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -32,10 +34,11 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn, max_blocks: int = 3) -> Case:
-    """Networks of 1 to ``max_blocks`` blocks (a convolution, pooling, residual, dense or recurrent layer) and their input."""
-    builder = _Builder(draw)
-    for _ in range(draw(st.integers(1, max_blocks))):
+def cases(draw: st.DrawFn, first: str | None = None) -> Case:
+    """Networks of 1 to 3 blocks and their input; ``first`` (one of `KINDS`) fixes the kind of the first block."""
+    builder = _Builder(draw, first)
+    builder.block(first)
+    for _ in range(draw(st.integers(0, 2))):
         builder.block()
     steps, n_windows = draw(st.integers(4 if builder.wide else 1, 8)), draw(st.integers(1, 3))
     rate = draw(st.sampled_from([1.0, 0.9] if builder.wide else [0.5, 1.0, 0.8, 0.1]))
@@ -49,12 +52,15 @@ def cases(draw: st.DrawFn, max_blocks: int = 3) -> Case:
 class _Builder:
     """Grows a graph at its end; every block ends in a LIF."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
+    def __init__(self, draw: st.DrawFn, first: str | None) -> None:
         self.draw = draw
         self.rng = np.random.default_rng(draw(st.integers(0, 1 << 16)))
         self.features: set[str] = set()
-        self.recurrent = draw(st.integers(0, 3)) == 3  # then without positive biases, which Lava cannot run before it
-        kind = draw(st.sampled_from(["map"] * 6 + ["flat", "flat", "wide", "wide"]))
+        self.recurrent = first == "recurrent" or (
+            first is None and draw(st.integers(0, 3)) == 3
+        )  # then without positive biases, which Lava cannot run before it
+        on_maps = ["map"] * (1 if first in ("conv", "pool", "residual") else 6)
+        kind = draw(st.sampled_from(on_maps if len(on_maps) == 1 else [*on_maps, "flat", "flat", "wide", "wide"]))
         self.wide = kind == "wide"  # enough inputs, and little enough leak, to leave 24 bits
         side = st.integers(1, 7)
         self.input_shape: Shape = (draw(st.integers(1, 3)), draw(side), draw(side))
@@ -79,9 +85,10 @@ class _Builder:
     def name(self, kind: str) -> str:
         return f"{kind}{len(self.nodes)}"
 
-    def block(self) -> None:
+    def block(self, kind: str | None = None) -> None:
         shape = self.shapes[self.end]
-        if len(shape) == 3 and (kind := self.pick("conv", "dense", "pool", "residual")) != "dense":
+        kind = kind or (self.pick("conv", "dense", "pool", "residual") if len(shape) == 3 else "dense")
+        if kind in ("conv", "pool", "residual"):
             self.features.add(kind)
             getattr(self, f"_{kind}")(shape)
             return
@@ -90,7 +97,7 @@ class _Builder:
             shape = self.shapes[self.add(Flatten(self.name("flatten")))]
         n_in, n_out = shape[0], self.draw(st.integers(1, 6))
         weight, bias = self.weights(n_in, n_out, n_in), self.bias(n_out)
-        if self.recurrent and self.draw(st.booleans()):
+        if kind == "recurrent" or (self.recurrent and self.draw(st.booleans())):
             self.features.add("recurrent")
             self.add(RecurrentDense(self.name("dense"), weight, bias, self.weights(n_out, n_out, n_out)))
         else:
@@ -103,12 +110,12 @@ class _Builder:
         """In thresholds of the LIF they feed; the largest saturate when they are quantised."""
         gain, mean = self.pick(2.0, 5.0, 1.0, 20.0) / np.sqrt(fan_in), self.pick(1.0, 0.5, 0.0, -0.3)
         if self.wide and fan_in >= 150:  # all at the ends of their range
-            gain, mean = 1000.0, self.pick(-3.0, 3.0)
+            gain, mean = 1000.0, self.pick(-1.5, 1.5)
         values = self.rng.normal(mean, 1, shape) * gain * (self.rng.random(shape) < 0.8)
         return values.astype(np.float32)
 
     def bias(self, n: int) -> np.ndarray | None:
-        size = self.pick(0.0, 0.2, 1.5)
+        size = self.pick(0.0, 0.05) if self.recurrent else self.pick(0.0, 0.2, 1.5)
         if not size:
             return None
         self.features.add("bias")
@@ -120,8 +127,8 @@ class _Builder:
             return
         self.features.add("batch norm")
         n = self.shapes[self.end][0]
-        gain, mean, var = (self.rng.uniform(low, high, n) for low, high in ((0.3, 1.5), (0.0, 0.3), (0.3, 2.0)))
-        offset = self.rng.uniform(-0.2, 0.0 if self.recurrent else 0.4, n)
+        gain, mean, var = (self.rng.uniform(low, high, n) for low, high in ((0.5, 1.5), (0.0, 0.1), (0.3, 2.0)))
+        offset = self.rng.uniform(-0.1, 0.0 if self.recurrent else 0.4, n)
         self.add(BatchNorm(self.name("norm"), *(x.astype(np.float32) for x in (gain, offset, mean, var))))
 
     def lif(self, relays: bool = False) -> str:
