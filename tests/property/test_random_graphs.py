@@ -123,10 +123,6 @@ def _floor(x: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
     return x.floor_()
 
 
-def _no_wrap(u: torch.Tensor) -> torch.Tensor:
-    return u.clone()
-
-
 def _one_tap_short(node: object, in_shape: tuple[int, ...], which: np.ufunc) -> np.ndarray:
     return _end(node, in_shape, which) // 2  # type: ignore[arg-type]
 
@@ -134,7 +130,7 @@ def _one_tap_short(node: object, in_shape: tuple[int, ...], which: np.ufunc) -> 
 _end, _fixed_point = intervals._end, intervals._least_fixed_point
 FAULTS: dict[str, tuple[object, str, Callable]] = {
     "rounds down instead of toward zero": (engine, "_truncate", _floor),
-    "does not wrap": (engine, "_wrap", _no_wrap),
+    "fires at the threshold": (torch, "gt", torch.ge),
     "half the weights in the bounds": (intervals, "_end", _one_tap_short),
     "fixed point one too low": (intervals, "_least_fixed_point", lambda d, decay: _fixed_point(d, decay) - (d > 0)),
 }

@@ -2,7 +2,7 @@
 
 import inspect
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from taaf.models.ir import Graph, Node
 _HEADER = """\
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from taaf.models.ir import *
 
 
 def engine_disagreements(integer: Graph, chain: Graph, spikes: np.ndarray) -> list[str]:
-    """Reference = engine on the re-read NetX file: spikes and 24-bit events; lowering keeps spikes; bounds hold."""
+    """Reference = engine on the re-read NetX file: spikes, 24-bit events, last bits; lowering keeps spikes; bounds hold."""
     with tempfile.TemporaryDirectory() as folder:
         write_netx(chain, Path(folder) / "net.net")
         again = read_netx(Path(folder) / "net.net", "net")
@@ -68,6 +69,14 @@ def engine_disagreements(integer: Graph, chain: Graph, spikes: np.ndarray) -> li
         slow = {lif.name: sum(getattr(t, kind)[lif.name] for t in traces) for lif in again.lifs()}
         if (counted := getattr(fast.activity, kind)) != {n: k for n, k in slow.items() if k}:
             found.append(f"{kind}: engine {counted}, reference {slow}")
+    end, blind = again.output, replace(again.nodes[again.output], v_th_mant=131_071)  # type: ignore[type-var]
+    v = np.concatenate([run_reference(again.rebuilt({end: blind}), b).v[end].reshape(-1) for b in spikes])
+    at, above = (np.unique(v[(v > 63) & (v % 64 == rest)] >> 6) for rest in (0, 1))
+    for v_th in [*at[-1:], *above[-3:]]:  # thresholds that v meets exactly or passes by one: any wrong last bit shows
+        sharp = again.rebuilt({end: replace(blind, v_th_mant=int(v_th))})
+        fired = Engine(sharp).run(spikes).spikes[end]
+        if wrong := int((fired != np.stack([run_reference(sharp, b).spikes[end] for b in spikes])).sum()):
+            found.append(f"{end} with threshold {v_th}: {wrong} spikes of the engine differ from the reference")
     return found
 
 

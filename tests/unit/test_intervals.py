@@ -169,7 +169,7 @@ def test_deployment_reports_events_per_layer() -> None:
     """From the engine's own run, and from the engine on the same input where Lava ran."""
     from taaf.export.bundle import Bundle
 
-    graph = _inhibited()
+    graph = Graph("event", _inhibited().nodes.values(), _inhibited().edges)
     steps = 80
     spikes = {"event": np.ones((3, 8, steps - 2), np.uint8)}
     bundle = Bundle(None, {"window_steps": steps, "allow_saturation": True}, {"event": graph}, None, {})  # type: ignore[arg-type]
@@ -178,7 +178,7 @@ def test_deployment_reports_events_per_layer() -> None:
     for layers in ({}, {"event": run.spikes}):
         result = BackendResult({}, {}, {"event": run.activity}, layers, steps, 0.0)
         (row,) = _saturation(bundle, result, spikes)["layers"]
-        assert (row["layer"], row["wraps"], row["clips"]) == ("net.lif", 0, expected)
+        assert (row["layer"], row["wraps"], row["clips"]) == ("event.lif", 0, expected)
     proven = SimpleNamespace(unproven_layers=list)
     assert _saturation(proven, result, spikes) == {"proven": True, "layers": []}  # type: ignore[arg-type]
 
