@@ -42,6 +42,11 @@ def _summary(r: dict[str, Any]) -> str:
             f"{r['early_exit']['ran_mean_steps']:.2f} steps of input on average (and {r['early_exit']['depth']} "
             f"through the layers), {a['exit_step_mismatches']} windows at another step"
         )
+    for x in r["saturation"]["layers"]:
+        lines.append(
+            f"  saturation  {x['layer']} may leave 24 bits (exported with --allow-saturation): u wrapped {x['wraps']:,} times, "
+            f"v was clipped {x['clips']:,} times (exact engine)"
+        )
     if layers := a["layer_mismatches"]:
         wrong = [f"{name} ({n})" for name, n in layers.items() if n]
         lines.append(

@@ -69,6 +69,7 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "samples": n,
         "accuracy_percent": _accuracy(result, split.labels[:n]),
         "agreement": _agreement(bundle, result, inputs, request),
+        "saturation": _saturation(bundle, result, inputs),
         "time_steps": result.n_steps,
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
@@ -124,6 +125,28 @@ def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: 
 
 def _accuracy(result: BackendResult, labels: np.ndarray) -> dict[str, float]:
     return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in OUTPUTS}
+
+
+def _saturation(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Layers whose u or v may leave 24 bits, and how often they did; empty where all are proven to stay inside.
+
+    Lava and the chip do not tell, so their events are those of the exact engine on the same input.
+    """
+    rows = bundle.unproven_layers()
+    if not rows:
+        return {"proven": True, "layers": []}
+    counted = result.activity
+    if result.layers or not counted:  # recorded on Lava, or not at all on a chip
+        padded = {b: pad_window(x, bundle.window_steps) for b, x in inputs.items()}
+        if result.exit_steps is not None:
+            padded = {b: cut(x, result.exit_steps + bundle.depth) for b, x in padded.items()}
+        counted = {b: Engine(g).run(padded[b]).activity for b, g in bundle.graphs.items()}
+    wraps, clips = ({f"{b}.{n}": k for b, a in counted.items() for n, k in getattr(a, e).items()} for e in ("wraps", "clips"))
+    layers = [
+        {"layer": r.layer, "bounds": r.saturation(), "wraps": wraps.get(r.layer, 0), "clips": clips.get(r.layer, 0)}
+        for r in rows
+    ]
+    return {"proven": False, "layers": layers}
 
 
 def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray], request: Request) -> dict[str, Any]:

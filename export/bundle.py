@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.manifest import manifest_problems
 from taaf.export.targets.netx_reader import read_netx
 from taaf.models.arrays import read_npz
@@ -49,6 +50,15 @@ class Bundle:
     def window_steps(self) -> int:
         """Time steps between the starts of two windows; the same for all branches."""
         return int(self.manifest["window_steps"])
+
+    @property
+    def allows_saturation(self) -> bool:
+        """Whether it was exported with --allow-saturation: u and v may leave 24 bits."""
+        return self.manifest.get("allow_saturation") is True
+
+    def unproven_layers(self) -> list[LayerIntervals]:
+        """Layers whose u or v may leave 24 bits within a window; none unless `allows_saturation`."""
+        return [row for graph in self.graphs.values() for row in analyse(graph, self.window_steps) if not row.proven]
 
     @property
     def depth(self) -> int:
@@ -215,7 +225,7 @@ def _check_fit(bundle: Bundle) -> None:
             raise BundleError(
                 f"{bundle.path}: {name}.net ends in a map {graph.shapes[graph.output]}; the head takes flat features"
             )
-        check_limits(graph)
+        check_limits(graph, window_steps=bundle.window_steps, allow_saturation=bundle.allows_saturation)
         if bundle.head.arrays[f"align_{name}_weight"].shape[1] != steps:
             raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
         if bundle.n_features(name) != bundle.head.spec["features"]:

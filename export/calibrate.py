@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from taaf.export.float_reference import FloatTrace, drive_bias, run_float, synaptic_drive
-from taaf.export.limits import UV_LIMIT, V_TH_MAX
+from taaf.export.limits import V_TH_MAX
 from taaf.export.nir_graph import FloatNet
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.intervals import UV_LIMIT
 from taaf.models.ir import Conv2d, Dense, Graph, Node, RecurrentDense
 from taaf.models.qat import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
 

@@ -40,6 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--verify-lava", type=not_negative, default=0, metavar="N", help="also run N windows on the Lava runtime (default 0)"
     )
+    parser.add_argument(
+        "--allow-saturation", action="store_true",
+        help="also export layers whose u or v may leave 24 bits, where the chip wraps and clips and training does not; "
+        "they are reported, deployments count what happens, and verification still decides (default: refuse)",
+    )  # fmt: skip
     source = parser.add_argument_group("from NIR")
     source.add_argument("--second", type=Path, metavar="NIR", help="NIR file of the second branch")
     source.add_argument("--dt", type=float, metavar="S", help="time step in seconds, which NIR does not hold (snnTorch: 1e-4)")
@@ -89,7 +94,7 @@ def _bundle(args: argparse.Namespace) -> int:
     test = open_windows(with_root(config.data, args.root), config.model, "test", args.quiet)
     result = export_netx(
         args.model, args.out or Path("bundle"), test.inputs, test.labels, list(test.label_names),
-        verify_lava=args.verify_lava, quiet=args.quiet or args.json, say=say,
+        verify_lava=args.verify_lava, quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
     )  # fmt: skip
     if args.json:
         layers = [{"layer": c.layer, "spikes": c.spikes, "exact": c.ok} for c in result.checks]

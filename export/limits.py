@@ -2,23 +2,26 @@
 
 import numpy as np
 
+from taaf.export.intervals import saturation_problems
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense
 from taaf.models.qat import WEIGHT_MAX, WEIGHT_MIN
 
 V_TH_MAX = 131_071  # 17 bits
 BIAS_MIN, BIAS_MAX = -4096, 4095  # 13-bit mantissa, exponent 6
-UV_LIMIT = 1 << 23
 CONV_FIELD_MAX = 127  # Lava's Conv keeps kernel, stride, padding, dilation and groups in signed 8-bit fields
 
 
-def check_limits(graph: Graph, pipelined: bool = True, state: bool = True, fill: bool = True) -> None:
+def check_limits(
+    graph: Graph, pipelined: bool = True, state: bool = True, fill: bool = True, window_steps: int | None = None,
+    allow_saturation: bool = False,
+) -> None:  # fmt: skip
     """Check an integer graph against the ranges of LAVA.md.
 
     Weights: even, within [-256, 254]; of a dense layer also not all zero and representable in the sign mode Lava chooses.
     Convolution fields: up to 127. Neurons: decays 1..4096 (current) and 0..4096 (voltage), threshold 1..131071, bias
-    -4096..4095. State: the worst case of u and v (all excitatory inputs firing in every step) stays
-    inside 24 bits, so that Lava's wrap and clip, which SLAYER does not have, can never act.
+    -4096..4095. State: u and v provably stay inside 24 bits, so that the chip's wrap and clip, which SLAYER does not have,
+    can never act (`taaf.export.intervals`).
 
     Parameters
     ----------
@@ -31,6 +34,11 @@ def check_limits(graph: Graph, pipelined: bool = True, state: bool = True, fill:
         where the deviation from the origin is measured instead (NIR).
     fill : bool
         Check that no spike is under way in a recurrence or a delay when a window of its own starts on Lava.
+
+    window_steps : int, optional
+        Steps between two resets; by default u and v must hold for any number of steps.
+    allow_saturation : bool
+        Accept that u and v may leave 24 bits (what then happens on the chip, reference and engine do too, and count).
 
     Raises
     ------
@@ -51,7 +59,9 @@ def check_limits(graph: Graph, pipelined: bool = True, state: bool = True, fill:
             found = [p for part, weight in parts.items() for p in _weight_problems(part, weight)]
             problems += found or _sign_mode_problems(where, parts)
         if isinstance(node, Lif):
-            problems += _neuron_problems(where, node, graph, state)
+            problems += _neuron_problems(where, node)
+    if state and not problems:
+        problems += saturation_problems(graph, window_steps, allow_saturation)
     if problems:
         raise LimitExceededError("; ".join(problems))
 
@@ -122,34 +132,13 @@ def _memory_problems(graph: Graph, node: Dense, pipelined: bool) -> list[str]:
     return []
 
 
-def _neuron_problems(where: str, lif: Lif, graph: Graph, state: bool) -> list[str]:
+def _neuron_problems(where: str, lif: Lif) -> list[str]:
     found = []
     for name, low, high in (("i_decay", 1, 4096), ("v_decay", 0, 4096), ("v_th_mant", 1, V_TH_MAX)):
         outside = [int(v) for v in np.unique(getattr(lif, name)) if not low <= v <= high]
         if outside:
             found.append(f"{where}: {name} {outside[0]} (allowed {low}..{high})")
-    i_decay, v_decay = int(np.min(lif.i_decay)), int(np.min(lif.v_decay))  # the neurons that remember longest
     bias = np.zeros(1, np.int64) if lif.bias is None else lif.bias.astype(np.int64)
     if bias.min() < BIAS_MIN or bias.max() > BIAS_MAX:
         found.append(f"{where}: bias {bias.min()}..{bias.max()} (allowed {BIAS_MIN}..{BIAS_MAX})")
-    if not state:
-        return found
-    low, high = _drive_range(lif, graph)
-    for sign, drive in (("-", -low), ("+", high)):
-        u = 64 * drive * 4096 / max(i_decay, 1)
-        extreme = bias.max() if sign == "+" else -bias.min()
-        v = (u + 64 * max(int(extreme), 0)) * 4096 / max(v_decay, 1)
-        if max(u, v) >= UV_LIMIT:
-            found.append(f"{where}: u or v could reach {sign}{max(u, v):.3g} (allowed < 2^23 = {UV_LIMIT}, 24 bits)")
     return found
-
-
-def _drive_range(lif: Lif, graph: Graph) -> tuple[int, int]:
-    """Bounds of a(t) from the sums of negative and of positive weights."""
-    low = high = 0
-    for node in graph.synapses_of(lif.name):
-        parts = [node.weight, node.weight_rec] if isinstance(node, RecurrentDense) else [node.weight]
-        rows = np.concatenate([np.asarray(p, np.int64).reshape(len(p), -1) for p in parts], axis=1)
-        low += int(np.minimum(rows, 0).sum(1).min())
-        high += int(np.maximum(rows, 0).sum(1).max())
-    return low, high

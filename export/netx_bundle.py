@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from taaf.export.bundle import read_bundle, sha256, write_bundle
 from taaf.export.frontend import float_graphs
+from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph
 from taaf.export.targets.netx import write_netx
@@ -54,7 +55,7 @@ class ExportResult:
 
 def export_netx(
     checkpoint: Path, out: Path, inputs: dict[str, np.ndarray], labels: np.ndarray, label_names: list[str], *,
-    verify_lava: int, quiet: bool, say: Callable[[str], None] = lambda _: None,
+    verify_lava: int, quiet: bool, allow_saturation: bool = False, say: Callable[[str], None] = lambda _: None,
 ) -> ExportResult:  # fmt: skip
     """Compile, write and verify; nothing is left at ``out`` unless every check passed.
 
@@ -64,6 +65,8 @@ def export_netx(
         Verification windows per modality, (N, *shape, T) uint8, usually the whole test set.
     verify_lava : int
         Also run this many windows through the Lava runtime (0: none).
+    allow_saturation : bool
+        Also accept layers whose u or v is not proven to stay within 24 bits. Verification still decides on all windows.
 
     Raises
     ------
@@ -74,11 +77,12 @@ def export_netx(
     report = CompileReport()
     unlowered: dict[str, Graph] = {}
     chains: dict[str, Graph] = {}
-    for name, graph in float_graphs(model).items():
-        unlowered[name], chains[name] = compile_graph(graph, saturate=True, report=report)
-        check_limits(chains[name])
+    intervals: dict[str, list[LayerIntervals]] = {}
     config = model.config
     window = max(config.event_steps, config.audio_steps)
+    for name, graph in float_graphs(model).items():
+        unlowered[name], chains[name] = compile_graph(graph, saturate=True, report=report)
+        intervals[name] = analyse_checked(chains[name], window, allow_saturation, report)
     steps = {"event": config.event_steps, "audio": config.audio_steps}
     found: dict[str, Any] = {}
     data = {k: v for k, v in content["config"].get("data", {}).items() if k not in ("root", "cache", "workers")}
@@ -104,17 +108,29 @@ def export_netx(
                 "layers": [{"name": n.name, "delay": i + 1} for i, n in enumerate(chains[m].lifs())],
                 "relays": {n: r for n, r in report.relays.items() if n in chains[m].nodes},
                 "ann_macs": dense_macs(unlowered[m]), "encoder": ENCODERS.get(data.get("set", "ead-mini"), {}).get(m, BINNED),
+                "intervals": [row.to_dict() for row in intervals[m]],
             } for m in MODALITIES
         },
         "head": {"file": "head.npz", "type": "taaf", **head_spec(config), "aligned_steps": config.aligned_steps},
         "golden": {"file": "golden.npz", "source": "SLAYER CPU forward and float64 head of the checkpoint"},
-        "compiler": report.lines,
+        "allow_saturation": allow_saturation, "compiler": report.lines,
         "training": {"checkpoint_sha256": sha256(checkpoint), "config": content["config"], "metrics": content.get("metrics")},
         "tools": _tools(),
     }  # fmt: skip
     write_bundle(out, manifest, fill, check)
     accuracy = {u: float(100 * (found["golden"][f"predictions_{u}"] == labels).mean()) for u in ("fused", *MODALITIES)}
     return ExportResult(out, found["checks"], report.lines, accuracy, found["lava"])
+
+
+def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: CompileReport) -> list[LayerIntervals]:
+    """Refuse what is beyond the limits; say what is proven of each layer and what saturation was allowed for."""
+    check_limits(graph, window_steps=window, allow_saturation=allow_saturation)
+    rows = analyse(graph, window)
+    for row in rows:
+        report.say(str(row))
+        for line in row.saturation():
+            report.say(f"--allow-saturation: {line}")
+    return rows
 
 
 def head_spec(config: ModelConfig) -> dict[str, Any]:

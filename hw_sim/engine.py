@@ -1,9 +1,10 @@
 """Fast exact engine: batch and time fused, integers held in float32 (or float64 where float32 could round).
 
-A float32 holds every integer up to 2^24, a float64 up to 2^53. Each layer's largest possible sum is bounded from its
-weights before anything runs; float32 is used where the bound proves it exact, float64 otherwise. (Bounds say nothing about
-Winograd kernels, whose intermediate values are fractions: where PyTorch would use them, everything is float64.) The
-results equal `taaf.hw_sim.reference` on every spike (tests/conformance).
+A float32 holds every integer up to 2^24, a float64 up to 2^53. Each layer's largest possible values are bounded from its
+weights before anything runs (`taaf.hw_sim.intervals`); float32 is used where the bound proves it exact, float64 otherwise.
+(Bounds say nothing about Winograd kernels, whose intermediate values are fractions: where PyTorch would use them,
+everything is float64.) The same bounds, for the length of the windows that arrive, tell which layers can wrap u or clip v
+at all; only those look for it, and count it. The results equal `taaf.hw_sim.reference` on every spike (tests/conformance).
 """
 
 from collections.abc import Iterator
@@ -14,12 +15,12 @@ import torch
 from torch.nn import functional
 
 from taaf.hw_sim.delays import DelayPlan, delay_plan, delayed_linear
+from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
 from taaf.models.nodes import PerChannel, Shape, spread
 from taaf.models.stage import require_integer_stage, require_spikes
 
-_UV_LIMIT = 1 << 23
 _EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
 
 
@@ -33,11 +34,15 @@ class Activity:
         Windows run and time steps per window.
     spikes : dict
         Node name (input and every LIF) -> spikes per neuron, int64, shape of the node.
+    wraps, clips : dict
+        LIF name -> how often, over all neurons and steps, u wrapped and v was clipped; only layers where it happened.
     """
 
     n_windows: int = 0
     n_steps: int = 0
     spikes: dict[str, np.ndarray] = field(default_factory=dict)
+    wraps: dict[str, int] = field(default_factory=dict)
+    clips: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, counts: np.ndarray) -> None:
         self.spikes[name] = self.spikes.get(name, 0) + counts
@@ -75,6 +80,7 @@ class Engine:
         self.chunk = chunk
         self._exact = {d: limit for d, limit in _EXACT.items() if d == torch.float64 or _float32_convolves_exactly()}
         self._plan = [(node, self._prepare(node)) for node in graph.nodes.values()]
+        self._watch: dict[int, dict[str, _Watch]] = {}  # window length -> LIF name -> what it must look for
 
     def _prepare(self, node: Node) -> "_SynapsePlan | _LifPlan | torch.dtype | None":
         if isinstance(node, Input | Flatten):
@@ -107,14 +113,15 @@ class Engine:
     def _lif_plan(self, lif: Lif) -> "_LifPlan":
         where = f"{self.graph.name}.{lif.name}"
         synapses = self.graph.synapses_of(lif.name)
-        drive = 64 * sum(_row_bound(node) for node in synapses)  # largest |64 a(t)|
+        ranges = lif_ranges(self.graph, lif)
+        drive = 64 * ranges.a.peak  # no partial sum is larger: spikes are 0 or 1
         bias = 0 if lif.bias is None else 64 * int(np.abs(lif.bias.astype(np.int64)).max(initial=0))
-        i_decay, leaks = int(np.min(lif.i_decay)), [int(d) for d in np.unique(lif.v_decay)]
-        wrap = i_decay < 4096 or drive >= _UV_LIMIT
+        leaks = [int(d) for d in np.unique(lif.v_decay)]
+        memory = int(np.min(lif.i_decay)) < 4096
         bound = (2 << 24 << 12) + drive + bias  # general: the product v (4096 - v_decay), plus what is added
-        if i_decay == 4096 and leaks[0] > 0 and all(_is_power_of_two(4096 - d, or_zero=True) for d in leaks):
-            bound = (drive + bias) * 4096 // leaks[0] + 1  # steady state of a pure leak; halving is exact
-        dtype = self._dtype_for(max(bound, drive + bias), where)
+        if not memory and all(_is_power_of_two(4096 - d, or_zero=True) for d in leaks) and ranges.v.peak < 1 << 24:
+            bound = max(ranges.v.peak, drive) + bias  # a power of two only moves the binary point
+        dtype = self._dtype_for(bound, where)
         recurrent = next((n.weight_rec for n in synapses if isinstance(n, RecurrentDense)), None)
         direct = len(synapses) == 1 and self.graph.sources(lif.name) == [synapses[0].name]
         shape = self.graph.shapes[lif.name]
@@ -124,9 +131,8 @@ class Engine:
             keep_u=_per_channel(np.subtract(4096, lif.i_decay), shape, 2.0**-12, dtype),
             keep_v=_per_channel(np.subtract(4096, lif.v_decay), shape, 2.0**-12, dtype),
             bias=None if lif.bias is None else _exact_tensor(64 * lif.bias.astype(np.int64), dtype),
-            bias_in_drive=direct and not wrap and lif.bias is not None and lif.bias.ndim == 1,
-            wrap=wrap,
-            clip=bound >= _UV_LIMIT,
+            bias_in_drive=direct and not memory and not ranges.may_wrap.any() and lif.bias is not None and lif.bias.ndim == 1,
+            memory=memory,
             recurrent=None if recurrent is None else _exact_tensor(64 * recurrent.astype(np.int64), dtype),
         )
 
@@ -135,6 +141,13 @@ class Engine:
             if bound < limit:
                 return dtype
         raise LimitExceededError(f"{where}: a sum could reach {bound}, more than 2^53; no exact arithmetic for it")
+
+    def _watch_for(self, steps: int) -> "dict[str, _Watch]":
+        """Which layers could saturate in windows of this length; the rest need not be looked at."""
+        if steps not in self._watch:
+            ranges = {lif.name: lif_ranges(self.graph, lif, steps) for lif in self.graph.lifs()}
+            self._watch[steps] = {n: _Watch(bool(r.may_wrap.any()), bool(r.may_clip.any())) for n, r in ranges.items()}
+        return self._watch[steps]
 
     @torch.no_grad()
     def run(self, spikes: np.ndarray, keep_all: bool = False) -> EngineResult:
@@ -158,15 +171,16 @@ class Engine:
         wanted = {n.name for n in self.graph.lifs()} if keep_all else {self.graph.output}
         for start in range(0, max(len(spikes), 1), self.chunk):  # once even without windows: results get their shapes
             block = np.ascontiguousarray(np.moveaxis(spikes[start : start + self.chunk], -1, 0), np.uint8)  # (T, N, ...)
-            for name, value in self._run_block(torch.from_numpy(block)):
+            for name, value in self._run_block(torch.from_numpy(block), activity):
                 activity.add(name, value.flatten(0, 1).sum(0).to(torch.int64).numpy())  # below 2^24: exact
                 if name in wanted:
                     kept.setdefault(name, []).append(value.to(torch.uint8).numpy())
         joined = {n: np.moveaxis(np.concatenate(parts, axis=1), 0, -1) for n, parts in kept.items()}
         return EngineResult(joined, activity)
 
-    def _run_block(self, block: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (name, spikes (T, N, ...)) of the input and of every LIF."""
+    def _run_block(self, block: torch.Tensor, activity: Activity) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (name, spikes (T, N, ...)) of the input and of every LIF; wraps and clips are added to ``activity``."""
+        watch = self._watch_for(len(block))
         value: dict[str, torch.Tensor] = {}
         unread = {name: len(self.graph.targets(name)) for name in self.graph.nodes}
         for node, plan in self._plan:
@@ -174,7 +188,10 @@ class Engine:
             if isinstance(node, Input):
                 value[node.name] = block.to(torch.float32)
             elif isinstance(plan, _LifPlan):
-                value[node.name] = _lif(plan, inputs[0])
+                value[node.name], wraps, clips = _lif(plan, inputs[0], watch[node.name])
+                for found, total in ((wraps, activity.wraps), (clips, activity.clips)):
+                    if found:
+                        total[node.name] = total.get(node.name, 0) + found
             elif isinstance(plan, _SynapsePlan):
                 value[node.name] = _synapse(node, plan, inputs[0])
             elif isinstance(node, Sum):
@@ -205,9 +222,14 @@ class _LifPlan:
     keep_v: float | torch.Tensor
     bias: torch.Tensor | None
     bias_in_drive: bool
+    memory: bool  # u keeps something from step to step
+    recurrent: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class _Watch:
     wrap: bool  # u may leave 24 bits
     clip: bool  # v may leave 24 bits
-    recurrent: torch.Tensor | None
 
 
 def _synapse(node: Node, plan: _SynapsePlan, spikes: torch.Tensor) -> torch.Tensor:
@@ -223,8 +245,12 @@ def _synapse(node: Node, plan: _SynapsePlan, spikes: torch.Tensor) -> torch.Tens
     return y.unflatten(0, spikes.shape[:2])
 
 
-def _lif(plan: _LifPlan, drive: torch.Tensor) -> torch.Tensor:
-    """Neuron dynamics over time; ``drive`` is 64 a(t), shape (T, N, ...); returns spikes of the same shape and dtype."""
+def _lif(plan: _LifPlan, drive: torch.Tensor, watch: _Watch) -> tuple[torch.Tensor, int, int]:
+    """Neuron dynamics over time; ``drive`` is 64 a(t), shape (T, N, ...).
+
+    Returns spikes of the same shape and dtype, and how often u wrapped and v was clipped.
+    """
+    wraps = clips = 0
     out = torch.empty_like(drive)
     v = torch.zeros_like(drive[0])
     u = torch.zeros_like(v)
@@ -236,16 +262,22 @@ def _lif(plan: _LifPlan, drive: torch.Tensor) -> torch.Tensor:
         a = drive[step]
         if plan.recurrent is not None and step:
             a = a + out[step - 1] @ plan.recurrent.T
-        if plan.wrap:
-            u = a = _wrap(_truncate(u.mul_(plan.keep_u), whole).add_(a))
+        if plan.memory:
+            a = _truncate(u.mul_(plan.keep_u), whole).add_(a)
+        if watch.wrap:
+            wide, a = a, _wrap(a)
+            wraps += int(torch.count_nonzero(a != wide))
+        if plan.memory:
+            u = a
         _truncate(v.mul_(plan.keep_v), whole).add_(a)
         if late_bias is not None:
             v.add_(late_bias)
-        if plan.clip:
-            v.clamp_(-_UV_LIMIT + 1, _UV_LIMIT - 1)
+        if watch.clip:
+            clips += int(torch.count_nonzero(v.abs() >= UV_LIMIT))
+            v.clamp_(1 - UV_LIMIT, UV_LIMIT - 1)
         fired = torch.gt(v, plan.threshold, out=out[step])
         v.addcmul_(v, fired, value=-1)  # v (1 - s)
-    return out
+    return out, wraps, clips
 
 
 def _truncate(x: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
@@ -254,20 +286,12 @@ def _truncate(x: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
 
 
 def _wrap(u: torch.Tensor) -> torch.Tensor:
-    high = torch.where(u > _UV_LIMIT, u - 2 * _UV_LIMIT, u)
-    return torch.where(high <= -_UV_LIMIT, u + 2 * _UV_LIMIT, high)
+    high = torch.where(u > UV_LIMIT, u - 2 * UV_LIMIT, u)
+    return torch.where(high <= -UV_LIMIT, u + 2 * UV_LIMIT, high)
 
 
 def _is_power_of_two(n: int, or_zero: bool) -> bool:
     return (n > 0 or or_zero) and n & (n - 1) == 0
-
-
-def _row_bound(node: Conv2d | Dense) -> int:
-    """Largest possible |a(t)| of a synapse group: the largest row sum of absolute weights."""
-    rows = np.abs(node.weight.astype(np.int64)).reshape(len(node.weight), -1).sum(1)
-    if isinstance(node, RecurrentDense):
-        rows = rows + np.abs(node.weight_rec.astype(np.int64)).sum(1)
-    return int(rows.max())
 
 
 def _per_channel(value: PerChannel, shape: Shape, factor: float, dtype: torch.dtype) -> float | torch.Tensor:

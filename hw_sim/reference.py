@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from taaf.hw_sim.intervals import UV_LIMIT
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
 from taaf.models.nodes import spread
 from taaf.models.stage import require_integer_stage, require_spikes
-
-UV_LIMIT = 1 << 23
 
 
 def truncate_shift(x: np.ndarray, bits: int) -> np.ndarray:
@@ -33,6 +32,8 @@ class Trace:
     spikes: dict[str, np.ndarray]  # node name -> uint8
     u: dict[str, np.ndarray]  # LIF name -> int64
     v: dict[str, np.ndarray]  # after reset
+    wraps: dict[str, int]  # LIF name -> how often a neuron's u wrapped
+    clips: dict[str, int]  # LIF name -> how often a neuron's v was clipped
 
 
 def convolve(node: Conv2d, x: np.ndarray) -> np.ndarray:
@@ -87,6 +88,7 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
     rows: dict[str, list[np.ndarray]] = {n: [] for n in [graph.input.name, *state]}
     us: dict[str, list[np.ndarray]] = {n: [] for n in state}
     vs: dict[str, list[np.ndarray]] = {n: [] for n in state}
+    wraps, clips = dict.fromkeys(state, 0), dict.fromkeys(state, 0)
     for step in range(steps):
         value: dict[str, np.ndarray] = {}
         for name, node in graph.nodes.items():
@@ -97,9 +99,13 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
             elif isinstance(node, Lif):
                 u, v = state[name]
                 i_decay, v_decay, v_th = (spread(x, u.shape) for x in (node.i_decay, node.v_decay, node.v_th_mant))
-                u = wrap_current(truncate_shift(u * (4096 - i_decay), 12) + (inputs[0] << 6))
+                wide = truncate_shift(u * (4096 - i_decay), 12) + (inputs[0] << 6)
+                u = wrap_current(wide)
+                wraps[name] += int((u != wide).sum())
                 bias = 0 if node.bias is None else spread(node.bias, u.shape) << 6
-                v = clip_voltage(truncate_shift(v * (4096 - v_decay), 12) + u + bias)
+                wide = truncate_shift(v * (4096 - v_decay), 12) + u + bias
+                v = clip_voltage(wide)
+                clips[name] += int((v != wide).sum())
                 fired = v > (v_th << 6)
                 v = np.where(fired, 0, v)
                 state[name], last[name], value[name] = (u, v), fired.astype(np.int64), fired.astype(np.int64)
@@ -110,7 +116,8 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
                 if name in past:
                     past[name] = np.concatenate([inputs[0][None], past[name][:-1]])
                 value[name] = _current(node, inputs, last, past, graph)
-    return Trace(*({n: np.stack(x, -1) for n, x in d.items()} for d in (rows, us, vs)))
+    spiked, us_over_time, vs_over_time = ({n: np.stack(x, -1) for n, x in d.items()} for d in (rows, us, vs))
+    return Trace(spiked, us_over_time, vs_over_time, wraps, clips)
 
 
 def _current(

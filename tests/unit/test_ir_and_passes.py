@@ -68,8 +68,8 @@ def test_all_limit_violations_are_collected() -> None:
 
 def test_possible_24_bit_overflow_is_refused() -> None:
     """SLAYER neither wraps nor clips, so a net that could is not exported."""
-    graph = chain_of(Input("in", (500,)), Dense("d", np.full((1, 500), 254, np.int32)), Lif("l", v_decay=100, v_th_mant=9))
-    with pytest.raises(LimitExceededError, match=r"net\.l: u or v could reach \+"):
+    graph = chain_of(Input("in", (500,)), Dense("d", np.full((1, 500), -254, np.int32)), Lif("l", v_decay=100, v_th_mant=9))
+    with pytest.raises(LimitExceededError, match=r"net\.l: v could reach -\S+ in 1 of 1 neurons \(allowed \+-\(2\^23 - 1\)"):
         check_limits(graph)
     check_limits(replace_lif(graph, v_decay=4096))
 
