@@ -37,6 +37,8 @@ def to_nir(graphs: dict[str, ir.Graph], dt: float = DT) -> nir.NIRGraph:
     edges: list[tuple[str, str]] = []
     for branch, graph in graphs.items():
         require_integer_stage(graph)
+        for lif in graph.lifs():
+            _require_uniform(f"{branch}.{lif.name}", lif)
         prefix = f"{branch}." if len(graphs) > 1 else ""
         for position, (name, node) in enumerate(_nodes(graph, dt)):
             if "/" in name or name in ("", "."):
@@ -45,6 +47,15 @@ def to_nir(graphs: dict[str, ir.Graph], dt: float = DT) -> nir.NIRGraph:
             nodes[prefix + name] = node
         edges += [(prefix + s, prefix + t) for s, t in _edges(graph)]
     return nir.NIRGraph(nodes, edges, {"dt": dt, "branches": " ".join(graphs), "written_by": "taaf"}, type_check=False)
+
+
+def _require_uniform(where: str, lif: ir.Lif) -> None:
+    if any(np.ndim(value) for value in (lif.i_decay, lif.v_decay, lif.v_th_mant)):
+        raise UnsupportedLayerError(
+            f"{where}: decays or thresholds per channel are not written as NIR; allowed one value per layer"
+        )
+    if lif.bias is not None and lif.bias.ndim > 1:
+        raise UnsupportedLayerError(f"{where}: a bias per neuron of a map is not written as NIR; allowed one per channel")
 
 
 def _nodes(graph: ir.Graph, dt: float) -> Iterator[tuple[str, nir.NIRNode]]:
@@ -93,10 +104,6 @@ def _synapse(graph: ir.Graph, node: ir.Conv2d | ir.Dense, lif: ir.Lif | None) ->
 
 def _neurons(where: str, graph: ir.Graph, lif: ir.Lif, dt: float) -> nir.NIRNode:
     shape = graph.shapes[lif.name]
-    if any(isinstance(value, np.ndarray) for value in (lif.i_decay, lif.v_decay, lif.v_th_mant)):
-        raise UnsupportedLayerError(
-            f"{where}: decays or thresholds per channel are not written as NIR; allowed one value per layer"
-        )
     i_decay, v_decay, v_th_mant = int(lif.i_decay), int(lif.v_decay), int(lif.v_th_mant)
 
     def full(value: float) -> np.ndarray:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense, Shape
+from taaf.models.nodes import spread
 
 UV_LIMIT = 1 << 23  # u wraps above 2^23 and at -2^23, v clips to +-(2^23 - 1)
 UNBOUNDED = 1 << 62
@@ -124,22 +125,16 @@ def lif_ranges(graph: Graph, lif: Lif, steps: int | None = None) -> LifRanges:
     steps : int, optional
         Time steps from rest to the next reset (the window length); by default any number.
     """
-    a = synaptic_range(graph, lif)
+    a, shape = synaptic_range(graph, lif), graph.shapes[lif.name]
     drive = Range(64 * a.low, 64 * a.high)
     neuron = _Neuron(
-        decay_u=_per_neuron(lif.i_decay, a.low),
-        decay_v=_per_neuron(lif.v_decay, a.low),
-        threshold=_per_neuron(lif.v_th_mant, a.low) * 64,
-        bias=_per_neuron(0 if lif.bias is None else lif.bias, a.low) * 64,
+        decay_u=spread(lif.i_decay, shape),
+        decay_v=spread(lif.v_decay, shape),
+        threshold=spread(lif.v_th_mant, shape) * 64,
+        bias=spread(0 if lif.bias is None else lif.bias, shape) * 64,
     )
     u, v = neuron.always(drive) if steps is None else neuron.within(drive, steps)
     return LifRanges(a, u, v, retained_u=int(_decayed(np.array(UV_LIMIT), neuron.decay_u).max()))
-
-
-def _per_neuron(value: int | np.ndarray, like: np.ndarray) -> np.ndarray:
-    """One value for all, or one per channel, as an array that broadcasts over the layer."""
-    array = np.asarray(value, np.int64)
-    return array.reshape(-1, *[1] * (like.ndim - 1)) if array.ndim else array
 
 
 @dataclass(frozen=True)

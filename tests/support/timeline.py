@@ -26,7 +26,7 @@ def on_lava_time(graph: Graph, spikes: np.ndarray, resets: Callable[[int], list[
     ``resets(i)`` are the columns at which layer i starts from rest (column 0 always is one). Every segment runs on the
     reference and on the engine, which must agree.
     """
-    trace, raster, steps = Trace({}, {}, {}), spikes, spikes.shape[-1]
+    trace, raster, steps = Trace({}, {}, {}, {}, {}), spikes, spikes.shape[-1]
     for i, part in enumerate(segments(graph), start=1):
         arriving = np.concatenate([np.zeros_like(raster[..., :1]), raster[..., :-1]], axis=-1)
         cuts = sorted({0, steps, *(c for c in resets(i) if 0 < c < steps)})

@@ -19,9 +19,17 @@ from taaf.models.errors import BundleError, ParityError, TaafError, UnsupportedL
 from taaf.models.ir import Dense, Graph, Input, Lif, RecurrentDense
 
 ALL = {**CASES, "residual_join": residual}
+WITHOUT_NIR = [c for c in ALL if c.startswith(("delay_", "decays_per", "leaks_per", "bias_per_neuron"))]
 
 
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize("case", WITHOUT_NIR)
+def test_what_nir_has_no_node_for(case: str) -> None:
+    """Delays, decays or thresholds per channel and biases per neuron of a map are refused by name."""
+    with pytest.raises(UnsupportedLayerError, match="NIR; allowed"):
+        to_nir({"net": ALL[case](np.random.default_rng(0))})
+
+
+@pytest.mark.parametrize("case", [c for c in ALL if c not in WITHOUT_NIR])
 def test_round_trip_is_exact(case: str, tmp_path: Path) -> None:
     """Integer IR -> file -> integer IR: same names, order, values, types and connections, for every layer type."""
     for seed in range(2):
