@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from taaf.models.errors import BackendUnavailableError, RuntimeFailedError
+from taaf.models.lava_python import lava_remedy
 
 _POLL_S = 0.1
 _STOP_LIMIT_S = 5.0
@@ -37,8 +38,8 @@ def require_lava() -> None:
             import lava.magma.core.run_configs  # noqa: F401
         except Exception as error:
             raise BackendUnavailableError(
-                f"the Lava runtime cannot be imported ({type(error).__name__}: {error}); it needs Python 3.10 and "
-                "`uv sync`; `--backend fast` runs the same bundle without it"
+                f"the Lava runtime cannot be imported ({type(error).__name__}: {error}); {lava_remedy()}; "
+                "`--backend fast` runs the same bundle without it"
             ) from error
 
 

@@ -33,6 +33,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow()
+@pytest.mark.needs_lava
 def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> None:
     """Table 1's eleven methods x 2 seeds; means and deviations are those of the CSV; a second start trains nothing."""
     out = tmp_path / "study"
@@ -57,12 +58,14 @@ def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> Non
     assert (out / "ablation.csv").read_bytes() == first
 
 
+@pytest.mark.needs_lava
 def test_ablation_refuses_what_it_ignores(tmp_path: Path) -> None:
     """--resume has no meaning there."""
     assert_refused(run_command("train", "--ablation", "--resume", "--out", tmp_path / "x"), 2, "--ablation", "--resume")
 
 
 @pytest.mark.slow()
+@pytest.mark.needs_lava
 def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
     """A training leaves a picture and, if asked, event files holding k, rho, losses and alpha per step; runs compare."""
     done = run_command("train", "--config", config, "--out", tmp_path / "a", "--tensorboard", "-q")
@@ -92,6 +95,7 @@ def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
         ("[model]\nevent_size = 20\n", "does not take inputs"), ('[data]\non_bad = "ask"\n', "stop, skip"),
     ],
 )  # fmt: skip
+@pytest.mark.needs_lava
 def test_configurations_that_do_not_fit(text: str, mention: str, tmp_path: Path) -> None:
     """Before any training: one line, exit 2, nothing written."""
     (tmp_path / "c.toml").write_text(text)

@@ -13,6 +13,8 @@ from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.ir import Dense, Graph, Input, Lif, Node
 
+pytestmark = pytest.mark.needs_lava  # the vectors come with the wheel of lava-dl
+
 
 @pytest.fixture(scope="module")
 def vectors() -> Path:
