@@ -51,7 +51,7 @@ def _reduced(name: str, tmp_path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_lava
+@pytest.mark.needs_slayer
 def test_crema_d_trains_and_is_not_exported(tmp_path: Path) -> None:
     """Spiking ResNet18 branches (narrow here) on .flv and .wav; the second start reads the cache; export says why not."""
     root = _crema_d(tmp_path / "crema")
@@ -70,7 +70,7 @@ def test_crema_d_trains_and_is_not_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_lava
+@pytest.mark.needs_slayer
 def test_ead_trains(tmp_path: Path) -> None:
     """N-MNIST and N-TIDIGITS files, five steps, no alignment."""
     root = _ead(tmp_path / "ead")
@@ -80,7 +80,7 @@ def test_ead_trains(tmp_path: Path) -> None:
     assert len(json.loads(done.stdout)["metrics"]["alpha_fused"]) == 5
 
 
-@pytest.mark.needs_lava
+@pytest.mark.needs_slayer
 def test_missing_data_is_named(tmp_path: Path) -> None:
     """No root, a root that does not exist, a set that does not exist."""
     assert_refused(run_command("train", "--config", CONFIGS / "ave.toml", "--out", tmp_path / "x"), 2, "data.root", "--root")

@@ -5,6 +5,7 @@ import pytest
 from on_lava import run_on_lava
 from small_graphs import chain_of, random_spikes, weights
 
+from taaf.deploy.lava_runtime import require_lava
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph, merge_groups
 from taaf.hw_sim.counters import count
@@ -67,6 +68,7 @@ def test_sign_modes_that_are_exact(rows: list[list[int]]) -> None:
 @pytest.mark.needs_lava
 def test_sign_mode_rule_is_exactly_what_lava_does() -> None:
     """Thousands of small matrices through NetX's and Lava's own quantisers: refused = changed."""
+    require_lava()
     from lava.lib.dl.netx.utils import optimize_weight_bits
     from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
 

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from taaf.deploy.lava_runtime import require_lava
 from taaf.export.targets.netx import _read_layer
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.needs_lava  # the vectors come with the wheel of lava-d
 @pytest.fixture(scope="module")
 def vectors() -> Path:
     """site-packages/tests/lava/lib/dl/netx, found beside the installed lava package."""
+    require_lava()
     spec = importlib.util.find_spec("lava.lib.dl.netx")
     assert spec is not None and spec.submodule_search_locations is not None
     site = Path(next(iter(spec.submodule_search_locations))).parents[3]
