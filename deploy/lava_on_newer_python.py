@@ -4,13 +4,15 @@
 
     uv pip install --target FOLDER --python-version 3.10 --no-deps lava-nc==0.10.0 lava-dl==0.6.0 asteval==0.9.33
 
-Four things keep Lava from running there. Each is met where it arises; no arithmetic of Lava's is touched:
+Five things keep Lava from running there. Each is met where it arises; no arithmetic of Lava's is touched:
 
 - dataclasses refuse unhashable defaults since 3.11, and the compiler's variable models use some: they get a hash, by identity;
 - lava-dl imports its object detection (OpenCV, torchvision) with SLAYER's neurons, which NetX asks for: left out;
 - Lava builds expressions from numbers' representations: NumPy prints scalars as it did before numpy 2 (``3``, not
   ``np.int64(3)``), in the whole process;
-- ``np.reshape`` lost its argument ``newshape``: two methods of reshaping ports get one with ``shape``.
+- ``np.reshape`` lost its argument ``newshape``: two methods of reshaping ports get one with ``shape``;
+- a number of 8 bits and a Python integer give 8 bits since numpy 2, or an error: the fields of convolutions (kernel,
+  stride, padding, dilation, groups), from which Lava computes sizes, are held in 32.
 
 Whether the result is exact is for the suite to say, every layer type and the shipped bundle against the integer reference:
 
@@ -55,10 +57,13 @@ def prepare() -> None:
     finally:
         dataclasses.dataclass = original
     sys.modules[_OBJECT_DETECTION] = ModuleType(_OBJECT_DETECTION)
-    np.set_printoptions(legacy="1.25")
+    np.set_printoptions(legacy="1.25")  # type: ignore[arg-type,unused-ignore]  # a value of numpy 2
     port = importlib.import_module("lava.magma.core.process.ports.ports").ReshapePort
     port.get_transform_func_fwd = lambda self: partial(np.reshape, shape=self.shape)
     port.get_transform_func_bwd = lambda self: partial(np.reshape, shape=self.old_shape)
+    convolution = importlib.import_module("lava.proc.conv.models").AbstractPyConvModel
+    for name in ("kernel_size", "stride", "padding", "dilation", "groups"):
+        getattr(convolution, name).d_type = np.int32
 
 
 _dataclass = dataclasses.dataclass
