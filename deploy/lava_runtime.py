@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from taaf.deploy.lava_on_newer_python import prepare
 from taaf.models.errors import BackendUnavailableError, RuntimeFailedError
+from taaf.models.lava_python import lava_remedy
 
 _POLL_S = 0.1
 _STOP_LIMIT_S = 5.0
-_FORK_HOOKS = ("_acquireLock", "_releaseLock", "_after_fork")  # of logging and threading, run around every fork
+_FORK_HOOKS = ("_acquireLock", "_releaseLock", "_prepareFork", "_afterFork", "_after_fork")  # of logging and threading
 
 
 def require_lava() -> None:
@@ -33,12 +35,13 @@ def require_lava() -> None:
         multiprocessing.set_start_method(None, force=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it chats at import
         try:
+            prepare()
             import lava.lib.dl.netx.hdf5
             import lava.magma.core.run_configs  # noqa: F401
         except Exception as error:
             raise BackendUnavailableError(
-                f"the Lava runtime cannot be imported ({type(error).__name__}: {error}); it needs Python 3.10 and "
-                "`uv sync`; `--backend fast` runs the same bundle without it"
+                f"the Lava runtime cannot be imported ({type(error).__name__}: {error}); {lava_remedy()}; "
+                "`--backend fast` runs the same bundle without it"
             ) from error
 
 

@@ -3,6 +3,7 @@
 There is no Loihi 2 convention: no official energy per operation exists for it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def energies(counts: Sequence[LayerCounts], n_windows: int, ann_macs: int) -> li
             Energy(
                 convention=name,
                 **{k: chip[k] for k in ("title", "kind", "source", "includes", "excludes")},
-                snn_nj=sum(nj for _, nj in terms),
+                snn_nj=math.fsum(nj for _, nj in terms),  # the same on every Python; sum() changed in 3.12
                 ann_nj=None if mac is None else ann_macs * mac / 1000,
                 terms=terms,
             )

@@ -1,12 +1,16 @@
 """The host part in torch: time alignment, fusion, classifier and temporal attention (trained; deployed as NumPy)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from taaf.models.config import ModelConfig
+from taaf.models.errors import BackendUnavailableError
 from taaf.models.fusion import FUSIONS, SPIKING_GRID, SPIKING_LIMIT, Ops, temporal_attention
+from taaf.models.lava_python import lava_remedy
 from taaf.models.qat import round_ste
 
 TAU, THRESHOLD = 0.5, 1.0
@@ -17,19 +21,41 @@ def on_grid(x: torch.Tensor) -> torch.Tensor:
     return round_ste(x.clamp(-SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID
 
 
+class _NoDerivative(torch.autograd.Function):
+    """Spikes where x > 0; training through it is refused rather than given a derivative of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        raise BackendUnavailableError(
+            f"norse, whose surrogate derivative the host part is trained with, is missing; {lava_remedy()}"
+        )
+
+
+def _threshold() -> Callable[[torch.Tensor], torch.Tensor]:
+    """Spikes where x > 0, with norse's SuperSpike derivative (Zenke & Ganguli 2018) where norse is installed."""
+    try:
+        from norse.torch.functional.threshold import threshold
+    except ImportError:
+        return _NoDerivative.apply
+    return lambda x: threshold(x, "super", torch.tensor(2.0, device=x.device))
+
+
 def host_lif(current: torch.Tensor) -> torch.Tensor:
     """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, F).
 
     With binary inputs and weights on the grid every intermediate value is a short dyadic number: float32 and float64
     agree exactly, and the spikes do not depend on the order of summation.
     """
-    from norse.torch.functional.threshold import threshold
-
+    fire = _threshold()
     voltage = torch.zeros_like(current[:, 0])
     spikes = []
     for step in range(current.shape[1]):
         voltage = TAU * voltage + current[:, step]
-        fired = threshold(voltage - THRESHOLD, "super", torch.tensor(2.0, device=current.device))
+        fired = fire(voltage - THRESHOLD)
         voltage = voltage * (1 - fired)
         spikes.append(fired)
     return torch.stack(spikes, 1)

@@ -3,7 +3,8 @@
     u(t) = tau u(t-1) + I(t),   a(t) = 1 if u(t) > V_th else 0,   u(t) <- u(t) (1 - a(t))
 
 SLAYER runs it on integers (state scale 2^12 = 64 x 64) with the decay of the chip; the forward here *is* what the
-chip does. lava-dl is imported when a neuron is built, not when this module is imported.
+chip does. lava-dl is imported when a neuron is built, not when this module is imported. Without lava-dl networks can be
+built, loaded and compiled; only their forward pass is refused.
 """
 
 import warnings
@@ -13,6 +14,9 @@ from io import StringIO
 
 import torch
 from torch import nn
+
+from taaf.models.errors import BackendUnavailableError
+from taaf.models.lava_python import lava_remedy
 
 W_SCALE = 64  # SLAYER's weight scale: one weight unit on the chip is 1/64 in SLAYER
 
@@ -38,16 +42,28 @@ class LifParameters:
 
 def require_lava_dl() -> None:
     """Raise `BackendUnavailableError` with the remedy if lava-dl cannot be imported."""
-    from taaf.models.errors import BackendUnavailableError
-
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it chats at import
             warnings.simplefilter("ignore")
             import lava.lib.dl.slayer  # noqa: F401
     except Exception as error:
         raise BackendUnavailableError(
-            f"lava-dl (SLAYER) cannot be imported: {error}; it needs Python 3.10 and `uv sync`"
+            f"lava-dl (SLAYER), which trains and proves exports against its forward pass, cannot be imported: {error}; "
+            f"{lava_remedy()}"
         ) from error
+
+
+class _DecaysOnly(nn.Module):
+    """Stands where SLAYER's neuron would: keeps what checkpoints store of it, and refuses to run."""
+
+    def __init__(self, parameters: LifParameters) -> None:
+        super().__init__()
+        self.current_decay = nn.Parameter(torch.tensor([float(parameters.i_decay)]), requires_grad=False)
+        self.voltage_decay = nn.Parameter(torch.tensor([float(parameters.v_decay)]), requires_grad=False)
+
+    def forward(self, current: torch.Tensor) -> torch.Tensor:
+        require_lava_dl()
+        raise AssertionError("lava-dl was missing when this neuron was built and is there now")
 
 
 class SlayerLif(nn.Module):
@@ -66,23 +82,30 @@ class SlayerLif(nn.Module):
 
     def __init__(self, parameters: LifParameters, surrogate_width: float, surrogate_scale: float) -> None:
         super().__init__()
-        require_lava_dl()
-        from lava.lib.dl.slayer.neuron import cuba
-
         if parameters.v_th_mant & (parameters.v_th_mant - 1):
             raise ValueError(f"v_th_mant (={parameters.v_th_mant}) must be a power of two")
         self.parameters_ = parameters
         self.unit = parameters.v_th_mant / W_SCALE
-        self.neuron = cuba.Neuron(
+        self.neuron = self._neuron(surrogate_width, surrogate_scale)
+
+    def _neuron(self, surrogate_width: float, surrogate_scale: float) -> nn.Module:
+        try:
+            require_lava_dl()
+        except BackendUnavailableError:
+            return _DecaysOnly(self.parameters_)
+        from lava.lib.dl.slayer.neuron import cuba
+
+        neuron: nn.Module = cuba.Neuron(
             threshold=self.unit,
-            current_decay=parameters.i_decay / 4096,
-            voltage_decay=parameters.v_decay / 4096,
+            current_decay=self.parameters_.i_decay / 4096,
+            voltage_decay=self.parameters_.v_decay / 4096,
             # SLAYER's derivative is scale_rho / (2 tau_rho) exp(-|v - th| / tau_rho) with its own multipliers
             tau_grad=surrogate_width / cuba.TAU_RHO_MULT,
             scale_grad=surrogate_scale * 2 * surrogate_width / cuba.SCALE_RHO_MULT,
         )
+        return neuron
 
     def forward(self, current: torch.Tensor) -> torch.Tensor:
-        self.neuron.shape = None  # SLAYER pins the first shape it sees; one module may serve several batch shapes
+        self.neuron.shape = None  # type: ignore[assignment]  # SLAYER pins the first shape it sees; one module may serve several batch shapes
         spikes: torch.Tensor = self.neuron(current * self.unit)
         return spikes

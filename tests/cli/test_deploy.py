@@ -27,6 +27,7 @@ def test_fast_reproduces_the_trained_model() -> None:
     assert {e["convention"] for e in report["energy"]} == {"loihi1_davies2018", "loihi1_sanafe", "cmos45_fp32", "cmos45_int8"}
 
 
+@pytest.mark.needs_lava
 def test_sim_prints_one_json_object_and_agrees(tmp_path: Path) -> None:
     """The Lava runtime: stdout is one JSON object, every layer exact, counts equal the engine's; --report is the same."""
     done = run_command("deploy", "--backend", "sim", "--samples", 3, "--json", "--report", tmp_path / "r.json")
@@ -49,7 +50,7 @@ def test_text_report_keeps_measured_estimated_and_cited_apart() -> None:
 
 
 @pytest.mark.slow()
-@pytest.mark.parametrize("backend", ["fast", "sim"])
+@pytest.mark.parametrize("backend", ["fast", pytest.param("sim", marks=pytest.mark.needs_lava)])
 def test_early_exit_saves_and_agrees(backend: str, tmp_path: Path) -> None:
     """Decisions as the trained model would take them at that step; fewer operations; the curve rises to the full accuracy."""
     done = run_command(
@@ -69,6 +70,7 @@ def test_early_exit_saves_and_agrees(backend: str, tmp_path: Path) -> None:
     assert (tmp_path / "exit.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.needs_lava
 def test_loihi2_is_refused_without_a_chip() -> None:
     """Exit 3, one line that says what is missing and what to use instead."""
     assert_refused(run_command("deploy", "--backend", "loihi2"), 3, "lava-loihi", "--backend sim")

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.needs_slayer
 def test_stock_lava_script_runs_without_taaf() -> None:
     """The README's script loads each .net of the bundle with stock lava-dl only."""
     (script,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

@@ -51,6 +51,7 @@ def _reduced(name: str, tmp_path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.slow()
+@pytest.mark.needs_slayer
 def test_crema_d_trains_and_is_not_exported(tmp_path: Path) -> None:
     """Spiking ResNet18 branches (narrow here) on .flv and .wav; the second start reads the cache; export says why not."""
     root = _crema_d(tmp_path / "crema")
@@ -69,6 +70,7 @@ def test_crema_d_trains_and_is_not_exported(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow()
+@pytest.mark.needs_slayer
 def test_ead_trains_exports_and_deploys(tmp_path: Path) -> None:
     """N-MNIST and N-TIDIGITS files, five steps, no alignment; the bundle is verified and run on the same files."""
     root = _ead(tmp_path / "ead")
@@ -87,6 +89,7 @@ def test_ead_trains_exports_and_deploys(tmp_path: Path) -> None:
     assert_refused(run_command("deploy", bundle, "--backend", "fast", "--root", root, "--split", "human"), 2, "--split human")
 
 
+@pytest.mark.needs_slayer
 def test_missing_data_is_named(tmp_path: Path) -> None:
     """No root, a root that does not exist, a set that does not exist."""
     assert_refused(run_command("train", "--config", CONFIGS / "ave.toml", "--out", tmp_path / "x"), 2, "data.root", "--root")

@@ -33,6 +33,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow()
+@pytest.mark.needs_slayer
 def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> None:
     """Table 1's eleven methods x 2 seeds; means and deviations are those of the CSV; a second start trains nothing."""
     out = tmp_path / "study"
@@ -57,12 +58,14 @@ def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> Non
     assert (out / "ablation.csv").read_bytes() == first
 
 
+@pytest.mark.needs_slayer
 def test_ablation_refuses_what_it_ignores(tmp_path: Path) -> None:
     """--resume has no meaning there."""
     assert_refused(run_command("train", "--ablation", "--resume", "--out", tmp_path / "x"), 2, "--ablation", "--resume")
 
 
 @pytest.mark.slow()
+@pytest.mark.needs_slayer
 def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
     """A training leaves a picture and, if asked, event files holding k, rho, losses and alpha per step; runs compare."""
     done = run_command("train", "--config", config, "--out", tmp_path / "a", "--tensorboard", "-q")
@@ -83,13 +86,18 @@ def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
     assert_refused(run_command("train", "--compare", tmp_path / "a", "--plot", picture), 2, "metrics.jsonl", "no epochs")
 
 
+def _in_trainer(text: str, mention: str) -> object:
+    """A case that only shows once SLAYER has been found."""
+    return pytest.param(text, mention, marks=pytest.mark.needs_slayer)
+
+
 @pytest.mark.parametrize(
     ("text", "mention"),
     [
-        ('[loss]\nbalance = "la"\n', "model.attention"), ('[loss]\nbalance = "ogm"\n', "ogm_ge"),
-        ('[model]\nfusion = "sums"\n', "sum"), ('[model]\nfirst_name = "visual"\n', "modalities"),
-        ("[model]\nclasses = 3\n", "model.classes (=3)"), ("[model]\nevent_steps = 5\n", "5 steps"),
-        ("[model]\nevent_size = 20\n", "does not take inputs"), ('[data]\non_bad = "ask"\n', "stop, skip"),
+        _in_trainer('[loss]\nbalance = "la"\n', "model.attention"), ('[loss]\nbalance = "ogm"\n', "ogm_ge"),
+        ('[model]\nfusion = "sums"\n', "sum"), _in_trainer('[model]\nfirst_name = "visual"\n', "modalities"),
+        _in_trainer("[model]\nclasses = 3\n", "model.classes (=3)"), _in_trainer("[model]\nevent_steps = 5\n", "5 steps"),
+        _in_trainer("[model]\nevent_size = 20\n", "does not take inputs"), ('[data]\non_bad = "ask"\n', "stop, skip"),
     ],
 )  # fmt: skip
 def test_configurations_that_do_not_fit(text: str, mention: str, tmp_path: Path) -> None:

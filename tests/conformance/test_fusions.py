@@ -36,6 +36,7 @@ def _checkpoint(path: Path, **changes: str) -> None:
 @pytest.mark.parametrize(
     ("fusion", "attention_on"), [*((f, "logits") for f in FUSIONS), ("concat", "features"), ("gated", "features")]
 )
+@pytest.mark.needs_slayer
 def test_export_and_run(fusion: str, attention_on: str, tmp_path: Path) -> None:
     """Export verifies the head; engine and Lava give the trained network's features, logits (1e-9) and decisions."""
     _checkpoint(tmp_path / "model.pt", fusion=fusion, attention_on=attention_on)

@@ -5,6 +5,7 @@ import pytest
 from on_lava import run_on_lava
 from small_graphs import chain_of, random_spikes, weights
 
+from taaf.deploy.lava_runtime import require_lava
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph, merge_groups
 from taaf.hw_sim.counters import count
@@ -43,6 +44,7 @@ def test_inhibitory_powers_of_two_are_refused(rows: list[list[int]]) -> None:
         check_limits(_dense(rows))
 
 
+@pytest.mark.needs_lava
 def test_lava_still_changes_inhibitory_powers_of_two() -> None:
     """The reason for the refusal; where this fails, the refusal can go."""
     assert _lava_errors(_dense([[-256, -256, -256]])) > 0
@@ -55,6 +57,7 @@ def test_lava_still_changes_inhibitory_powers_of_two() -> None:
         [[0, 0, 2]], [[2, -2, 0]], [[128, -128, 64]], [[64, -128, 2]], [[126, -2, 4]], [[128, 64, 2]], [[-130, -128, 0]],
     ],
 )  # fmt: skip
+@pytest.mark.needs_lava
 def test_sign_modes_that_are_exact(rows: list[list[int]]) -> None:
     """All-positive, all-negative, equal, tiny and extreme weights, in the order and shift Lava chooses for them."""
     graph = _dense(rows)
@@ -62,8 +65,10 @@ def test_sign_modes_that_are_exact(rows: list[list[int]]) -> None:
     assert _lava_errors(graph) == 0
 
 
+@pytest.mark.needs_lava
 def test_sign_mode_rule_is_exactly_what_lava_does() -> None:
     """Thousands of small matrices through NetX's and Lava's own quantisers: refused = changed."""
+    require_lava()
     from lava.lib.dl.netx.utils import optimize_weight_bits
     from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
 
@@ -93,6 +98,7 @@ def test_sign_mode_rule_is_exactly_what_lava_does() -> None:
     assert min(outcomes.values()) > 300
 
 
+@pytest.mark.needs_lava
 def test_zero_weights() -> None:
     """NetX cannot load an all-zero dense layer; a convolution or one zero half of a recurrent layer is exact."""
     zero = np.zeros((2, 2), np.int32)
@@ -128,6 +134,7 @@ def test_fields_beyond_8_bits_are_refused(graph: Graph, found: str) -> None:
         check_limits(graph)
 
 
+@pytest.mark.needs_lava
 def test_largest_8_bit_fields_are_exact() -> None:
     """127 in every field at once."""
     weight = np.full((2, 1, 1, 127), 6, np.int32)
@@ -138,6 +145,7 @@ def test_largest_8_bit_fields_are_exact() -> None:
 
 
 @pytest.mark.parametrize("bias", [64, 65])
+@pytest.mark.needs_lava
 def test_recurrent_layer_that_fires_before_its_window(bias: int) -> None:
     """A bias above the threshold makes a spike while the pipeline fills, and the recurrence carries it into the window."""
     layer = RecurrentDense("d", np.full((3, 3), 10, np.int32), None, np.full((3, 3), -60, np.int32))
@@ -170,6 +178,7 @@ def test_recurrent_layer_behind_biased_layers(first: int, own: int, found: str) 
 
 
 @pytest.mark.parametrize(("groups", "becomes"), [(128, 64), (254, 127), (131, 1)])
+@pytest.mark.needs_lava
 def test_many_groups_are_merged(groups: int, becomes: int) -> None:
     """Pooling over 128 channels and more: refused as it is, exact after `merge_groups` on engine, reference and Lava."""
     rng = np.random.default_rng(groups)

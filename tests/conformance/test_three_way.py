@@ -1,5 +1,7 @@
 """Every layer type: integer reference = fast engine = Lava runtime, every spike of every layer, windows back to back."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from on_lava import run_on_lava
@@ -11,6 +13,16 @@ from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Dense, Graph, Input, Lif
+
+Run = Callable[[Graph, np.ndarray], dict[str, np.ndarray]]
+
+
+def run_on_engine(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
+    """Spikes of every LIF from the engine."""
+    return Engine(graph).run(spikes, keep_all=True).spikes
+
+
+RUNS = [run_on_engine, pytest.param(run_on_lava, marks=pytest.mark.needs_lava)]
 
 
 def reference(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
@@ -34,6 +46,7 @@ def test_engine_equals_reference(case: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.needs_lava
 def test_lava_equals_reference(case: str) -> None:
     """Stock NetX on the Lava runtime gives the same spikes, five windows without a gap."""
     rng = np.random.default_rng(99)
@@ -44,6 +57,7 @@ def test_lava_equals_reference(case: str) -> None:
         np.testing.assert_array_equal(lava[name], expected, err_msg=name)
 
 
+@pytest.mark.needs_lava
 @pytest.mark.parametrize(("case", "found"), [("dense_recurrent", "dense: recurrent"), ("delay_targets", "late: delayed")])
 def test_windows_that_cannot_be_pipelined(case: str, found: str) -> None:
     """Lava carries these spikes over the reset into the next window, so a pipelined export is refused by name."""
@@ -74,7 +88,8 @@ def test_residual_lowering_keeps_every_spike(stride: int, seed: int) -> None:
     np.testing.assert_array_equal(new["h"][:, 5:], old["x"][:, [0, 2], ::stride, ::stride])
 
 
-def test_sums_beyond_16_bits() -> None:
+@pytest.mark.parametrize("run", RUNS)
+def test_sums_beyond_16_bits(run: Run) -> None:
     """A synaptic sum above 32 767 is not cut: engine, reference and Lava agree."""
     n = 400
     weight = np.full((2, n), 254, np.int32)
@@ -85,12 +100,12 @@ def test_sums_beyond_16_bits() -> None:
     spikes = random_spikes(np.random.default_rng(0), graph, n_windows=3, steps=6, rate=0.6)
     exact = reference(graph, spikes)
     assert exact["lif"][:, 0].any()
-    np.testing.assert_array_equal(Engine(graph).run(spikes).spikes["lif"], exact["lif"])
-    np.testing.assert_array_equal(run_on_lava(graph, spikes)["lif"], exact["lif"])
+    np.testing.assert_array_equal(run(graph, spikes)["lif"], exact["lif"])
 
 
 @pytest.mark.parametrize(("i_decay", "v_decay"), [(4096, 10), (100, 4096), (3, 3), (4096, 2048)])
-def test_wrap_and_clip_of_24_bits(i_decay: int, v_decay: int) -> None:
+@pytest.mark.parametrize("run", RUNS)
+def test_wrap_and_clip_of_24_bits(run: Run, i_decay: int, v_decay: int) -> None:
     """Where u wraps and v clips, the engine does what the reference (Lava's arithmetic) does, and Lava too."""
     n = 700
     rng = np.random.default_rng(1)
@@ -99,6 +114,4 @@ def test_wrap_and_clip_of_24_bits(i_decay: int, v_decay: int) -> None:
     graph = Graph("net", [Input("input", (n,)), Dense("dense", weight), Lif("lif", i_decay, v_decay, 100_000)],
                   [("input", "dense"), ("dense", "lif")])  # fmt: skip
     spikes = random_spikes(rng, graph, n_windows=2, steps=12, rate=0.9)
-    exact = reference(graph, spikes)
-    np.testing.assert_array_equal(Engine(graph).run(spikes).spikes["lif"], exact["lif"])
-    np.testing.assert_array_equal(run_on_lava(graph, spikes)["lif"], exact["lif"])
+    np.testing.assert_array_equal(run(graph, spikes)["lif"], reference(graph, spikes)["lif"])

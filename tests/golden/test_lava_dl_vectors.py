@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 from timeline import on_lava_time
 
+from taaf.deploy.lava_runtime import require_lava
 from taaf.export.targets.netx_reader import read_netx_file
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import Trace, run_reference
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif, Node
 
+pytestmark = pytest.mark.needs_lava  # the vectors come with the wheel of lava-dl
+
 
 @pytest.fixture(scope="module")
 def vectors() -> Path:
     """site-packages/tests/lava/lib/dl/netx, found beside the installed lava package."""
+    require_lava()
     spec = importlib.util.find_spec("lava.lib.dl.netx")
     assert spec is not None and spec.submodule_search_locations is not None
     site = Path(next(iter(spec.submodule_search_locations))).parents[3]

@@ -6,6 +6,8 @@ import pytest
 from taaf.deploy.lava_runtime import LavaRuntime, require_lava
 from taaf.models.host_head import MODALITIES, OUTPUTS, HostHead
 
+pytestmark = pytest.mark.needs_lava
+
 
 def _head(rng: np.random.Generator, steps: dict[str, int], features: int, classes: int) -> dict[str, np.ndarray]:
     arrays = {f"align_{m}_weight": rng.uniform(0.2, 1, (2, steps[m], 3)) for m in MODALITIES}

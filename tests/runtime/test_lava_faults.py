@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.needs_lava
+
 SUPPORT = Path(__file__).parents[1] / "support"
 DEPLOY = Path(sys.executable).with_name("taaf-deploy")
 

@@ -18,6 +18,8 @@ from taaf.models.errors import GraphError
 from taaf.models.host_head import MODALITIES, OUTPUTS, HostHead, leading_probability
 from taaf.models.ir import Dense, Flatten, Graph, Input, Lif, Node
 
+pytestmark = pytest.mark.needs_lava
+
 
 def _layers(rng: np.random.Generator, n: int, *sizes: int) -> list[Node]:
     nodes: list[Node] = []

@@ -126,7 +126,10 @@ def test_numpy_head_equals_torch_head(fusion: str, attention_on: str) -> None:
         np.testing.assert_array_equal(logits.argmax(1), expected.decision(u).numpy().argmax(1))
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    "fusion",
+    [pytest.param(f, marks=pytest.mark.needs_slayer) if f in ("sca", "cmci") else f for f in FUSIONS],  # and norse
+)
 def test_every_head_parameter_learns(fusion: str) -> None:
     """The fused and the unimodal readouts send a gradient to every parameter of the fusion and the attention."""
     model = _model(fusion)

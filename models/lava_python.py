@@ -1,0 +1,17 @@
+"""Which Python has Lava: lava-nc 0.10.0 and lava-dl 0.6.0 are their last releases and end at 3.10.
+
+Training and the export's proof (SLAYER), and the backends ``sim`` and ``loihi2`` need them. Everything else (the IR and its
+passes, writing and reading NetX, the exact engine, ``--backend fast``, reports, pictures) runs on newer Pythons too.
+"""
+
+import sys
+
+LAST = (3, 10)
+
+
+def lava_remedy() -> str:
+    """What to do where Lava cannot be imported: another Python, or installing what belongs to this one."""
+    if sys.version_info[:2] > LAST:
+        here = ".".join(map(str, sys.version_info[:2]))
+        return f"Lava needs Python 3.10, this is Python {here}; use `uv run --python 3.10`"
+    return "it needs Python 3.10 and `uv sync`"
