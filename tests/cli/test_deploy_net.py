@@ -44,28 +44,21 @@ def test_fast_gives_what_slayer_gave(which: str, tmp_path: Path, request: pytest
     assert report["kind"] == "netx" and report["agreement"]["exact"] and report["agreement"]["reference"]["windows"] == 3
     assert report["layers"][-1]["spikes_out"] == out.sum() and report["totals"]["spikes_in"] == made.spikes.sum()
     assert not {"accuracy_percent", "paper", "host_macs_per_window"} & set(report)
+    if which == "own_decays":
+        _check_counts(made, report["layers"][0])
     assert report["input"] | {"sha256": ""} == {
         "generated": False,
         "file": str(spikes),
         "sha256": "",
-        "shape": [*out_shape(made)],
+        "shape": list(made.spikes.shape[1:-1]),
     }
 
 
-def out_shape(made: SlayerFile) -> tuple[int, ...]:
-    """Shape of the input, without windows and time."""
-    return made.spikes.shape[1:-1]
-
-
-def test_counts_of_a_delayed_layer(own_decays: SlayerFile, tmp_path: Path) -> None:
+def _check_counts(made: SlayerFile, layer: dict) -> None:
     """One operation per spike and non-zero synapse it reaches, whenever it becomes due; counted here by hand."""
-    done = run_command(
-        "deploy", own_decays.path, "--backend", "fast", "--input", own_decays.path.with_name("spikes.npy"), "--json"
-    )
-    layer = json.loads(done.stdout)["layers"][0]
-    with h5py.File(own_decays.path) as file:
+    with h5py.File(made.path) as file:
         weight, delay = file["layer/1/weight"][()], file["layer/1/delay"][()]
-    assert delay.max() > 4 and layer["effective_synops"] == int((own_decays.spikes.sum((0, 2)) * (weight != 0).sum(0)).sum())
+    assert delay.max() > 4 and layer["effective_synops"] == int((made.spikes.sum((0, 2)) * (weight != 0).sum(0)).sum())
     assert layer["neuron_updates"] == 20 * 24 * 3 and layer["dense_synops"] == weight.size * 24 * 3
 
 
@@ -74,25 +67,25 @@ def test_sim_runs_the_file_on_lava(which: str, request: pytest.FixtureRequest) -
     """Stock NetX loads the file itself; every spike of every layer equals the engine's, each window alone."""
     made: SlayerFile = request.getfixturevalue(which)
     done = run_command(
-        "deploy", made.path, "--backend", "sim", "--input", made.path.with_name("spikes.npy"), "--samples", 2, "--json"
-    )
+        "deploy", made.path, "--backend", "sim", "--input", made.path.with_name("spikes.npy"), "--samples", 2, "--steps", 14, "--json"
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     lava, depth = report["agreement"]["lava"], len(made.trained)
     assert report["agreement"]["exact"] and lava["windows"] == lava["networks"] == 2 and len(lava["layer_mismatches"]) == depth
-    assert lava["neuron_steps_compared"] == sum(t[0, ..., 0].size for t in made.trained) * 24 * 2
-    assert report["time_steps"] == 2 * (24 + depth)
+    assert lava["neuron_steps_compared"] == sum(t[0, ..., 0].size for t in made.trained) * 14 * 2
+    assert report["time_steps"] == 2 * (14 + depth)
 
 
-def test_generated_input_is_called_so(convolutions: SlayerFile) -> None:
-    """The text says what the spikes are, and keeps measured and estimated apart; the same seed gives the same counts."""
-    options = ["--backend", "fast", "--samples", 2, "--steps", 9, "--rate", 0.4, "--seed", 3]
-    done = run_command("deploy", convolutions.path, *options)
-    assert done.returncode == 0, done.stderr
+def test_generated_input_is_called_so(convolutions: SlayerFile, capsys: pytest.CaptureFixture) -> None:
+    """The text says what the spikes are, and keeps measured and estimated apart; in process."""
+    options = ["--backend", "fast", "--samples", "2", "--steps", "9", "--rate", "0.4", "--seed", "3"]
+    assert main([str(convolutions.path), *options]) == 0
+    text = capsys.readouterr().out
     for mention in ("Bernoulli spikes at rate 0.4, seed 3: not data", "Measured, per window", "Estimated, per window", "dense"):
-        assert mention in done.stdout
-    assert "accuracy" not in done.stdout and "18.5" not in done.stdout and "host head" not in done.stdout
-    assert "integer reference = exact engine: every spike of every layer, 2 windows" in done.stdout
+        assert mention in text
+    assert "accuracy" not in text and "18.5" not in text and "host head" not in text
+    assert "integer reference = exact engine: every spike of every layer, 2 windows" in text
 
 
 def _put(key: str, value: object) -> Callable[[h5py.File], None]:
@@ -213,10 +206,19 @@ def test_refused_requests(
     assert out == "" and len(err.strip().splitlines()) == 1 and mention in err, err
 
 
-def test_refused_through_the_executable(convolutions: SlayerFile, tmp_path: Path) -> None:
-    """Exit codes of a missing file, a text, a chip that is not there, and an option that needs a .net file."""
-    assert_refused(run_command("deploy", tmp_path / "none.net", "--backend", "fast"), 2, "none.net: no such file")
+def test_refused_paths(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A missing file, a text, an option that needs a .net file."""
     (tmp_path / "text.net").write_text("layer")
-    assert_refused(run_command("deploy", tmp_path / "text.net", "--backend", "fast"), 2, "text.net: not a readable NetX file")
+    for arguments, mention in (
+        ([str(tmp_path / "none.net")], "none.net: no such file"),
+        ([str(tmp_path / "text.net")], "text.net: not a readable NetX file"),
+        (["--rate", "0.5"], "--rate: only with a .net file"),
+    ):
+        assert main([*arguments, "--backend", "fast"]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and len(err.strip().splitlines()) == 1 and mention in err
+
+
+def test_chip_that_is_not_there(convolutions: SlayerFile) -> None:
+    """Exit 3 through the executable."""
     assert_refused(run_command("deploy", convolutions.path, "--backend", "loihi2"), 3, "lava-loihi")
-    assert_refused(run_command("deploy", "--backend", "fast", "--rate", "0.5"), 2, "--rate: only with a .net file")
