@@ -122,3 +122,19 @@ def read_text(group: h5py.Group, name: str, longest: int = 64) -> str:
     if not isinstance(text, bytes) or not 0 < len(text) <= longest:
         raise ValueError(f"{data.name} holds {data.dtype} {data.shape}, expected one short text")
     return text.decode("ascii")
+
+
+def read_integers(group: h5py.Group, name: str) -> np.ndarray:
+    """Values of a dataset as int32, also where it stores whole numbers as floats; raises as `member`."""
+    values = np.asarray(read(group, name), np.float64)
+    if not np.isfinite(values).all() or (values != np.rint(values)).any() or (np.abs(values) >= 1 << 31).any():
+        raise ValueError(f"{group.name}/{name} holds values that are not integers of 32 bits")
+    return values.astype(np.int32)
+
+
+def read_integer(group: h5py.Group, name: str) -> int:
+    """The only value of a dataset; raises as `member`."""
+    values = read_integers(group, name)
+    if values.size != 1:
+        raise ValueError(f"{group.name}/{name} has {values.size} values, expected one")
+    return int(values.reshape(-1)[0])

@@ -90,10 +90,11 @@ class Dense(Node):
         if self.weight.ndim != 2 or self.weight.size == 0:
             raise ValueError(f"weight {self.weight.shape} is not (F', F)")
         if self.delay is not None:
-            fits = self.delay.ndim == 2 and all(d in (1, n) for d, n in zip(self.delay.shape, self.weight.shape, strict=True))
-            if not fits or self.delay.min() < 0 or self.delay.max() > MAX_DELAY:
-                found = f"delay {self.delay.shape} of {self.delay.min(initial=0)}..{self.delay.max(initial=0)}"
-                raise ValueError(f"{found} steps; allowed 0..{MAX_DELAY}, broadcast to {self.weight.shape}")
+            axes = zip(self.delay.shape, self.weight.shape, strict=False)
+            if self.delay.ndim != 2 or any(d not in (1, n) for d, n in axes):
+                raise ValueError(f"delay {self.delay.shape} does not broadcast to {self.weight.shape}")
+            if self.delay.min() < 0 or self.delay.max() > MAX_DELAY:
+                raise ValueError(f"delays of {self.delay.min()}..{self.delay.max()} steps; allowed 0..{MAX_DELAY}")
         if len(shape) != 1 or shape[0] != self.weight.shape[1]:
             raise ValueError(f"{shape} != ({self.weight.shape[1]},)")
         return (self.weight.shape[0],)

@@ -9,8 +9,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from taaf.export.targets.netx_reader import read_netx
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, RecurrentDense, chain
 from taaf.models.stage import require_integer_stage
+
+__all__ = ["read_netx", "write_netx"]
 
 _PAIRS = ("stride", "padding", "dilation")
 

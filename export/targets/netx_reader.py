@@ -4,7 +4,10 @@ What stock NetX (lava-dl 0.6.0, ``netx/hdf5.py``) does with a file, and what is 
 
 - ``dense``, ``dense_rec``, ``conv`` (grouped, dilated), ``flatten``: loaded; the same here.
 - ``neuron``: type CUBA or LOIHI; ``iDecay``, ``vDecay`` and ``vThMant`` are one value or one per channel. ``refDelay``,
-  ``wgtExp``, ``weight_exp`` and ``gradedSpike`` are not read by NetX: refused where they say anything but the default.
+  ``wgtExp``, ``gradedSpike`` and ``weight_exp`` (slayer's WgtScaleBatchNorm) are not read by NetX: refused where they say
+  anything but the default.
+- ``bias``: loaded. slayer exports its MeanOnlyBatchNorm so, and that is exact; but slayer, and NetX without resets, let
+  the bias of the i-th layer act i - 1 and i steps before its window begins (`NetxFile.notes`).
 - ``delay`` of a dense layer: NetX delays what arrives at a neuron, slayer trained with the neuron's spikes delayed. That
   is the same for neurons that are at rest without input; with a bias it is not: refused. Values above 62 are clamped,
   fractions cut: refused. A convolution's or an input layer's delay is ignored: refused. With a recurrence the delayed
@@ -99,6 +102,11 @@ def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFi
         if graph.shapes[node_name] != shape:
             raise BundleError(f"{name}.{node_name}: shape {shape} in the file, its layer gives {graph.shapes[node_name]}")
     assert graph.output
+    if early := [lif.name for lif in graph.lifs()[1:] if lif.bias is not None and lif.bias.any()]:
+        reader.notes.append(
+            f"biases ({', '.join(early)}) act from the first step of a layer's own window; slayer, and NetX without resets, "
+            "let them act while the pipeline fills"
+        )
     return NetxFile(graph, count, reader.skip_layers, tuple(reader.notes))
 
 
@@ -142,12 +150,12 @@ class _Reader:
         if index:
             raise UnsupportedLayerError(f"{where}: an input layer behind others; NetX does not connect it")
         _refuse_delay(layer, where, "an input layer")
-        self.nodes.append(Input(given, tuple(int(n) for n in _integers(layer, "shape").reshape(-1))))
+        self.nodes.append(Input(given, tuple(int(n) for n in hdf5.read_integers(layer, "shape").reshape(-1))))
         if "neuron" not in layer:
             return
         v_th = _neuron(layer, where)[2]
         self.skip_layers = 1
-        drive = ", ".join(f"{k} {_integer(layer, k) if k in layer else d}" for k, d in (("weight", 64), ("bias", 0)))
+        drive = ", ".join(f"{k} {hdf5.read_integer(layer, k) if k in layer else d}" for k, d in (("weight", 64), ("bias", 0)))
         self.notes.append(
             f"layer 0 has neurons (v_th_mant {v_th}, {drive}) that the host drives through their bias; the input here are "
             "the spikes they send"
@@ -161,7 +169,7 @@ class _Reader:
         self.nodes.append(Flatten(given))
 
     def _declare(self, lif: str, layer: h5py.Group, node: Node) -> None:
-        shape = tuple(int(n) for n in _integers(layer, "shape").reshape(-1))
+        shape = tuple(int(n) for n in hdf5.read_integers(layer, "shape").reshape(-1))
         self.declared[lif] = shape if isinstance(node, Conv2d) else (int(np.prod(shape)),)
 
 
@@ -170,12 +178,12 @@ def _conv(layer: h5py.Group, given: str, where: str) -> Conv2d:
     weight = _weights(layer, "weight", where)
     if weight.ndim == 5 and weight.shape[4] != 1:
         raise UnsupportedLayerError(f"{where}: a kernel over {weight.shape[4]} time steps; allowed one")
-    stride, padding, dilation = (_pair(_integers(layer, k)) for k in ("stride", "padding", "dilation"))
-    return Conv2d(given, weight.reshape(weight.shape[:4]), stride, padding, dilation, _integer(layer, "groups"))
+    stride, padding, dilation = (_pair(hdf5.read_integers(layer, k)) for k in ("stride", "padding", "dilation"))
+    return Conv2d(given, weight.reshape(weight.shape[:4]), stride, padding, dilation, hdf5.read_integer(layer, "groups"))
 
 
 def _dense(layer: h5py.Group, given: str, where: str) -> Dense:
-    n = int(np.prod(_integers(layer, "shape")))
+    n = int(np.prod(hdf5.read_integers(layer, "shape")))
     weight = _rows(_weights(layer, "weight", where), n)
     if hdf5.read_text(layer, "type") == "dense_rec":
         if "delay" in layer:
@@ -200,7 +208,7 @@ def _delay(layer: h5py.Group, weight: np.ndarray, where: str) -> np.ndarray | No
         )
     if not values.any():
         return None
-    if "bias" in layer and _integers(layer, "bias").any():
+    if "bias" in layer and hdf5.read_integers(layer, "bias").any():
         raise UnsupportedLayerError(
             f"{where}: delays together with a bias; NetX delays what arrives at a neuron instead of its spikes, which is "
             "only the same without a bias"
@@ -230,10 +238,9 @@ def _lif(layer: h5py.Group, kind: str, node: Node, otherwise: str, where: str) -
         values = np.asarray(hdf5.read(layer, "bias"), np.float64)
         if not np.isfinite(values).all() or (values != np.rint(values)).any():
             raise UnsupportedLayerError(
-                f"{where}: a bias that is not whole numbers, as slayer's MeanOnlyBatchNorm exports it; NetX cuts the fraction "
-                "off; fold the normalisation into the weights before exporting"
+                f"{where}: a bias that is not whole numbers; NetX cuts the fraction off; quantise it before exporting"
             )
-        bias = _integers(layer, "bias")
+        bias = hdf5.read_integers(layer, "bias")
         bias = bias.transpose(2, 1, 0) if bias.ndim == 3 else bias  # per neuron: (W, H, C)
     return Lif(_name(hdf5.member(layer, "neuron", h5py.Group), otherwise), i_decay, v_decay, v_th, bias)
 
@@ -244,15 +251,18 @@ def _neuron(layer: h5py.Group, where: str) -> tuple[PerChannel, PerChannel, PerC
     model = hdf5.read_text(neuron, "type")
     if model not in ("CUBA", "LOIHI"):
         raise UnsupportedLayerError(f"{where}: neuron type {model!r} is not supported; allowed CUBA and LOIHI (LIF neurons)")
-    if "gradedSpike" in neuron and _integer(neuron, "gradedSpike"):
+    if "gradedSpike" in neuron and hdf5.read_integer(neuron, "gradedSpike"):
         raise UnsupportedLayerError(f"{where}: graded spikes are not supported (Lava runs them silently wrong)")
-    if "messageBits" in neuron and (bits := _integer(neuron, "messageBits")):
+    if "messageBits" in neuron and (bits := hdf5.read_integer(neuron, "messageBits")):
         raise UnsupportedLayerError(f"{where}: spikes of {bits} bits are not supported; allowed 0")
-    for key, allowed in (("refDelay", 1), ("wgtExp", 0), ("weight_exp", 0)):
+    if "weight_exp" in neuron:
+        raise UnsupportedLayerError(
+            f"{where}: weight_exp (slayer's WgtScaleBatchNorm); NetX ignores it; fold the norm yourself"
+        )
+    for key, allowed in (("refDelay", 1), ("wgtExp", 0)):
         if key in neuron and np.any((values := hdf5.read(neuron, key)) != allowed):
             found = ", ".join(f"{v:g}" for v in np.unique(values)[:3])
-            cause = " (slayer's WgtScaleBatchNorm)" if key == "weight_exp" else ""
-            raise UnsupportedLayerError(f"{where}: {key} {found}{cause}; NetX ignores it and runs as if it were {allowed}")
+            raise UnsupportedLayerError(f"{where}: {key} {found}; NetX ignores it and runs as if it were {allowed}")
     i_decay, v_decay, v_th = (_per_channel(neuron, key) for key in ("iDecay", "vDecay", "vThMant"))
     if np.max(v_th) >= V_TH_NEVER:
         raise UnsupportedLayerError(
@@ -263,28 +273,14 @@ def _neuron(layer: h5py.Group, where: str) -> tuple[PerChannel, PerChannel, PerC
 
 
 def _per_channel(neuron: h5py.Group, key: str) -> PerChannel:
-    values = _integers(neuron, key)
+    values = hdf5.read_integers(neuron, key)
     return int(values.reshape(-1)[0]) if values.size == 1 else values
 
 
 def _weights(layer: h5py.Group, key: str, where: str) -> np.ndarray:
     if isinstance(layer.get(key), h5py.Group):
         raise UnsupportedLayerError(f"{where}: complex weights (resonate-and-fire); allowed LIF layers with real weights")
-    return _integers(layer, key)
-
-
-def _integers(group: h5py.Group, key: str) -> np.ndarray:
-    values = np.asarray(hdf5.read(group, key), np.float64)
-    if not np.isfinite(values).all() or (values != np.rint(values)).any() or (np.abs(values) >= 1 << 31).any():
-        raise ValueError(f"{group.name}/{key} holds values that are not integers of 32 bits")
-    return values.astype(np.int32)
-
-
-def _integer(group: h5py.Group, key: str) -> int:
-    values = _integers(group, key)
-    if values.size != 1:
-        raise ValueError(f"{group.name}/{key} has {values.size} values, expected one")
-    return int(values.reshape(-1)[0])
+    return hdf5.read_integers(layer, key)
 
 
 def _name(group: h5py.Group, otherwise: str) -> str:
