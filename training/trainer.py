@@ -76,7 +76,10 @@ class Trainer:
             metrics["seconds"] = time.monotonic() - started
             self.history.append(metrics)
             if self.ranks.is_main:
-                state = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict()}
+                schedule = {
+                    k: v for k, v in self.schedule.state_dict().items() if not callable(v)
+                }  # else it cannot be read back
+                state: Metrics = {"optimiser": self.optimiser.state_dict(), "schedule": schedule}
                 state |= {"balance": self.balance.state(), "epoch": epoch, "history": self.history}
                 save_checkpoint(out / "last.pt", self.model, self.config.to_dict(), **state)
                 self._write_metrics(out)
