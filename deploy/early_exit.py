@@ -1,5 +1,6 @@
 """The early-exit study of a deployment: accuracy against mean steps and counted cost, as plain data and as a picture."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def plot_early_exit(report: dict[str, Any], target: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot keep its own cache
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")

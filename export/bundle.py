@@ -33,7 +33,7 @@ from taaf.models.output import make_folder, replace_folder
 FORMAT, VERSION = "taaf-bundle", 2
 MAX_FILE_BYTES = 1 << 30
 MAX_MANIFEST_BYTES = 1 << 24
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import math
 from typing import Any
 
+from taaf.models.config import MAX_STEPS
 from taaf.models.host_head import MODALITIES
 
-MAX_STEPS = 1 << 16  # of a window
 MAX_LABELS = 1 << 16
 MAX_TEXT = 1000
 MAX_COUNT = 1 << 53  # numbers that are only reported

@@ -65,7 +65,7 @@ def replace_folder(new: Path, target: Path) -> None:
             if aside.exists():
                 os.rename(aside, target)
             raise
-    shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

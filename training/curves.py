@@ -1,6 +1,7 @@
 """Training curves (the paper's Fig. 2 and more): pictures with matplotlib, logs for TensorBoard."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None =
     import matplotlib
 
     matplotlib.use("Agg")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot keep its own cache
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(histories), 12), layout="constrained")

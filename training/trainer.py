@@ -58,9 +58,9 @@ class Trainer:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(parameters, lr=o.learning_rate, weight_decay=o.weight_decay)
         steps = -(-len(train_set) // o.batch_size)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, o.learning_rate, total_steps=o.epochs * steps, pct_start=0.1
-        )
+        total = o.epochs * steps
+        rise = 0.1 if 0.1 * total != 1 else 0.2  # torch divides by zero where the rise takes exactly one step
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, o.learning_rate, total_steps=total, pct_start=rise)
         self.step = ranks.wrap(TrainingStep(self.model, self.balance), may_skip=config.loss.alpha_detach)
         self.history: list[Metrics] = []
 
@@ -77,7 +77,7 @@ class Trainer:
             self.history.append(metrics)
             if self.ranks.is_main:
                 schedule = {k: v for k, v in self.schedule.state_dict().items() if not callable(v)}  # weights_only refuses code
-                state = {"optimiser": self.optimiser.state_dict(), "schedule": schedule}
+                state: Metrics = {"optimiser": self.optimiser.state_dict(), "schedule": schedule}
                 state |= {"balance": self.balance.state(), "epoch": epoch, "history": self.history}
                 save_checkpoint(out / "last.pt", self.model, self.config.to_dict(), **state)
                 self._write_metrics(out)

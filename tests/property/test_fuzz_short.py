@@ -12,7 +12,7 @@ import pytest
 from fuzz_formats import FORMATS, ONE, Format
 from fuzz_loop import campaign
 
-N = 150
+N = 60
 
 
 def _wrong_error(path: Path) -> None:

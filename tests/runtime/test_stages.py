@@ -55,7 +55,7 @@ def test_interrupting_the_rename(tmp_path: Path) -> None:
     """The swap of two bundles is not torn: the interrupt waits, a whole bundle is there, nothing beside it."""
     folder = tmp_path / "x"
     folder.mkdir()
-    assert run_command("export", *EXPORT, cwd=folder).returncode == 0
+    assert run_struck(folder, "export", "none", "none", *EXPORT).code == 0
     check(run_struck(folder, "export", "export rename", "group", *EXPORT), 130, "interrupted")
     assert json.loads(run_command("deploy", "bundle", "--backend", "fast", "--samples", 5, "--json", cwd=folder).stdout)
     assert [p.name for p in folder.iterdir() if "bundle" in p.name] == ["bundle"]

@@ -148,7 +148,7 @@ def _run_worker(
     command = [sys.executable, __file__, ",".join(formats), str(start), str(n), str(seed), str(root), str(limit_s)]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     (root / "at").unlink(missing_ok=True)
-    with (root / "out.txt").open("w+") as out, (root / "err.txt").open("w+") as errors:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         worker = subprocess.Popen(command, stdout=out, stderr=errors, env=env)
         cause = _watch(worker, root, limit_s)
         out.seek(0)

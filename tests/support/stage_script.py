@@ -31,7 +31,7 @@ STAGES: dict[str, tuple[str, str, int]] = {
     "export write": ("taaf.export.netx_bundle", "write_netx", 2),
     "export verify": ("taaf.export.verify", "run_reference", 5),
     "export lava": ("subprocess", "Popen.communicate", 1),
-    "export rename": ("taaf.models.output", "os.rename", 1),
+    "export rename": ("taaf.models.output", "os.rename", 2),
     "deploy import": ("import", "lava.magma.core.run_configs", 1),
     "deploy load": ("taaf.training.ead_mini", "simulate_events", 1),
     "deploy compile": ("lava.magma.compiler.compiler", "Compiler.compile", 1),

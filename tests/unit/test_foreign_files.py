@@ -12,7 +12,8 @@ import pytest
 from small_graphs import CASES, chain_of
 
 from taaf.export.bundle import read_bundle
-from taaf.export.targets.netx import read_netx, write_netx
+from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx_reader import read_netx
 from taaf.models import zoo_path
 from taaf.models.errors import BundleError, GraphError, LimitExceededError, TaafError, UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif

@@ -8,8 +8,8 @@ import pytest
 from small_graphs import CASES, chain_of
 
 from taaf.export.passes import CompileReport, quantise
-from taaf.export.targets.netx import read_netx, write_netx
-from taaf.export.targets.netx_reader import read_netx_file
+from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx_reader import read_netx, read_netx_file
 from taaf.models.errors import GraphError, UnsupportedLayerError
 from taaf.models.ir import Dense, Graph, Input, Lif, RecurrentDense
 from taaf.models.stage import require_integer_stage
