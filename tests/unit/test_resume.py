@@ -16,7 +16,7 @@ from taaf.training.trainer import Trainer
 def test_resumed_equals_uninterrupted(balance: str, tmp_path: Path) -> None:
     """Every value of the network and every metric; it used to be refused: the schedule stored a function.
 
-    Planted and seen failing: the schedule's state left out, the optimiser's state left out, the function stored.
+    The stored function was seen to fail `test_stages`; faults for this test have not been planted yet.
     """
     config = from_dict(
         {
