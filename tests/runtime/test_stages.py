@@ -1,7 +1,7 @@
 """Interrupts, dying processes, full disks and lost readers at chosen stages (all of them: tests/benchmarks/faults.py).
 
-Seen failing: the rename test with signals only blocked in the main thread (a thread of torch took them; `.old` was left)
-and when the old bundle was removed outside the held block; the training tests while last.pt stored a function (--resume
+Seen failing: the rename test with signals only blocked in the main thread (`.old` was left);
+the training tests while last.pt stored a function (--resume
 refused every file) and a schedule of ten steps divided by zero. Faults for the other tests have not been planted yet.
 """
 
