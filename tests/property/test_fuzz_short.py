@@ -1,6 +1,6 @@
 """A short fuzzing of every format, and proof that the campaign notices what it looks for.
 
-The long one: tests/benchmarks/fuzz.py. Planted and seen counted as failures: the faults of `FAULTS` below.
+The long one: tests/benchmarks/fuzz.py. The faults of `FAULTS` below are planted readers that must be counted as failures.
 """
 
 import time

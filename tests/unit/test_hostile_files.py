@@ -1,4 +1,4 @@
-"""Files that lie about themselves, one by one. Each was seen accepted (or worse) by the readers before, as noted."""
+"""Files that lie about themselves, one by one. Not yet run against the readers as they were before."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def _rewritten(target: Path, change: Callable[[str, bytes], bytes], method: int 
 
 
 def test_tensor_beyond_its_record(tmp_path: Path) -> None:
-    """`torch.load(weights_only=True)` hands out memory behind a record that is shorter than declared (seen: it does)."""
+    """`torch.load(weights_only=True)` hands out memory behind a record that is shorter than declared (asserted here)."""
     path = _rewritten(tmp_path / "x.pt", lambda n, raw: raw[:4] if n.endswith("data/26") else raw)
     assert torch.load(path, weights_only=True)["state"]["branches.event.readout.weight"].numel() == 663552 // 4
     with pytest.raises(CheckpointError, match="record 26 has 4 bytes, declared are 165888 values"):
@@ -111,7 +111,7 @@ def _npz(path: Path, header: str, data: bytes = b"", method: int = zipfile.ZIP_S
     ],
 )  # fmt: skip
 def test_arrays_that_lie(header: str, mention: str, tmp_path: Path) -> None:
-    """`numpy.load` allocates 8 TB for the first before it reads (seen: MemoryError)."""
+    """`numpy.load` allocates 8 TB for the first before it reads."""
     with pytest.raises(ValueError, match=mention):
         read_npz(_npz(tmp_path / "x.npz", header), 1 << 20)
 
@@ -157,7 +157,7 @@ LIES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_netx_files_that_lie(lie: str, tmp_path: Path) -> None:
-    """Links were followed, filters looked up as plug-ins, declared sizes allocated (seen before: all but two accepted)."""
+    """Links were followed, filters looked up as plug-ins, declared sizes allocated."""
     write_netx(CASES["dense"](np.random.default_rng(0)), tmp_path / "x.net")
     change, mention = LIES[lie]
     with h5py.File(tmp_path / "x.net", "r+") as file:
@@ -180,7 +180,7 @@ def test_virtual_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "nested", "NaN", "no training"])
 def test_manifests_that_lie(kind: str, tmp_path: Path) -> None:
-    """A linked manifest was read, a pipe waited for ever, nesting, a missing 'training' and NaN ended in a traceback."""
+    """Links and pipes in place of the manifest, nesting beyond the parser, NaN, and an entry that the report needs."""
     bundle = tmp_path / "bundle"
     shutil.copytree(zoo_path("ead_mini"), bundle)
     file = bundle / "manifest.json"
@@ -222,7 +222,7 @@ def test_manifest_limits() -> None:
     ],
 )  # fmt: skip
 def test_configurations_that_lie(text: str, mention: str, tmp_path: Path) -> None:
-    """The first, the sixth and the eighth ended in a traceback, the third was accepted."""
+    """Numbers and nesting beyond any use, and a table that is none."""
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(ConfigError, match=mention):
         load_config(tmp_path / "c.toml", {"optimiser": {"epochs": 2}})

@@ -4,6 +4,7 @@ Wave files are read by soundfile, audio tracks and videos by PyAV, images by Pil
 format and the ``file`` protocol only, so a play list in disguise can neither name another file nor reach the network.
 """
 
+import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from taaf.models.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 4096 * 4096  # per image or video frame, checked before anything is decoded
+MAX_IMAGE_BYTES = 64 * 2**20
 MAX_FRAMES = 100_000  # per video
 _CONTAINERS = {".flv": "flv", ".mp4": "mp4"}
 _SUBTYPES_READ_BY_SOUNDFILE = (".wav", ".flac")
@@ -202,11 +204,16 @@ def _read_image(path: Path, size: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
+            if path.stat().st_size > MAX_IMAGE_BYTES:
+                raise DataError(f"{path}: {path.stat().st_size} bytes, at most {MAX_IMAGE_BYTES} are read")
+            content = io.BytesIO(path.read_bytes())  # from a file, Pillow allocates what a chunk declares
+            with Image.open(content, formats=("JPEG", "PNG")) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise DataError(f"{path}: {image.width}x{image.height}, at most {MAX_PIXELS} pixels are read")
                 return resize(image.convert("RGB"), size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises many kinds on damaged files
         raise DataError(f"{path}: not readable as an image ({_reason(error)}); replace the file") from error
 
 
@@ -225,7 +232,9 @@ def _container(path: Path) -> Iterator[Any]:
         options = {"protocol_whitelist": "file"}
         with av.open(str(path.resolve()), format=kind, options=options, metadata_errors="replace") as container:
             yield container
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # PyAV adds IndexError and others to FFmpeg's own
         raise DataError(f"{path}: not readable as {kind} ({_reason(error)}); replace the file or skip the sample") from error
 
 
