@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from taaf.export.targets.netx_reader import read_netx
+from taaf.export.targets.netx_reader import DELAYS_OF_ARRIVALS, read_netx
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, RecurrentDense, chain
 from taaf.models.stage import require_integer_stage
 
@@ -68,9 +68,9 @@ def _write_layer(layer: h5py.Group, node: Conv2d | Dense, lif: Lif, shape: tuple
         layer["weight_rec"] = node.weight_rec.astype(np.float32)
     else:
         layer["type"] = np.bytes_("dense")
-        if node.delay is not None:  # NetX takes one axis as delays of the targets; everything else is written out
-            per_target = node.delay.shape == (len(node.weight), 1)
-            layer["delay"] = node.delay[:, 0] if per_target else np.broadcast_to(node.delay, node.weight.shape)
+        if node.delay is not None:
+            layer["delay"] = _netx_delay(node.delay, node.weight.shape)
+            layer["delay"].attrs["of"] = DELAYS_OF_ARRIVALS
     if lif.bias is not None and lif.bias.any():
         per_neuron = lif.bias.ndim == 3  # NetX takes it as (W, H, C)
         layer["bias"] = (lif.bias.transpose(2, 1, 0) if per_neuron else lif.bias).astype(np.float32)
@@ -79,3 +79,12 @@ def _write_layer(layer: h5py.Group, node: Conv2d | Dense, lif: Lif, shape: tuple
     neuron["type"] = np.bytes_("CUBA")
     neuron["iDecay"], neuron["vDecay"], neuron["vThMant"] = lif.i_decay, lif.v_decay, lif.v_th_mant
     neuron["refDelay"], neuron["gradedSpike"] = 1, False
+
+
+def _netx_delay(delay: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The form NetX spreads back: one for all, one axis (taken as targets if it could be both), or the matrix."""
+    if delay.size == 1:
+        return delay.reshape(())
+    if delay.shape == (shape[0], 1) or (delay.shape == (1, shape[1]) and shape[0] != shape[1]):
+        return delay.reshape(-1)
+    return np.broadcast_to(delay, shape)

@@ -31,6 +31,7 @@ from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Recu
 from taaf.models.nodes import MAX_DELAY, PerChannel
 
 MAX_LAYERS = 1000
+DELAYS_OF_ARRIVALS = "arrivals"  # attribute "of" of a delay that taaf wrote: meant as NetX runs it
 V_TH_NEVER = 131_072  # from here on the threshold lies outside of v's 24 bits
 _NAME = re.compile(r"[\w][\w .:/-]{0,99}")
 _NOT_IN_NETX = ("pool", "convT", "unpool", "average", "concat")
@@ -208,7 +209,8 @@ def _delay(layer: h5py.Group, weight: np.ndarray, where: str) -> np.ndarray | No
         )
     if not values.any():
         return None
-    if "bias" in layer and hdf5.read_integers(layer, "bias").any():
+    meant = layer["delay"].attrs.get("of") == DELAYS_OF_ARRIVALS
+    if not meant and "bias" in layer and hdf5.read_integers(layer, "bias").any():
         raise UnsupportedLayerError(
             f"{where}: delays together with a bias; NetX delays what arrives at a neuron instead of its spikes, which is "
             "only the same without a bias"

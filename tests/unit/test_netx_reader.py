@@ -15,26 +15,15 @@ from taaf.models.ir import Dense, Graph, Input, Lif, RecurrentDense
 from taaf.models.stage import require_integer_stage
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_round_trip(case: str, tmp_path: Path) -> None:
-    """Every number of every node; a biased layer with delays is the one thing that is written and not read."""
-    graph = CASES[case](np.random.default_rng(1))
+def test_biased_delays_of_others(tmp_path: Path) -> None:
+    """What taaf writes it reads back (tests/property has every layer type); without its mark the meaning is not known."""
+    graph = CASES["delay_targets"](np.random.default_rng(1))
     write_netx(graph, tmp_path / "x.net")
-    if case.startswith("delay") and "behind" not in case:
-        with pytest.raises(UnsupportedLayerError, match=r"net\.layer/1: delays together with a bias"):
-            read_netx(tmp_path / "x.net", "net")
-        return
-    again = read_netx(tmp_path / "x.net", "net")
-    assert list(again.nodes) == list(graph.nodes) and again.shapes == graph.shapes
-    for node in graph.nodes.values():
-        found = vars(again.nodes[node.name])
-        for key, value in vars(node).items():
-            wanted = value
-            if key == "delay" and value is not None and 1 not in found[key].shape:
-                wanted = np.broadcast_to(value, node.weight.shape)  # type: ignore[attr-defined]
-            if key == "bias" and value is not None and not value.any():
-                wanted = None
-            np.testing.assert_array_equal(found[key], wanted, err_msg=f"{node.name} {key}")
+    assert read_netx(tmp_path / "x.net", "net").shapes == graph.shapes
+    with h5py.File(tmp_path / "x.net", "r+") as file:
+        del file["layer/1/delay"].attrs["of"]
+    with pytest.raises(UnsupportedLayerError, match=r"net\.layer/1: delays together with a bias"):
+        read_netx(tmp_path / "x.net", "net")
 
 
 def _read_delay(delay: np.ndarray | float, shape: tuple[int, int], folder: Path) -> np.ndarray:
