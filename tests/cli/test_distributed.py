@@ -41,7 +41,9 @@ def _curve(out: Path) -> list[dict]:
 
 @pytest.mark.needs_slayer
 @pytest.mark.slow()
-@pytest.mark.parametrize("balance", ["taaf", "agm"])
+@pytest.mark.parametrize(
+    "balance", ["taaf", pytest.param("agm", marks=pytest.mark.long), pytest.param("pmr", marks=pytest.mark.long)]
+)
 def test_two_ranks_equal_one(balance: str, tmp_path: Path) -> None:
     """Same global batch (the last one of 10 splits into 5 + 5): losses equal to 1e-5, accuracies equal, model written once."""
     config = tmp_path / "config.toml"

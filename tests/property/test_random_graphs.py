@@ -136,7 +136,7 @@ FAULTS: dict[str, tuple[object, str, Callable]] = {
 }
 
 
-@pytest.mark.slow()
+@pytest.mark.long()
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_found_shrunk_and_reproduced(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A broken engine or a wrong bound is caught; the printed program fails with the fault and runs clean without it."""

@@ -31,7 +31,7 @@ def check(found: Ended, code: int, *mentions: str) -> None:
     assert found.seconds < 10 and found.left == [], found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stage", "how"),
     [("deploy import", "SIGINT"), ("deploy compile", "SIGTERM"), ("deploy start", "group"), ("deploy collect", "group")],
@@ -42,7 +42,7 @@ def test_interrupting_deploy_at(stage: str, how: str, tmp_path: Path) -> None:
     assert not (tmp_path / "x" / "r.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_exception_inside_a_process_model(tmp_path: Path) -> None:
     """The model's own error is the one line (every model: faults.py)."""
     found = run_struck(tmp_path / "x", "deploy", "none", "raise:PyHostHeadModel", *DEPLOY)
@@ -50,7 +50,7 @@ def test_exception_inside_a_process_model(tmp_path: Path) -> None:
     assert "HostHeadProcess" in found.lines[0] and "planted in PyHostHeadModel" in found.lines[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_interrupting_the_rename(tmp_path: Path) -> None:
     """The swap of two bundles is not torn: the interrupt waits, a whole bundle is there, nothing beside it."""
     folder = tmp_path / "x"
@@ -61,14 +61,14 @@ def test_interrupting_the_rename(tmp_path: Path) -> None:
     assert [p.name for p in folder.iterdir() if "bundle" in p.name] == ["bundle"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_interrupting_the_verification_on_lava(tmp_path: Path) -> None:
     """The exporter's own Lava process ends with it, politely; no bundle."""
     check(run_struck(tmp_path / "x", "export", "export lava", "SIGTERM", *EXPORT, "--verify-lava", 2), 130, "interrupted")
     assert not (tmp_path / "x" / "bundle").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("stage", "how", "code"), [("train epoch", "SIGTERM", 130), ("train checkpoint", "SIGKILL", -9)])
 def test_training_loses_at_most_one_epoch(stage: str, how: str, code: int, tmp_path: Path) -> None:
     """Struck in the second epoch or while its checkpoint is written: the first is kept, and --resume ends the training."""
@@ -109,7 +109,7 @@ def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path,
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["train", "export", "deploy"])
 def test_full_disk(command: str, full: tuple[Path, int | None], tmp_path: Path) -> None:
     """Exit 2, one line that names the file and the reason; nothing half-written."""
