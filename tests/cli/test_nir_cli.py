@@ -11,6 +11,7 @@ import pytest
 import torch
 from commands import assert_refused, run_command
 
+from taaf.deploy.lava_runtime import require_lava
 from taaf.export.bundle import sha256
 from taaf.export.cli import main
 from taaf.export.nir_export import export_nets
@@ -66,6 +67,7 @@ def test_two_files_through_the_executable(tmp_path: Path) -> None:
 
 def test_written_networks_load_in_stock_lava(tmp_path: Path) -> None:
     """lava-dl's Network takes the file."""
+    require_lava()
     from lava.lib.dl.netx.hdf5 import Network
 
     path = nir_nets.write(tmp_path / "event.nir", nir_nets.small(0))

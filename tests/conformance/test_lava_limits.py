@@ -69,6 +69,7 @@ def test_sign_modes_that_are_exact(rows: list[list[int]]) -> None:
 def test_sign_mode_rule_is_exactly_what_lava_does() -> None:
     """Thousands of small matrices through NetX's and Lava's own quantisers: refused = changed."""
     require_lava()
+    require_lava()
     from lava.lib.dl.netx.utils import optimize_weight_bits
     from lava.utils.weightutils import clip_weights, determine_sign_mode, truncate_weights
 

@@ -23,7 +23,7 @@ from taaf.export.targets.netx_reader import read_netx
 from taaf.models import zoo_path
 from taaf.models.arrays import read_npz
 from taaf.models.checkpoint import load_model, read_checkpoint
-from taaf.models.errors import BundleError, CheckpointError, ConfigError
+from taaf.models.errors import BundleError, CheckpointError, ConfigError, TaafError
 from taaf.models.tensor_archive import read_tensor_archive
 from taaf.training.config import load_config
 
@@ -150,7 +150,7 @@ LIES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     ),
     "infinite": (_replace(W, lambda f, k: f.__setitem__(k, np.full((8, 8), np.inf))), "not integers"),
     "more than 32 bits": (_replace(W, lambda f, k: f.__setitem__(k, np.full((8, 8), 2.0**40))), "not integers"),
-    "two thresholds": (_replace("layer/1/neuron/vThMant", lambda f, k: f.__setitem__(k, [1, 2])), "expected one"),
+    "two thresholds": (_replace("layer/1/neuron/vThMant", lambda f, k: f.__setitem__(k, [1, 2])), "neither one value"),
     "name": (lambda f: f["layer/1"].attrs.__setitem__("name", "\x1b[2J"), "name that is not"),
 }  # fmt: skip
 
@@ -162,7 +162,7 @@ def test_netx_files_that_lie(lie: str, tmp_path: Path) -> None:
     change, mention = LIES[lie]
     with h5py.File(tmp_path / "x.net", "r+") as file:
         change(file)
-    with pytest.raises(BundleError, match=mention):
+    with pytest.raises(TaafError, match=mention):
         read_netx(tmp_path / "x.net", "net")
 
 
