@@ -57,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"stop a window as soon as the head is sure: softmax of the fused readout >= P (default {DEFAULT_CONFIDENCE})",
     )  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="with --early-exit: picture of accuracy against cost")
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report as JSON")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write the report: FILE.html as a page with figures, else as JSON"
+    )
     net = parser.add_argument_group("only with a .net file")
     net.add_argument("--input", type=Path, metavar="FILE.npy", help="spikes 0/1, (windows, *shape, steps) or (*shape, steps)")
     net.add_argument("--output", type=Path, metavar="FILE.npy", help="write the last layer's spikes, (windows, *shape, steps)")
@@ -99,9 +101,10 @@ def _work(args: argparse.Namespace) -> int:
         report = execute(bar.update, started)
     finally:
         bar.close()
+    details = report.pop("details", None)
     text = json.dumps(report, indent=None if args.json else 1)
     if args.report is not None:
-        write_at_once(args.report, text + "\n")
+        write_at_once(args.report, text + "\n" if details is None else _page(report, details))
     if args.plot is not None:
         from taaf.deploy.early_exit import plot_early_exit
 
@@ -114,6 +117,16 @@ def _work(args: argparse.Namespace) -> int:
     return 0
 
 
+def _wants_page(args: argparse.Namespace) -> bool:
+    return args.report is not None and args.report.suffix.lower() in (".html", ".htm")
+
+
+def _page(report: dict[str, Any], details: dict[str, Any]) -> str:
+    from taaf.deploy.html.page import render_page
+
+    return render_page(report, details)
+
+
 def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
     """What runs a bundle, and what renders its report."""
     from taaf.deploy.report import render
@@ -121,7 +134,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Ca
 
     path, split = args.bundle or zoo_path("ead_mini"), args.split or "test"
     return partial(
-        deploy, Request(path, args.backend, args.samples, split, args.time_limit, args.early_exit, args.root)
+        deploy, Request(path, args.backend, args.samples, split, args.time_limit, args.early_exit, args.root, _wants_page(args))
     ), render
 
 
@@ -132,7 +145,7 @@ def _net(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Calla
 
     request = NetRequest(
         args.bundle, args.backend, args.input, args.samples, args.steps, args.rate, args.seed, args.layers, args.time_limit,
-        args.output,
+        args.output, _wants_page(args),
     )  # fmt: skip
     return partial(deploy_net, request), render_net
 

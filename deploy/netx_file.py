@@ -42,6 +42,7 @@ class NetRequest:
     layers: int | None = None
     time_limit_s: float | None = None
     output: Path | None = None
+    details: bool = False  # also what the HTML report draws
 
 
 def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
     counts, ann_macs = count(graph, engine.activity), dense_macs(graph) * steps
     fields = ("n_neurons", "n_synapses", "spikes_out", "effective_synops", "dense_synops", "neuron_updates")
     totals: dict[str, int] = {f: sum(getattr(c, f) for c in counts) for f in fields}
-    return {
+    report = {
         "schema_version": SCHEMA_VERSION, "kind": "netx", "file": str(request.path), "sha256": sha256(request.path),
         "backend": request.backend, "file_layers": file.n_layers, "notes": [*file.notes, *_silent(counts)],
         "input": {**origin, "shape": list(graph.input.shape)}, "output": {"layer": out, "shape": list(graph.shapes[out])},
@@ -92,6 +93,11 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
     }  # fmt: skip
+    if request.details:
+        from taaf.deploy.report_details import graph_details
+
+        report["details"] = graph_details(graph, engine.spikes, spikes[0], "exact engine")
+    return report
 
 
 def _silent(counts: list[Any]) -> list[str]:

@@ -36,6 +36,7 @@ class Request:
     time_limit_s: float | None
     early_exit: float | None = None
     root: str | None = None
+    details: bool = False  # also what the HTML report draws
 
 
 def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -84,6 +85,10 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
 
         report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
         report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
+    if request.details:
+        from taaf.deploy.report_details import bundle_details
+
+        report["details"] = bundle_details(bundle, result, inputs, split.labels[:n])
     return report
 
 
