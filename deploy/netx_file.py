@@ -43,6 +43,7 @@ class NetRequest:
     time_limit_s: float | None = None
     output: Path | None = None
     details: bool = False  # also what the HTML report draws
+    study: bool = False  # also the comparison with the paper's energies
 
 
 def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -93,6 +94,11 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
     }  # fmt: skip
+    if request.study:
+        from taaf.deploy.energy_study import energy_study
+
+        name, counted = request.path.stem, {graph.name: engine.activity}
+        report["energy_study"] = energy_study(name, {graph.name: graph}, counted, {graph.name: steps}, {})
     if request.details:
         from taaf.deploy.report_details import graph_details
 

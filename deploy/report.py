@@ -10,6 +10,10 @@ def render(report: dict[str, Any]) -> str:
         parts += [layers_table(report), energy_table(report), _paper(report)]
     if "early_exit" in report:
         parts.append(_early_exit(report))
+    if "energy_study" in report:
+        from taaf.deploy.energy_study import render_study
+
+        parts.append(render_study(report["energy_study"]))
     return "\n\n".join(parts)
 
 

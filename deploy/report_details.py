@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
-from taaf.export.bundle import Bundle
+from taaf.export.bundle import Bundle, relay_channels
 from taaf.hw_sim.counters import spiking_source
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Engine
@@ -140,7 +140,7 @@ def bundle_details(bundle: Bundle, result: BackendResult, inputs: dict[str, np.n
     branches = bundle.manifest["branches"]
     return {
         "branches": {
-            b: {"populations": network(g, _counts(branches[b].get("relays"))), "input_steps": bundle.input_steps(b)}
+            b: {"populations": network(g, relay_channels(branches[b])), "input_steps": bundle.input_steps(b)}
             for b, g in bundle.graphs.items()
         },
         "head": {**bundle.head.spec, "aligned_steps": len(bundle.head.arrays["align_event_bias"])},
@@ -163,7 +163,3 @@ def graph_details(graph: Graph, spikes: Mapping[str, np.ndarray], window: np.nda
         "head": None, "window_steps": steps, "labels": [], "raster": raster(shown, origin), "alpha": None,
         "provenance": provenance(None),
     }  # fmt: skip
-
-
-def _counts(value: object) -> dict[str, int]:
-    return {k: v for k, v in value.items() if type(v) is int} if isinstance(value, dict) else {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
 from taaf.deploy.backends.fast import run_fast
-from taaf.export.bundle import Bundle, read_bundle
+from taaf.export.bundle import Bundle, read_bundle, relay_channels
 from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
@@ -37,6 +37,7 @@ class Request:
     early_exit: float | None = None
     root: str | None = None
     details: bool = False  # also what the HTML report draws
+    study: bool = False  # also the comparison with the paper's energies
 
 
 def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -85,6 +86,8 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
 
         report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
         report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
+    if request.study:
+        report["energy_study"] = _study(bundle, result)
     if request.details:
         from taaf.deploy.report_details import bundle_details
 
@@ -196,6 +199,17 @@ def _layer_errors(bundle: Bundle, result: BackendResult, inputs: dict[str, np.nd
         exact = Engine(bundle.graphs[branch]).run(pad_window(inputs[branch], bundle.window_steps), keep_all=True)
         errors.update({f"{branch}.{lif}": int((spikes != exact.spikes[lif]).sum()) for lif, spikes in layers.items()})
     return errors
+
+
+def _study(bundle: Bundle, result: BackendResult) -> dict[str, Any]:
+    from taaf.deploy.energy_study import energy_study
+
+    if not result.activity:
+        raise ConfigError("--energy-study: this backend does not record spikes; allowed sim and fast")
+    branches = bundle.manifest["branches"]
+    steps = {b: bundle.input_steps(b) for b in bundle.graphs}
+    relays = {b: relay_channels(branches[b]) for b in bundle.graphs}
+    return energy_study(bundle.manifest["model"], bundle.graphs, result.activity, steps, relays)
 
 
 def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:

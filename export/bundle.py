@@ -80,6 +80,12 @@ class Bundle:
         return int(graph.shapes[graph.output][0])
 
 
+def relay_channels(branch: dict[str, Any]) -> dict[str, int]:
+    """LIF -> relay channels at its end, as a manifest's branch names them; only reported, so that nothing else checks them."""
+    told = branch.get("relays")
+    return {k: v for k, v in told.items() if type(v) is int and v > 0} if isinstance(told, dict) else {}
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()
