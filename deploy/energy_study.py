@@ -60,7 +60,7 @@ def _twin(s: dict[str, Any]) -> str:
             f"{whole / 1e9:.3f} G = {a['energy_with_elementwise_nj'] / 1e6:.2f} mJ",
             f"  cited      {c['ann']} = {a['cited_macs'] / 1e9:.3f} G MACs: {100 * (a['cited_nj'] / a['energy_nj'] - 1):+.2f} % and "
             f"{100 * (a['cited_nj'] / a['energy_with_elementwise_nj'] - 1):+.2f} % from the two",
-            f"  unit       it must be {c['unit']}: {c['ann']} {c['printed_unit']} would be {a['inferences_if_mj']:.3g} inferences, "
+            f"  unit       it must be {c['unit']}: {c['ann']} {c['printed_unit']} would be {a['inferences_if_mj'] / 1e9:.2f}e9 inferences, "
             f"and {c['snn']} stands beside it in the same unit",
             f"  on chip    a strided convolution stands where ResNet18 max-pools: {a['conv_pool_macs'] / 1e9:.3f} G MACs instead",
         ]

@@ -1,14 +1,17 @@
-"""Which tests belong to which Python. On 3.10, which has Lava, every test runs; no skip goes unnoticed anywhere."""
+"""Which tests belong to which Python. On 3.10, which has Lava, every test runs (one if there is a browser); no other skip."""
 
 import os
 import sys
 from collections.abc import Iterator
 
 import pytest
+from browser import find_browser
 
 MISSING: set[str] = set()  # markers of what this Python is known not to have; decided here, not by trying to import
 if sys.version_info >= (3, 11):
     MISSING = {"needs_slayer"} if os.environ.get("TAAF_LAVA_ON_NEWER_PYTHON") else {"needs_slayer", "needs_lava"}
+if find_browser() is None:  # a program, not a package: no Python has it
+    MISSING |= {"needs_browser"}
 
 
 def _lacks(item: pytest.Item) -> bool:
@@ -16,9 +19,11 @@ def _lacks(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs Lava where there is none."""
+    """Skip what needs Lava, or a browser, where there is none."""
     for item in items:
-        if _lacks(item):
+        if item.get_closest_marker("needs_browser") and _lacks(item):
+            item.add_marker(pytest.mark.skip(reason="needs Chromium (Debian: apt-get install chromium); found none on PATH"))
+        elif _lacks(item):
             item.add_marker(pytest.mark.skip(reason="needs Lava, which ends at Python 3.10"))
 
 

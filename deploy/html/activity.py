@@ -31,7 +31,7 @@ def raster_figure(details: dict[str, Any]) -> Markup:
         parts.append(text(scale.end + 8, y + 11, f"{sum(layer['per_step']):,} spikes", "tick"))
         y += height + 10
     ticks = Scale(0, steps, scale.start, scale.end)
-    parts.append(x_axis(ticks, y, y, "time step of the window", lambda t: f"{t:g}"))
+    parts.append(x_axis(ticks, y, y, "time step of the window", lambda t: f"{t:g}" if t == int(t) else ""))
     told = "; ".join(f"{x['layer']} {sum(x['per_step'])} spikes" for x in r["layers"])
     return figure(
         "fig-raster", "Spike raster of one window", f"Spikes per population in window {r['window']}: {told}",

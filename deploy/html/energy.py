@@ -2,14 +2,15 @@
 
 from typing import Any
 
-from taaf.deploy.html.figures import bar, figure, legend, line, log_scale, text, x_axis
+from taaf.deploy.html.figures import bar, figure, legend, log_scale, text, x_axis
 from taaf.deploy.html.markup import Markup, element, join
 from taaf.deploy.html.numbers import energy, number
+from taaf.hw_sim.energy import load_chip
 
 ESTIMATED = element("span", "estimated", class_="badge estimated")
 CITED = element("span", "cited", class_="badge cited")
 _NJ = {"mJ": 1e6}
-_COMPONENT = {"effective": 0, "neuron_": 1, "spikes": 2}  # colour by what the term counts
+COMPONENTS = {"synapses": "effective_synops", "neurons": "neuron_updates", "spike messages": "spikes"}  # by counted quantity
 
 
 def energy_figure(report: dict[str, Any]) -> Markup:
@@ -41,40 +42,37 @@ def energy_figure(report: dict[str, Any]) -> Markup:
 
 
 def component_figure(report: dict[str, Any]) -> Markup:
-    """Shares of the components per convention, linear, each bar 100 %."""
+    """Shares of synapses, neurons and spike messages per convention, linear, each bar 100 %."""
     entries = report["energy"]
-    left, width, row = 250.0, 420.0, 40.0
-    parts: list[Markup] = []
+    left, width, row = 250.0, 420.0, 42.0
+    parts: list[Markup] = [
+        legend([(name, k, "estimated") for k, name in enumerate(COMPONENTS)], left, 12, 120),
+    ]
     told = []
     for i, e in enumerate(entries):
         y, x = 26 + i * row, left
         parts.append(text(left - 8, y + 14, e["title"], "", "end"))
-        total = sum(nj for _, nj in e["terms"]) or 1.0
-        for what, nj in e["terms"]:
+        sums = components(e)
+        total = sum(sums.values()) or 1.0
+        for name, nj in sums.items():
             share = nj / total
-            series = _series(e["convention"], what)
-            parts.append(element("g", element("title", f"{what}: {energy(nj)}"), bar(x, y, share * width, 18, series, "estimated")))
+            parts.append(bar(x, y, share * width, 18, list(COMPONENTS).index(name), "estimated"))
             x += share * width
-        parts.append(line(left, y - 2, left, y + 20, "axis"))
-        shown = " · ".join(f"{_brief(what)} {energy(nj)}" for what, nj in e["terms"])
-        parts.append(text(left, y + 31, shown, "tick"))
+        shown = " · ".join(f"{name} {energy(nj)} ({nj / total:.0%})" for name, nj in sums.items())
+        parts.append(text(left, y + 32, shown, "tick"))
         told.append(f"{e['title']}: {shown}")
-    parts.append(legend([("synapses", 0, "estimated"), ("neurons", 1, "estimated"), ("spike messages", 2, "estimated")], left, 12, 120))
-    height = 30 + row * len(entries)
-    return figure("fig-components", "Energy by component", "; ".join(told), (left + 530, height), join(parts), (
-        "Share of each component within its convention. " + "The components a convention leaves out are listed below."
-    ))  # fmt: skip
+    note = "Share of each component within its convention; what a convention leaves out is listed in the table."
+    return figure("fig-components", "Energy by component", "; ".join(told), (left + 490, 30 + row * len(entries)), join(parts), note)
 
 
-def _series(convention: str, what: str) -> int:
-    from taaf.hw_sim.energy import load_chip
-
-    quantity = next((t["quantity"] for t in load_chip(convention)["term"] if t["what"] == what), "")
-    return next((colour for start, colour in _COMPONENT.items() if quantity.startswith(start)), 3)
-
-
-def _brief(what: str) -> str:
-    return what.split(" (")[0].split(", active")[0]
+def components(entry: dict[str, Any]) -> dict[str, float]:
+    """nJ of synapses, neurons and spike messages, of those a convention has."""
+    quantity = {t["what"]: t["quantity"] for t in load_chip(entry["convention"])["term"]}
+    sums: dict[str, float] = {}
+    for what, nj in entry["terms"]:
+        name = next(name for name, start in COMPONENTS.items() if quantity[what].startswith(start))
+        sums[name] = sums.get(name, 0.0) + nj
+    return sums
 
 
 def energy_table(report: dict[str, Any]) -> Markup:
@@ -87,7 +85,7 @@ def energy_table(report: dict[str, Any]) -> Markup:
                 "tr",
                 element("th", e["title"], scope="row"),
                 element("td", number(e["snn_nj"], f"energy.{i}.snn_nj", energy(e["snn_nj"]))),
-                element("td", ann), element("td", ESTIMATED), element("td", f"{e['includes']}; not: {e['excludes']}", class_="wide"),
+                element("td", ann), element("td", ESTIMATED),
             )
         )  # fmt: skip
     if p := report.get("paper"):
@@ -98,19 +96,24 @@ def energy_table(report: dict[str, Any]) -> Markup:
                 element("td", number(p["snn"], "paper.snn", f"{p['snn']} {p['unit']}")),
                 element("td", number(p["ann"], "paper.ann", f"{p['ann']} {p['unit']}")),
                 element("td", CITED),
-                element("td", f"two spiking ResNet18 on CREMA-D; printed “{p['printed_unit']}”: {p['unit_reason']}", class_="wide"),
                 class_="cited",
             )
         )
     heads = ("convention", "SNN", "ANN twin", "kind")
-    return element(
-        "div",
-        element(
-            "table",
-            element("caption", "Per window. The ANN twin computes the same synapses with real values at every input step: ",
-                    number(report["ann_twin_macs_per_window"], "ann_twin_macs_per_window"), " multiply-accumulates."),
-            element("thead", element("tr", *(element("th", h, scope="col") for h in heads), element("th", "includes", scope="col", class_="wide"))),
-            element("tbody", *rows),
-        ),
-        class_="scroll", tabindex="0", role="region", aria_label="Energy by convention",
-    )  # fmt: skip
+    twin = number(report["ann_twin_macs_per_window"], "ann_twin_macs_per_window")
+    caption = join(["Per window. ANN twin: the same synapses with real values at every input step, ", twin, " multiply-accumulates."])
+    header = element("thead", element("tr", *(element("th", h, scope="col") for h in heads)))
+    content = element("table", element("caption", caption), header, element("tbody", *rows))
+    return element("div", content, class_="scroll", tabindex="0", role="region", aria_label="Energy by convention")
+
+
+def energy_notes(report: dict[str, Any]) -> Markup:
+    """What each convention includes and leaves out, and what is said about the cited figures."""
+    parts = []
+    for e in report["energy"]:
+        parts += [element("dt", e["title"]), element("dd", f"{e['includes']}; not: {e['excludes']}")]
+    if p := report.get("paper"):
+        told = f"two spiking ResNet18 on CREMA-D, printed “{p['printed_unit']}”: {p['unit_reason']}"
+        parts += [element("dt", CITED, p["title"]), element("dd", told)]
+    parts += [element("dt", "Loihi 2"), element("dd", "no official energy per operation exists; none is given")]
+    return element("dl", *parts)

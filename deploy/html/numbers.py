@@ -4,7 +4,7 @@ import json
 
 from taaf.deploy.html.markup import Markup, element
 
-_ENERGY = ((1e9, "J"), (1e6, "mJ"), (1e3, "uJ"), (1.0, "nJ"), (0.0, "pJ"))
+_ENERGY = ((1e9, "J"), (1e6, "mJ"), (1e3, "µJ"), (1.0, "nJ"), (0.0, "pJ"))
 
 
 def number(value: float, path: str, text: str | None = None, per: str | None = None) -> Markup:

@@ -4,10 +4,11 @@ from typing import Any
 
 from taaf.deploy.html.activity import activity_figure, activity_table, raster_figure
 from taaf.deploy.html.attention import attention_figure, class_figure
-from taaf.deploy.html.energy import CITED, ESTIMATED, component_figure, energy_figure, energy_table
+from taaf.deploy.html.energy import CITED, ESTIMATED, component_figure, energy_figure, energy_notes, energy_table
 from taaf.deploy.html.figures import PATTERNS
 from taaf.deploy.html.markup import Markup, element, join
 from taaf.deploy.html.network import host_lines, network_figure, shape
+from taaf.deploy.html.study import study_part
 from taaf.deploy.html.style import STYLE
 from taaf.deploy.html.summary import agreement_table, cards, provenance_part, table, title, verdict
 
@@ -49,8 +50,8 @@ def _sections(report: dict[str, Any], details: dict[str, Any]) -> list[tuple[str
         ("raster", "Spikes of one window", [raster_figure(details)]),
         ("activity", "Firing rates and SynOps per layer", [activity_figure(report), activity_table(report)]) if counted else None,
         ("energy", "Energy" + (" and the paper’s 18.5 and 49.91" if paper else ""),
-         [energy_figure(report), component_figure(report), energy_table(report),
-          element("p", "Loihi 2: no official energy per operation exists; none is given.")]) if counted else None,
+         [energy_figure(report), component_figure(report), energy_table(report), energy_notes(report)]) if counted else None,
+        ("study", "Energy study: the paper’s comparison", study_part(report["energy_study"])) if "energy_study" in report else None,
         ("alpha", "Temporal attention", [attention_figure(details), class_figure(details)]) if details["alpha"] else None,
         ("agreement", "Agreement", [verdict(report), agreement_table(report)]),
         ("provenance", "Provenance", [provenance_part(report, details)]),
@@ -64,10 +65,9 @@ def _lead(report: dict[str, Any]) -> str:
 
 def _kinds() -> Markup:
     badge = element("span", "measured", class_="badge measured")
-    return element(
-        "p", badge, "counted from the spikes of this run   ", ESTIMATED, "counts × published constants   ", CITED,
-        "from a publication, not ours",
-    )  # fmt: skip
+    told = ((badge, "counted from the spikes of this run"), (ESTIMATED, "counts × published constants"),
+            (CITED, "from a publication, not ours"))  # fmt: skip
+    return element("p", *(element("span", mark, meaning) for mark, meaning in told), class_="kinds")
 
 
 def _notes(report: dict[str, Any]) -> list[Markup]:

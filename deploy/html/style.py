@@ -21,6 +21,7 @@ h2{{font-size:1.25rem;margin:0 0 .6rem}}
 h3{{font-size:1rem;margin:1.4rem 0 .4rem}}
 p{{margin:.5rem 0;max-width:48rem}}
 .lead{{color:var(--soft);overflow-wrap:anywhere}}
+.kinds{{display:flex;flex-wrap:wrap;gap:.2rem 1.4rem;max-width:none}}
 nav ul{{list-style:none;display:flex;flex-wrap:wrap;gap:.25rem 1rem;padding:0;margin:.8rem 0 0;font-size:.92rem}}
 a{{color:var(--accent)}}
 a:focus-visible,.scroll:focus-visible,summary:focus-visible{{outline:2px solid var(--accent);outline-offset:2px}}
@@ -35,6 +36,9 @@ border:1.5px solid currentColor;margin-right:.45rem;font-weight:600}}
 .badge.measured{{color:var(--measured)}}
 .badge.estimated{{color:var(--estimated);border-style:dashed}}
 .badge.cited{{color:var(--cited);border-style:dotted;font-style:italic}}
+.badge.computed{{color:var(--ink)}}
+dl{{font-size:.9rem;max-width:52rem}}dt{{font-weight:600;margin-top:.5rem}}dd{{margin:0 0 0 1rem}}
+th.name{{white-space:normal;min-width:11rem}}
 .scroll{{overflow-x:auto;max-width:100%}}
 table{{border-collapse:collapse;font-size:.9rem;margin:.4rem 0;font-variant-numeric:tabular-nums}}
 caption{{text-align:left;color:var(--soft);padding-bottom:.3rem}}
@@ -66,7 +70,8 @@ svg .spike{{fill:var(--ink)}}svg .lane{{fill:var(--card)}}
 svg .s0{{stroke:var(--c0)}}svg .s1{{stroke:var(--c5)}}svg .s2{{stroke:var(--c2)}}
 svg .s3{{stroke:var(--c3)}}svg .s4{{stroke:var(--c4)}}svg .s5{{stroke:var(--c1)}}
 svg .s1{{stroke-dasharray:7 3}}svg .s2{{stroke-dasharray:2 3}}svg .s3{{stroke-dasharray:9 3 2 3}}svg .s4{{stroke-dasharray:5 5}}
-svg .curve{{stroke-width:2.2}}
+svg .s6{{stroke:var(--c5);stroke-dasharray:2 4}}svg .s7{{stroke:var(--ink);stroke-dasharray:1 3}}
+svg .curve{{stroke-width:2.2}}svg .citedline{{stroke:var(--cited);stroke-width:1;stroke-dasharray:1 2}}
 svg .band{{fill:var(--band)}}
 @media print{{
 :root{{color-scheme:light;{_LIGHT}}}
@@ -76,5 +81,6 @@ section{{break-inside:auto}}figure,table,.cards{{break-inside:avoid}}h2,h3{{brea
 .scroll{{overflow:visible}}svg{{min-width:0!important}}body{{font-size:11pt}}
 table{{font-size:8.5pt}}th,td{{padding-right:.45rem}}
 }}
-@media (max-width:40rem){{main,header,nav{{padding:0 .8rem}}h1{{font-size:1.35rem}}}}
+@media (max-width:40rem){{main,header,nav{{padding:0 .8rem}}h1{{font-size:1.35rem}}
+th:first-child{{white-space:normal;min-width:6.5rem;overflow-wrap:anywhere}}}}
 """
