@@ -64,7 +64,9 @@ class Axis:
         sets : list of numpy.ndarray
             Each (n_sets, kernel) bool.
         """
-        kind, sets, known = [], [], {}
+        kind: list[int] = []
+        sets: list[np.ndarray] = []
+        known: dict[bytes, int] = {}
         for low in starts(self.n_out, size):
             at = self.source[low : low + size]
             used = np.zeros((self.n_in, self.kernel), bool)
