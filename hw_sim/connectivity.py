@@ -54,6 +54,11 @@ class Axis:
         return found
 
     @lru_cache(maxsize=4096)  # noqa: B019
+    def n_read(self, size: int) -> np.ndarray:
+        """(tiles,): how many inputs each tile of ``size`` outputs reads."""
+        return self.reads(size).sum(1)
+
+    @lru_cache(maxsize=4096)  # noqa: B019
     def tap_sets(self, size: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """Distinct sets of taps that inputs have in a tile.
 
@@ -108,9 +113,13 @@ class ConvGroup:
 
     def in_axons(self, tile: Box) -> np.ndarray:
         """(tiles of C, of H, of W): one axon per pixel read, shared by all its channels."""
-        rows, columns = self.rows.reads(tile[1]).sum(1), self.columns.reads(tile[2]).sum(1)
+        rows, columns = self.rows.n_read(tile[1]), self.columns.n_read(tile[2])
         n = len(starts(self.out_box[0], tile[0]))
         return np.broadcast_to(np.outer(rows, columns), (n, len(rows), len(columns)))
+
+    def most_in_axons(self, tile: Box) -> int:
+        """Of any tile."""
+        return int(self.rows.n_read(tile[1]).max() * self.columns.n_read(tile[2]).max())
 
 
 class DenseGroup:
@@ -132,6 +141,10 @@ class DenseGroup:
         """(tiles, 1, 1): one axon per input."""
         n_out, n_in = self.nonzero.shape
         return np.full((len(starts(n_out, tile[0])), 1, 1), n_in)
+
+    def most_in_axons(self, tile: Box) -> int:
+        """Of any tile."""
+        return int(self.nonzero.shape[1])
 
 
 Group = ConvGroup | DenseGroup

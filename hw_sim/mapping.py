@@ -179,7 +179,7 @@ def _shares(used: np.ndarray, limits: ChipLimits) -> dict[str, float]:
     return {name: float(u) / a for name, u, a in zip(LIMITS, used, limits.allowed(), strict=True) if a is not None}
 
 
-def map_graphs(graphs: dict[str, Graph], chip: str | ChipLimits) -> Mapping:
+def map_graphs(graphs: dict[str, Graph], chip: str | ChipLimits, explain: bool = True) -> Mapping:
     """Cut every layer into cores and place them.
 
     Parameters
@@ -189,6 +189,8 @@ def map_graphs(graphs: dict[str, Graph], chip: str | ChipLimits) -> Mapping:
         one LIF).
     chip : str or ChipLimits
         "loihi1" or "loihi2".
+    explain : bool
+        Also find out which limit binds each layer; False is faster and leaves the fullest one there.
 
     Raises
     ------
@@ -201,7 +203,7 @@ def map_graphs(graphs: dict[str, Graph], chip: str | ChipLimits) -> Mapping:
     first = 0
     for name, graph in graphs.items():
         require_integer_stage(graph)
-        for lif, cut in cut_graph(graph, limits).items():
+        for lif, cut in cut_graph(graph, limits, explain).items():
             used = cut.used.reshape(len(LIMITS), -1)
             row = LayerMap(
                 f"{name}.{lif}", box_of(graph.shapes[lif]), cut.tile, cut.grid, int(used[0].sum()), cut.n_cores, first,
@@ -214,7 +216,7 @@ def map_graphs(graphs: dict[str, Graph], chip: str | ChipLimits) -> Mapping:
     return Mapping(limits, graphs, tuple(layers), place(first, limits), tuple(violations))
 
 
-def cut_graph(graph: Graph, limits: ChipLimits) -> dict[str, Cut]:
+def cut_graph(graph: Graph, limits: ChipLimits, explain: bool = True) -> dict[str, Cut]:
     """Every layer of a graph cut into tiles, in graph order."""
     groups: dict[str, list[Group]] = {lif.name: groups_of(graph, lif.name) for lif in graph.lifs()}
     readers = {name: Readers() for name in groups}
@@ -222,7 +224,7 @@ def cut_graph(graph: Graph, limits: ChipLimits) -> dict[str, Cut]:
     cuts: dict[str, Cut] = {}
     for lif in reversed(groups):
         recurrent = any(g.source == lif for g in groups[lif])
-        cuts[lif] = Cutter(limits, box_of(graph.shapes[lif]), groups[lif], readers[lif], recurrent).cut()
+        cuts[lif] = Cutter(limits, box_of(graph.shapes[lif]), groups[lif], readers[lif], recurrent).cut(explain)
         for group in groups[lif]:
             if group.source in readers and group.source != lif:
                 readers[group.source].add(group, cuts[lif].tile, limits)

@@ -5,6 +5,7 @@ A core holds neurons of one layer only, as nengo-loihi and NetX place them.
 """
 
 import itertools
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,7 +80,7 @@ class Cutter:
         self.chip, self.box, self.groups, self.readers, self.recurrent = chip, box, groups, readers, recurrent
         self._memory: dict[Box, int] = {}
 
-    def cut(self) -> Cut:
+    def cut(self, explain: bool = True) -> Cut:
         """The best cut. Limits that a single neuron exceeds are reported and left out of the search."""
         need = self._need(_ONE)
         allowed = list(self.chip.allowed())
@@ -92,9 +93,9 @@ class Cutter:
         n = grid[0] * grid[1] * grid[2]
         without: dict[int, int] = {}
         for i, limit in enumerate(allowed):
-            if limit is not None and n > 1:
+            if explain and limit is not None and n > 1:
                 lifted = tuple(None if j == i else a for j, a in enumerate(allowed))
-                without[i] = int(np.prod(self._grid(self._search(lifted, at_most=n))))
+                without[i] = math.prod(self._grid(self._search(lifted, at_most=n)))
         fill = [float(used[i].max()) / a if a else 0.0 for i, a in enumerate(self.chip.allowed())]
         order = sorted(range(len(LIMITS)), key=lambda i: (without.get(i, n), -fill[i]))
         binding = exceeded[0][0] if exceeded else order[0]
@@ -104,25 +105,27 @@ class Cutter:
         """Fewest cores, then fewest input axons; ``at_most``: cores of a cut that is known to be possible."""
         best: tuple[int, int, Box] | None = None
         channels = _sizes(self.box[0])
-        for rows, columns in itertools.product(_sizes(self.box[1]), _sizes(self.box[2])):
-            spatial = len(starts(self.box[1], rows)) * len(starts(self.box[2], columns))
-            most = best[0] if best else at_most or np.inf
-            if spatial > most or not self._fits((1, rows, columns), allowed):
+        planes = sorted(
+            (len(starts(self.box[1], r)) * len(starts(self.box[2], c)), r, c)
+            for r, c in itertools.product(_sizes(self.box[1]), _sizes(self.box[2]))
+        )
+        for spatial, rows, columns in planes:
+            most = best[0] if best else at_most or spatial * self.box[0]
+            useful = [i for i, size in enumerate(channels) if spatial * len(starts(self.box[0], size)) <= most]
+            if not useful or not self._fits((channels[useful[0]], rows, columns), allowed):
                 continue
-            low, high = 0, len(channels) - 1  # the largest number of channels that fits
+            low, high = useful[0], len(channels) - 1  # the largest number of channels that fits
             while low < high:
                 middle = (low + high + 1) // 2
                 low, high = (middle, high) if self._fits((channels[middle], rows, columns), allowed) else (low, middle - 1)
             tile = (channels[low], rows, columns)
-            n = spatial * len(starts(self.box[0], tile[0]))
-            if n <= most:
-                found = (n, self._axons_in(tile), tile)
-                best = found if best is None or found[:2] < best[:2] else best
+            found = (spatial * len(starts(self.box[0], tile[0])), self._axons_in(tile), tile)
+            best = found if best is None or found[:2] < best[:2] else best
         assert best is not None, "a single neuron fits: what it exceeds was left out"
         return best[2]
 
     def _fits(self, tile: Box, allowed: tuple[int | None, ...]) -> bool:
-        if allowed[0] is not None and np.prod(tile) > allowed[0]:
+        if allowed[0] is not None and math.prod(tile) > allowed[0]:
             return False
         if allowed[2] is not None and self._axons_in(tile) > allowed[2]:
             return False
@@ -131,20 +134,20 @@ class Cutter:
         return allowed[1] is None or self._bits(tile) <= allowed[1]
 
     def _need(self, tile: Box) -> tuple[int, ...]:
-        return (int(np.prod(tile)), self._bits(tile), self._axons_in(tile), self._axons_out(tile))
+        return (math.prod(tile), self._bits(tile), self._axons_in(tile), self._axons_out(tile))
 
     def _bits(self, tile: Box) -> int:
         if tile not in self._memory:
             synapses = sum(int(g.memory_bits(self.chip, tile).max()) for g in self.groups)
-            self._memory[tile] = synapses + self.chip.neuron_bits * int(np.prod(tile))
+            self._memory[tile] = synapses + self.chip.neuron_bits * math.prod(tile)
         return self._memory[tile]
 
     def _axons_in(self, tile: Box) -> int:
-        return sum(int(g.in_axons(tile).max()) for g in self.groups)
+        return sum(g.most_in_axons(tile) for g in self.groups)
 
     def _axons_out(self, tile: Box) -> int:
         own = len(starts(self.box[0], tile[0])) if self.recurrent else 0
-        total = int(np.prod(tile)) * (self.readers.every + own)
+        total = math.prod(tile) * (self.readers.every + own)
         for slots, rows, columns in self.readers.pixels:
             total += slots * int(_sums(rows, tile[1]).max() * _sums(columns, tile[2]).max())
         return total
