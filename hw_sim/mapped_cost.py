@@ -72,10 +72,12 @@ class MappedCost:
     active_counted : bool
         Whether active updates were counted; otherwise all updates are charged as active, an upper bound.
     steps, latency_steps : int
-        Steps of a window, and until its last output: ``steps`` + layers of the deepest graph - 1.
+        Steps of a window, and until its last output: ``steps`` + layers of the deepest graph.
     mean_step_ns, latency_ns : float
         Mean step over ``latency_steps`` and their sum. Without spikes per step (totals only) the mean load of a step
-        stands for every step, a lower bound.
+        stands for every one of them, those in which the pipeline fills and empties included.
+    step_ns : tuple of float
+        Time of every chip step of the first window.
     per_step : bool
         Whether spikes per step were given.
     """
@@ -92,6 +94,7 @@ class MappedCost:
     latency_steps: int
     mean_step_ns: float
     latency_ns: float
+    step_ns: tuple[float, ...]
     per_step: bool
     critical: CriticalStep
     messages: float
@@ -117,20 +120,23 @@ def cost_of_totals(mapping: Mapping, spikes: Frame, n_windows: int, n_steps: int
     conventions = _conventions(mapping)
     loads = count_loads(mapping, spikes, n_windows * n_steps)
     mean = _Step(0, {name: value / (n_windows * n_steps) for name, value in _quantities(loads).items()})
-    latency_steps = n_steps + max(_phases(mapping))
+    latency_steps = n_steps + max(_phases(mapping)) + 1
     return [_cost(mapping, c, loads, n_windows, n_steps, [[mean] * latency_steps], counted=False) for c in conventions]
 
 
-def cost_of_windows(mapping: Mapping, spikes: Frame) -> list[MappedCost]:
+def cost_of_windows(mapping: Mapping, spikes: Frame, active: Frame | None = None) -> list[MappedCost]:
     """Every convention, exactly, from the spikes of every step (``Engine.run(..., keep_all=True)``, and the input).
 
-    A layer works on a window's step one chip step after the layer before it; the latency is that of one window alone,
-    from its first input to its last output.
+    In a chip step a core updates its neurons with what it received in the step before, sends, and receives. So the i-th
+    layer (from 0) serves the synapses of a window's step t in chip step t + i and updates its neurons in t + i + 1. The
+    latency is that of one window alone, from its first input to its last output.
 
     Parameters
     ----------
     spikes : dict
         Graph -> input and every LIF -> (N, *shape, T), with the same N and T for all.
+    active : dict, optional
+        The same for every LIF: which updates are active, if not by the rule of `active_updates`.
 
     Raises
     ------
@@ -147,18 +153,18 @@ def cost_of_windows(mapping: Mapping, spikes: Frame) -> list[MappedCost]:
     total = Loads.none(mapping.n_cores)
     windows: list[list[_Step]] = []
     for window in range(n_windows):
-        steps = [_loads_of_step(mapping, spikes, window, t) for t in range(n_steps)]
+        steps = [_loads_of_step(mapping, spikes, active, window, t) for t in range(n_steps)]
         for name in vars(total):
             getattr(total, name)[:] += sum(getattr(s, name) for s in steps)
-        found = [_quantities(s) for s in steps]
+        found = {name: np.stack([_quantities(s)[name] for s in steps]) for name in idle}
         chip_steps = []
-        for k in range(n_steps + max(phases)):
-            own = k - per_core  # the window's step that each core works on
-            running = (own >= 0) & (own < n_steps)
-            at = np.where(running, own, 0)
-            chip_steps.append(_Step(k, {
-                name: np.where(running, np.stack([f[name] for f in found])[at, np.arange(len(at))], idle[name]) for name in idle
-            }))  # fmt: skip
+        for k in range(n_steps + max(phases) + 1):
+            loads = {}
+            for name in idle:
+                own = k - per_core - (name not in _RECEIVING)  # the window's step that each core works on
+                running = (own >= 0) & (own < n_steps)
+                loads[name] = np.where(running, found[name][np.where(running, own, 0), np.arange(len(own))], idle[name])
+            chip_steps.append(_Step(k, loads))
         windows.append(chip_steps)
     return [_cost(mapping, c, total, n_windows, n_steps, windows, counted=True) for c in conventions]
 
@@ -181,10 +187,15 @@ def _conventions(mapping: Mapping) -> list[str]:
     return found
 
 
-def _loads_of_step(mapping: Mapping, spikes: Frame, window: int, step: int) -> Loads:
-    frame = {g: {n: s[window, ..., step] for n, s in layers.items()} for g, layers in spikes.items()}
-    active = {g: {f.name: active_updates(graph, f, frame[g]) for f in graph.lifs()} for g, graph in mapping.graphs.items()}
-    return count_loads(mapping, frame, 1, active)
+def _loads_of_step(mapping: Mapping, spikes: Frame, active: Frame | None, window: int, step: int) -> Loads:
+    def frame(values: Frame) -> Frame:
+        return {g: {n: v[window, ..., step] for n, v in layers.items()} for g, layers in values.items()}
+
+    now = frame(spikes)
+    if active is not None:
+        return count_loads(mapping, now, 1, frame(active))
+    found = {g: {f.name: active_updates(graph, f, now[g]) for f in graph.lifs()} for g, graph in mapping.graphs.items()}
+    return count_loads(mapping, now, 1, found)
 
 
 def _quantities(loads: Loads) -> dict[str, np.ndarray]:
@@ -219,6 +230,7 @@ def _cost(
         convention=name, **{k: data[k] for k in ("title", "kind", "source", "excludes")},
         energy_nj=math.fsum(c.nj for c in components), components=tuple(components), active_counted=counted,
         steps=n_steps, latency_steps=steps_per_window, mean_step_ns=latency / steps_per_window, latency_ns=latency,
+        step_ns=tuple(t.total_ns for t in timed[:steps_per_window]),
         per_step=counted, critical=max(timed, key=lambda t: t.total_ns),
         messages=loads.total("messages_out") / n_windows, chip_crossings=loads.total("crossings") / n_windows,
     )  # fmt: skip
