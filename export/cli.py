@@ -78,7 +78,6 @@ def _work(args: argparse.Namespace) -> int:
 
 
 def _bundle(args: argparse.Namespace) -> int:
-    from taaf.export.frontend import require_exportable
     from taaf.export.netx_bundle import export_netx
     from taaf.models.checkpoint import read_checkpoint
     from taaf.training.config import from_dict, with_root
@@ -90,7 +89,6 @@ def _bundle(args: argparse.Namespace) -> int:
 
     # complain about the checkpoint before loading data
     config = from_dict(read_checkpoint(args.model)["config"], f"{args.model}: configuration")
-    require_exportable(config.model)
     test = open_windows(with_root(config.data, args.root), config.model, "test", args.quiet)
     result = export_netx(
         args.model, args.out or Path("bundle"), test.inputs, test.labels, list(test.label_names),
