@@ -46,6 +46,11 @@ def open_split(data: DataConfig, model: ModelConfig, split: str, quiet: bool = T
     if data.set == "ead-mini":
         part = load_split(split, slice(limit), data.audio_snr_db)
         return InMemory(part.event, part.audio, part.labels, ("event", "audio"), LABELS)
+    if data.set == "generated":
+        from taaf.training.generated import GeneratedPairs
+
+        made = GeneratedPairs(model, split)
+        return made if limit is None else FirstSamples(made, limit)
     if not data.root:
         raise ConfigError(f"data.root: empty; {data.set} is not shipped, give --root FOLDER (or data.root), where it lies")
     if model.event_steps != model.audio_steps:
