@@ -18,8 +18,7 @@ from taaf.models.config import ModelConfig
 from taaf.models.host_encoder import LEVELS
 from taaf.models.qat import QatConv2d, QatDense, over_time
 
-V_TH = 128  # below the weight of a relay, which must fire at once
-V_TH_READOUT = 1024  # many small weights: a finer grid
+V_TH = 128  # below the weight of a relay, which must fire at once; larger ones could leave 24 bits in the readout
 
 
 class SpikingBlock(nn.Module):
@@ -68,8 +67,8 @@ class SpikingResNet18(nn.Module):
         widths = [width, width, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width, 8 * width]
         strides = [1, 1, 2, 1, 2, 1, 2, 1]
         self.blocks = nn.ModuleList(SpikingBlock(widths[i], widths[i + 1], strides[i], config) for i in range(len(strides)))
-        self.readout = QatDense(8 * width, config.features, v_th_mant=V_TH_READOUT)
-        self.readout_lif = lif(V_TH_READOUT, config)
+        self.readout = QatDense(8 * width, config.features, v_th_mant=V_TH)
+        self.readout_lif = lif(V_TH, config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.trace(self.encode(x))["readout_lif"]
