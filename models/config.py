@@ -92,6 +92,13 @@ class ModelConfig:
         second = spectrogram if self.audio_branch == "resnet18" else (self.audio_inputs,)
         return dict(zip(self.modalities, (first, second), strict=True))
 
+    @property
+    def input_scales(self) -> dict[str, int]:
+        """Levels per unit of the inputs that are real numbers; none of inputs that are spikes."""
+        kinds = (self.first_branch, self.audio_branch)
+        scales = zip(self.modalities, kinds, (self.frame_scale, self.audio_scale), strict=True)
+        return {m: scale for m, kind, scale in scales if kind == "resnet18"}
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -25,9 +25,15 @@ _WEIGHT_RANGE, _BIAS_LIMIT, _V_TH_MAX = (-256, 254), 4096, 131_071
 _BLOCK_BYTES = 1 << 26  # of unfolded patches; bounds memory
 
 
+def to_levels(x: np.ndarray, scale: int) -> np.ndarray:
+    """Real values -> int8 input levels of the same shape: round(x S), clipped to -128..127."""
+    levels: np.ndarray = np.clip(np.rint(x.astype(np.float32) * np.float32(scale)), *LEVELS).astype(np.int8)
+    return levels
+
+
 @dataclass(frozen=True, eq=False)
 class HostEncoder:
-    """Real input (N, C, H, W, T) -> spikes (N, C', H', W', T).
+    """Input levels (N, C, H, W, T) -> spikes (N, C', H', W', T).
 
     Attributes
     ----------
@@ -113,17 +119,14 @@ class HostEncoder:
         """Multiply-accumulates of one time step (dense count, padding included)."""
         return int(self.weight.size * np.prod(self.map_shape))
 
-    def levels(self, x: np.ndarray) -> np.ndarray:
-        """The 8-bit input, int8 of the shape of ``x``."""
-        return np.clip(np.rint(x.astype(np.float32) * np.float32(self.scale)), *LEVELS).astype(np.int8)
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Real or integer (N, C, H, W, T) -> uint8 (N, C', H', W', T)."""
-        if x.ndim != 5 or x.shape[1:4] != self.input_shape:
-            raise BundleError(f"encoder: input {x.shape}; allowed (N, {', '.join(map(str, self.input_shape))}, T)")
-        out = np.zeros((len(x), x.shape[-1], *self.output_shape), np.uint8)
-        for window, spikes in zip(x, out, strict=True):
-            self._window(self.levels(window), spikes)
+    def __call__(self, levels: np.ndarray) -> np.ndarray:
+        """Input levels int8 (N, C, H, W, T) (`to_levels`) -> spikes uint8 (N, C', H', W', T)."""
+        if levels.ndim != 5 or levels.shape[1:4] != self.input_shape or levels.dtype != np.int8:
+            wanted = ", ".join(map(str, self.input_shape))
+            raise BundleError(f"encoder: input {levels.dtype} {levels.shape}; allowed int8 (N, {wanted}, T)")
+        out = np.zeros((len(levels), levels.shape[-1], *self.output_shape), np.uint8)
+        for window, spikes in zip(levels, out, strict=True):
+            self._window(window, spikes)
         return np.moveaxis(out, 1, -1)
 
     def _window(self, levels: np.ndarray, spikes: np.ndarray) -> None:
