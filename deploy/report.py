@@ -26,13 +26,12 @@ def _summary(r: dict[str, Any]) -> str:
         f"{r['model']} on {where}",
         f"  bundle      {r['bundle']}",
         f"  windows     {r['samples']} of the {r['split']} split, {r['time_steps']:,} time steps, {r['seconds']['run']:.2f} s running",
-        f"  accuracy    fused {acc['fused']:.1f} %   event only {acc['event']:.1f} %   audio only {acc['audio']:.1f} %",
+        f"  accuracy    {_accuracies(acc)}",
     ]
     if "accuracy_percent_all" in r:
         full = r["accuracy_percent_all"]
         lines.append(
-            f"              fused {full['fused']:.1f} %   event only {full['event']:.1f} %   audio only {full['audio']:.1f} %"
-            f"   on all {r['samples_all']} (exact engine)"
+            f"              {_accuracies(full)}   on all {r['samples_all']} (exact engine)"
         )
     compared = f"{a['neuron_steps_compared']:,} neuron-steps" if a["neuron_steps_compared"] else "spikes not recorded"
     verdict = "100 %" if a["exact"] else "BROKEN"
@@ -59,6 +58,10 @@ def _summary(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _accuracies(percent: dict[str, float]) -> str:
+    return "   ".join(f"{u}{'' if u == 'fused' else ' only'} {value:.1f} %" for u, value in percent.items())
+
+
 def layers_table(r: dict[str, Any]) -> str:
     """Measured: neurons, spikes and operations of every layer."""
     n = r["samples"]
@@ -76,6 +79,8 @@ def layers_table(r: dict[str, Any]) -> str:
             f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per evaluation, one "
             f"{'per step until the decision' if 'early_exit' in r else 'per window'} (not part of the chip's energy)"
         )
+    for branch, macs in r.get("encoder_macs_per_window", {}).items():
+        lines.append(f"  host encoder of {branch}: {macs:,} integer multiply-accumulates per window (not part of the chip's energy)")
     return "\n".join(lines)
 
 

@@ -17,7 +17,6 @@ from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
 from taaf.models.config import ModelConfig
 from taaf.models.errors import BundleError, ConfigError, DataError
-from taaf.models.host_head import OUTPUTS
 from taaf.training.config import from_dict, with_root
 from taaf.training.sources import Windows, open_windows
 
@@ -57,8 +56,8 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     n = request.samples or min(DEFAULT_SAMPLES.get(request.backend, most), most)
     if n > most:
         raise ConfigError(f"--samples {n}: the {request.split} split has {most} with known results; allowed 1..{most}")
-    inputs = {m: x[:n] for m, x in split.inputs.items()}
-    _require_fit(bundle, inputs)
+    _require_fit(bundle, split.inputs)
+    inputs = bundle.encode({m: x[:n] for m, x in split.inputs.items()})
     started(n)
     begun = time.perf_counter()
     result = _run(bundle, inputs, request, tick)
@@ -77,7 +76,7 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
     if request.backend != "fast":
-        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, split.inputs, request.early_exit), split.labels)
+        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, bundle.encode(split.inputs), request.early_exit), split.labels)
         report["samples_all"] = len(split)
     if result.activity:
         report.update(_costs(bundle, result, n))
@@ -100,9 +99,8 @@ def _windows(bundle: Bundle, request: Request) -> Windows:
     data = with_root(from_dict({"data": bundle.manifest.get("data", {})}, f"{bundle.path}: manifest").data, request.root)
     if request.split == "human" and data.set != "ead-mini":
         raise ConfigError(f"--split human: {data.set} has no such split; allowed test")
-    steps = ModelConfig(event_steps=bundle.input_steps("event"), audio_steps=bundle.input_steps("audio"))
-    windows = open_windows(data, steps, request.split)
     known = bundle.golden["labels"]
+    windows = open_windows(data, _input_config(bundle), request.split, limit=len(known))
     if request.split == "test" and not np.array_equal(windows.labels[: len(known)], known[: len(windows)]):
         raise DataError(
             f"{bundle.path}: was verified on {len(known)} windows, the test set found has {len(windows)} with "
@@ -111,10 +109,25 @@ def _windows(bundle: Bundle, request: Request) -> Windows:
     return windows
 
 
+def _input_config(bundle: Bundle) -> ModelConfig:
+    """What a data set must know of the network: steps, and shapes and scales of real-valued inputs."""
+    first, second = bundle.modalities
+    values: dict[str, Any] = {"event_steps": bundle.input_steps(first), "audio_steps": bundle.input_steps(second)}
+    if encoder := bundle.encoders.get(first):
+        values |= {"first_branch": "resnet18", "frame_size": encoder.input_shape[1], "frame_scale": encoder.scale}
+    if encoder := bundle.encoders.get(second):
+        values |= {"audio_branch": "resnet18", "audio_scale": encoder.scale}
+        values |= dict(zip(("audio_bins", "audio_frames"), encoder.input_shape[1:], strict=True))
+    return ModelConfig.from_dict({**ModelConfig().to_dict(), "first_name": first, **values})
+
+
 def _require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> None:
     """Raise `BundleError` unless the bundle takes this data set's inputs."""
     for name, x in inputs.items():
-        wanted = (*bundle.graphs[name].input.shape, bundle.input_steps(name))
+        if name not in bundle.graphs:
+            raise BundleError(f"{bundle.path}: has branches {', '.join(bundle.graphs)}, the data set gives {name}")
+        shape = bundle.encoders[name].input_shape if name in bundle.encoders else bundle.graphs[name].input.shape
+        wanted = (*shape, bundle.input_steps(name))
         if x.shape[1:] != wanted:
             raise BundleError(f"{bundle.path}: branch {name} takes {wanted}, the data set gives {x.shape[1:]}")
 
@@ -122,7 +135,7 @@ def _require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> None:
 def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:
     if request.backend == "fast":
         return run_fast(bundle, inputs, request.early_exit)
-    n = len(inputs["event"])
+    n = len(next(iter(inputs.values())))
     limit = request.time_limit_s or 60 + 2.0 * n
     if request.backend == "sim":
         from taaf.deploy.backends.sim import run_sim
@@ -134,7 +147,7 @@ def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: 
 
 
 def _accuracy(result: BackendResult, labels: np.ndarray) -> dict[str, float]:
-    return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in OUTPUTS}
+    return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in result.logits}
 
 
 def _saturation(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -164,7 +177,7 @@ def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarr
 
     With early exit: the steps the head had seen when it decided, those steps' spikes, and the decision taken there.
     """
-    n = len(inputs["event"])
+    n = len(next(iter(inputs.values())))
     if request.split == "test":
         features = {b: bundle.expected_features(b)[:n] for b in bundle.graphs}
         logits, reference = bundle.golden["logits"][:n], "trained model (SLAYER forward, recorded at export)"
@@ -226,6 +239,7 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
         "layers": [c.to_dict() for c in counts],
         "totals": {**totals, "spikes_in": inputs},
         "host_macs_per_window": bundle.head.n_macs(steps),
+        "encoder_macs_per_window": {b: e.n_macs * bundle.input_steps(b) for b, e in bundle.encoders.items()},
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
         "paper": load_chip("taaf_paper"),

@@ -27,7 +27,10 @@ class CompileReport:
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
-    """W <- W g / sqrt(var + eps), b <- offset - mean g / sqrt(var + eps) (+ b g / sqrt(...)), in float32."""
+    """W <- W g / sqrt(var + eps), b <- offset - mean g / sqrt(var + eps) (+ b g / sqrt(...)), in the norm's precision.
+
+    The factor itself is taken in float64 and rounded once, as training does (`taaf.models.qat.QatSynapse.fold_scale`).
+    """
     replaced: dict[str, Node | None] = {}
     rewire: dict[str, str] = {}
     for norm in graph.nodes.values():
@@ -40,7 +43,8 @@ def fold_batch_norm(graph: Graph) -> Graph:
                 f"{graph.name}.{norm.name}: batch norm after {type(synapse).__name__} cannot be folded; "
                 "allowed directly after a convolution or dense layer that feeds nothing else"
             )
-        scale = norm.gain / np.sqrt(norm.var + np.float32(norm.eps))
+        sigma = np.sqrt(norm.var.astype(np.float64) + norm.eps)
+        scale = (norm.gain / sigma).astype(norm.gain.dtype)
         bias = norm.offset - norm.mean * scale
         if synapse.bias is not None:
             bias = bias + synapse.bias * scale

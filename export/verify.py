@@ -1,6 +1,6 @@
 """Proof before writing: SLAYER forward = integer reference = fast engine on the re-read bundle, every spike, per layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,11 @@ import torch
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import ParityError
+from taaf.models.host_encoder import HostEncoder
 from taaf.models.ir import Graph
 from taaf.models.taaf import TaafSnn
+
+_BLOCK_VALUES = 1 << 23  # of the widest layer's trace; bounds memory
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def verify_branch(
     wrong = {n: np.zeros(3, np.int64) for n in names}
     total = dict.fromkeys(names, 0)
     engine, features = Engine(graph), []
-    for block, trained in _slayer_blocks(model, graph.name, spikes):
+    for block, trained in _slayer_blocks(model, graph, spikes):
         fast = engine.run(block, keep_all=True).spikes
         slow: dict[str, list[np.ndarray]] = {n: [] for n in [graph.input.name, *names]}
         for window in block:
@@ -96,13 +99,32 @@ def _relay_errors(relayed: np.ndarray, slow: dict[str, list[np.ndarray]], graph:
     return int((relayed != origin).sum())
 
 
+def verify_encoder(model: TaafSnn, branch: str, encoder: HostEncoder, levels: np.ndarray) -> tuple[LayerCheck, np.ndarray]:
+    """Compare the host's integer encoder with the trained one on input levels (N, C, H, W, T); also returns its spikes."""
+    spikes, wrong = encoder(levels), 0
+    net = model.branches[branch].eval()
+    for window, exact in zip(levels, spikes, strict=True):
+        with torch.no_grad():
+            trained = net.encode(torch.from_numpy(window[None].astype(np.float32) / np.float32(encoder.scale)))
+        wrong += int((trained[0].numpy() != exact).sum())
+    return LayerCheck(f"{branch}.encoder (host)", int(spikes.sum(dtype=np.int64)), wrong, 0, 0), spikes
+
+
+def blocks_of(n: int, graphs: Iterable[Graph], steps: int, most: int) -> Iterator[slice]:
+    """Slices of up to ``most`` windows, such that the widest layer's spikes of a block stay within bounds."""
+    widest = max(int(np.prod(shape)) for graph in graphs for shape in graph.shapes.values())
+    size = max(1, min(most, _BLOCK_VALUES // (widest * steps)))
+    return (slice(start, start + size) for start in range(0, n, size))
+
+
 def _slayer_blocks(
-    model: TaafSnn, branch: str, spikes: np.ndarray, size: int = 100
+    model: TaafSnn, graph: Graph, spikes: np.ndarray, size: int = 100
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """(input block, {LIF name: spikes}) of the trained branch, uint8."""
     model.eval()
-    for start in range(0, len(spikes), size):
-        block = spikes[start : start + size]
+    branch = graph.name
+    for rows in blocks_of(len(spikes), [graph], spikes.shape[-1], size):
+        block = spikes[rows]
         with torch.no_grad():
             trace = model.branches[branch].trace(torch.from_numpy(block.astype(np.float32)))
         yield block, {n: v.numpy().astype(np.uint8) for n, v in trace.items()}

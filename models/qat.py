@@ -65,8 +65,12 @@ class QatSynapse(nn.Module):
         """Apply the linear map; x is (N * T, ...)."""
 
     def fold_scale(self) -> torch.Tensor:
-        """Per-channel factor ``g / sigma`` that batch norm puts on the weights."""
-        return self.gain.clamp_min(_GAIN_MIN) / torch.sqrt(self.running_var + _EPS)
+        """Per-channel factor ``g / sigma`` that batch norm puts on the weights.
+
+        In float64 first: torch's float32 root is not correctly rounded everywhere (MKL), and the compiler's must be the same.
+        """
+        sigma = torch.sqrt(self.running_var.double() + _EPS)
+        return (self.gain.clamp_min(_GAIN_MIN).double() / sigma).to(self.gain.dtype)
 
     def integer_weight(self) -> torch.Tensor:
         """Folded weight as even integers in [-256, 254] (float tensor, differentiable)."""

@@ -64,6 +64,13 @@ class Trainer:
         self.step = ranks.wrap(TrainingStep(self.model, self.balance), may_skip=config.loss.alpha_detach)
         self.history: list[Metrics] = []
 
+    def start_from(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint, e.g. a calibrated one; raises `CheckpointError` if its network is another."""
+        initial, _ = load_model(checkpoint)
+        if initial.config != self.config.model:
+            raise CheckpointError(f"{checkpoint}: its network is not the configured one; use the configuration it was made with")
+        self.model.load_state_dict(initial.state_dict())
+
     def run(self, out: Path, *, resume: bool = False, on_epoch: Callable[[Metrics], None] = lambda _: None) -> Metrics:
         """Train and write ``model.pt`` (result), ``last.pt`` (to resume) and ``metrics.jsonl``; returns the last metrics."""
         if resume:
@@ -190,6 +197,12 @@ def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
     for name, x, steps in ((m.modalities[0], first, m.event_steps), (m.modalities[1], second, m.audio_steps)):
         if x.shape[-1] != steps:
             return f"model: {name} has {steps} steps, the data set gives {x.shape[-1]}"
+        kind = m.first_branch if name == m.first_name else m.audio_branch
+        if kind == "resnet18" and x.shape[1:-1] != m.input_shapes[name]:
+            return (
+                f"model: {name} takes {m.input_shapes[name]}, the data set gives {tuple(x.shape[1:-1])}; set model.frame_size, "
+                "audio_bins, audio_frames"
+            )
     try:
         with torch.device("meta"):  # before it takes any memory
             n = sum(value.numel() for value in TaafSnn(m).state_dict().values())
