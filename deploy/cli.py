@@ -156,7 +156,18 @@ def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Ca
 
     path, split = args.bundle or zoo_path("ead_mini"), args.split or "test"
     return partial(
-        deploy, Request(path, args.backend, args.samples, split, args.time_limit, args.early_exit, args.root, _wants_page(args), args.energy_study)
+        deploy,
+        Request(
+            path,
+            args.backend,
+            args.samples,
+            split,
+            args.time_limit,
+            args.early_exit,
+            args.root,
+            _wants_page(args),
+            args.energy_study,
+        ),
     ), render
 
 

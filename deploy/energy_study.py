@@ -10,7 +10,7 @@ import numpy as np
 from taaf.hw_sim.energy import load_chip
 from taaf.hw_sim.engine import Activity
 from taaf.hw_sim.study import study
-from taaf.hw_sim.workload import Workload, measured_parts
+from taaf.hw_sim.workload import Part, Workload, measured_parts
 from taaf.models.ir import Graph
 from taaf.models.output import written_at_once
 
@@ -19,7 +19,7 @@ PLOT_SUFFIXES = (".png", ".svg")
 
 def energy_study(
     name: str, graphs: Mapping[str, Graph], activity: Mapping[str, Activity], steps: Mapping[str, int],
-    relays: Mapping[str, Mapping[str, int]],
+    relays: Mapping[str, Mapping[str, int]], encoder_macs: Mapping[str, int],
 ) -> dict[str, Any]:  # fmt: skip
     """The study of a network that ran.
 
@@ -33,12 +33,17 @@ def energy_study(
         Branch -> steps with input: passes of its ANN twin.
     relays : mapping
         Branch -> LIF -> relay channels at its end.
+    encoder_macs : mapping
+        Branch -> multiply-accumulates of one step of the encoder on the host, of branches with real-valued input.
     """
-    parts = {b: measured_parts(g, activity[b], relays.get(b)) for b, g in graphs.items()}
+    parts = {}
+    for b, g in graphs.items():
+        encoder = (Part("encoder", "first", encoder_macs[b], 0.0),) if b in encoder_macs else ()
+        parts[b] = (*encoder, *measured_parts(g, activity[b], relays.get(b), "binary" if encoder_macs else "first"))
     neurons = {b: sum(int(np.prod(g.shapes[n.name])) for n in g.lifs()) for b, g in graphs.items()}
     some = next(iter(activity.values()))
     fired = sum(int(activity[b].spikes[n.name].sum()) for b, g in graphs.items() for n in g.lifs())
-    work = Workload(name, steps, parts, False, neurons, some.n_steps, fired / some.n_windows)
+    work = Workload(name, steps, parts, bool(encoder_macs), neurons, some.n_steps, fired / some.n_windows)
     return study(work, load_chip("taaf_paper"))
 
 
@@ -79,7 +84,9 @@ def _split(s: dict[str, Any]) -> str:
         macs, synops = x["macs"].get(role, 0), x["synops"][role]
         rate = f"{100 * synops / macs:6.2f} %" if macs and synops else "-"
         lines.append(f"  {name:11s} {macs:16,d} {synops:17,.0f} {rate:>8s}")
-    lines.append(f"  mean rate {100 * s['rate']:.2f} %: SynOps per MAC of all that reads spikes; {x['updates']:,} neuron updates")
+    lines.append(
+        f"  mean rate {100 * s['rate']:.2f} %: SynOps per MAC of all that reads spikes; {x['updates']:,} neuron updates"
+    )
     return "\n".join(lines)
 
 
@@ -93,7 +100,7 @@ def _readings(s: dict[str, Any]) -> str:
         p, mark = r["paper_network"], "*" if r["key"] == s["closest"] else " "
         span = f"{p['floor_nj'] / 1e6:.3g} to {p['ceiling_nj'] / 1e6:.3g} mJ"
         lines.append(
-            f" {mark}{r['title']:48s} {r['measured']['energy_nj'] / 1e3:10.4g} uJ {p['energy_nj'] / 1e6:13.4g} mJ {span:>20s}   "
+            f" {mark}{r['title']:48s} {r['measured']['energy_nj'] / 1e6:10.4g} mJ {p['energy_nj'] / 1e6:13.4g} mJ {span:>20s}   "
             f"{met(p)}"
         )
     lines.append("  * closest to the cited figure at the measured rate")
@@ -110,7 +117,9 @@ def met(paper_network: dict[str, Any]) -> str:
 
 def _sweeps(s: dict[str, Any]) -> str:
     keys = [r["key"] for r in s["readings"]]
-    blocks = [f"Sweep of the paper's network in mJ (others fixed: rate {100 * s['sweep_rate']:.2f} %, T = 3, 224 x 224 and 257 x 188)"]
+    blocks = [
+        f"Sweep of the paper's network in mJ (others fixed: rate {100 * s['sweep_rate']:.2f} %, T = 3, 224 x 224 and 257 x 188)"
+    ]
     heads = {"rate": "rate", "steps": "T", "resolution": "side x"}
     for axis, head in heads.items():
         rows = [f"  {head:>8s} {'ANN':>8s} " + " ".join(f"{k[:15]:>15s}" for k in keys)]
@@ -137,12 +146,16 @@ def plot_study(s: dict[str, Any], target: Path) -> None:
         points = s["sweep"][key]
         values = [p["value"] for p in points]
         for r, style in zip(s["readings"], styles, strict=True):
-            axis.plot(values, [p["energy_nj"][r["key"]] / 1e6 for p in points], style, marker="o", markersize=3, label=r["title"])
+            axis.plot(
+                values, [p["energy_nj"][r["key"]] / 1e6 for p in points], style, marker="o", markersize=3, label=r["title"]
+            )
         axis.plot(values, [p["ann_nj"] / 1e6 for p in points], ":", color="black", label="ANN twin, 45 nm FP32")
         for name in ("snn", "ann"):
             axis.axhline(s["cited"][name], color="gray", linewidth=1, linestyle=(0, (1, 2)))
             if key == "rate":
-                axis.annotate(f"{s['cited'][name]} (cited)", (values[0], s["cited"][name]), fontsize=8, color="gray", va="bottom")
+                axis.annotate(
+                    f"{s['cited'][name]} (cited)", (values[0], s["cited"][name]), fontsize=8, color="gray", va="bottom"
+                )
         axis.set(yscale="log", xscale="log" if key == "rate" else "linear", xlabel=title)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("energy per inference (mJ), estimated")

@@ -98,11 +98,11 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
         from taaf.deploy.energy_study import energy_study
 
         name, counted = request.path.stem, {graph.name: engine.activity}
-        report["energy_study"] = energy_study(name, {graph.name: graph}, counted, {graph.name: steps}, {})
+        report["energy_study"] = energy_study(name, {graph.name: graph}, counted, {graph.name: steps}, {}, {})
     if request.details:
         from taaf.deploy.report_details import graph_details
 
-        report["details"] = graph_details(graph, engine.spikes, spikes[0], "exact engine")
+        report["details"] = graph_details(graph, engine, spikes[0])
     return report
 
 

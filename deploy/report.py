@@ -30,9 +30,7 @@ def _summary(r: dict[str, Any]) -> str:
     ]
     if "accuracy_percent_all" in r:
         full = r["accuracy_percent_all"]
-        lines.append(
-            f"              {_accuracies(full)}   on all {r['samples_all']} (exact engine)"
-        )
+        lines.append(f"              {_accuracies(full)}   on all {r['samples_all']} (exact engine)")
     compared = f"{a['neuron_steps_compared']:,} neuron-steps" if a["neuron_steps_compared"] else "spikes not recorded"
     verdict = "100 %" if a["exact"] else "BROKEN"
     lines.append(
@@ -80,7 +78,9 @@ def layers_table(r: dict[str, Any]) -> str:
             f"{'per step until the decision' if 'early_exit' in r else 'per window'} (not part of the chip's energy)"
         )
     for branch, macs in r.get("encoder_macs_per_window", {}).items():
-        lines.append(f"  host encoder of {branch}: {macs:,} integer multiply-accumulates per window (not part of the chip's energy)")
+        lines.append(
+            f"  host encoder of {branch}: {macs:,} integer multiply-accumulates per window (not part of the chip's energy)"
+        )
     return "\n".join(lines)
 
 
@@ -120,11 +120,16 @@ def _early_exit(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def whose(paper: dict[str, Any]) -> str:
+    """What network the cited figures belong to, seen from the one that ran."""
+    return "the same architecture with the authors' weights and data" if paper["same_size"] else "another and larger network"
+
+
 def _paper(r: dict[str, Any]) -> str:
     p = r["paper"]
     return "\n".join(
         [
-            f"Cited, another and larger network (two spiking ResNet18, CREMA-D): {p['title']}",
+            f"Cited, {whose(p)} (two spiking ResNet18, CREMA-D): {p['title']}",
             f"  SNN {p['snn']} {p['unit']}   ANN {p['ann']} {p['unit']}   (printed \"{p['printed_unit']}\")",
             f"  the unit must be {p['unit']}: {p['unit_reason']}",
         ]

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
+from taaf.deploy.core_maps import core_maps
 from taaf.export.bundle import Bundle, relay_channels
 from taaf.hw_sim.counters import spiking_source
 from taaf.hw_sim.early_exit import cut
-from taaf.hw_sim.engine import Engine
-from taaf.models.host_head import OUTPUTS, HostHead
+from taaf.hw_sim.engine import Engine, EngineResult
+from taaf.models.host_head import HostHead
 from taaf.models.ir import Conv2d, Dense, Graph, RecurrentDense
 
 MAX_ROWS, MIN_ROWS, ALL_ROWS = 48, 8, 512
@@ -88,12 +89,10 @@ def attention(head: HostHead, features: Mapping[str, np.ndarray], labels: np.nda
     """alpha(t) of the fused and the unimodal outputs over all windows: mean, quantiles, and mean per class (None: no window)."""
     alphas = head(dict(features)).alpha
     outputs = {}
-    for u in OUTPUTS:
+    for u in head.outputs:
         alpha = alphas[u]  # (N, T)
         low, high = np.quantile(alpha, QUANTILES, axis=0)
-        per_class = [
-            alpha[labels == k].mean(0).tolist() if (labels == k).any() else None for k in range(head.spec["classes"])
-        ]
+        per_class = [alpha[labels == k].mean(0).tolist() if (labels == k).any() else None for k in range(head.spec["classes"])]
         outputs[u] = {"mean": alpha.mean(0).tolist(), "low": low.tolist(), "high": high.tolist(), "per_class": per_class}
     return {"windows": len(labels), "quantiles": list(QUANTILES), "outputs": outputs}
 
@@ -140,26 +139,43 @@ def bundle_details(bundle: Bundle, result: BackendResult, inputs: dict[str, np.n
     branches = bundle.manifest["branches"]
     return {
         "branches": {
-            b: {"populations": network(g, relay_channels(branches[b])), "input_steps": bundle.input_steps(b)}
+            b: {
+                "populations": network(g, relay_channels(branches[b])),
+                "input_steps": bundle.input_steps(b),
+                "encoder": _encoder(bundle, b),
+            }
             for b, g in bundle.graphs.items()
         },
-        "head": {**bundle.head.spec, "aligned_steps": len(bundle.head.arrays["align_event_bias"])},
+        "head": {**bundle.head.spec, "aligned_steps": len(bundle.head.arrays[f"align_{bundle.modalities[0]}_bias"])},
         "window_steps": bundle.window_steps,
+        "generated": bundle.manifest.get("data", {}).get("set") == "generated",
         "labels": list(bundle.manifest["labels"]),
         "raster": {
             **raster(shown, origin), "label": int(labels[0]), "decision": int(result.logits["fused"][0].argmax()),
         },
         "alpha": attention(bundle.head, features, labels) if features else None,
+        "core_maps": core_maps(bundle.graphs, result.activity),
         "provenance": provenance(bundle.manifest),
     }  # fmt: skip
 
 
-def graph_details(graph: Graph, spikes: Mapping[str, np.ndarray], window: np.ndarray, origin: str) -> dict[str, Any]:
-    """The same for one graph without a head: ``spikes`` of every LIF (N, *shape, T), ``window`` (*shape, T) of the input."""
+def _encoder(bundle: Bundle, branch: str) -> dict[str, Any] | None:
+    """The convolution on the host that turns a real-valued input into spikes, if this branch has one."""
+    e = bundle.encoders.get(branch)
+    if e is None:
+        return None
+    kernel = "x".join(map(str, e.weight.shape[2:]))
+    return {"input_shape": list(e.input_shape), "label": f"conv {kernel} /{e.stride}, LIF", "macs_per_step": e.n_macs}
+
+
+def graph_details(graph: Graph, result: EngineResult, window: np.ndarray) -> dict[str, Any]:
+    """The same for one graph without a head: a run that kept all spikes, and ``window`` (*shape, T), its first input."""
+    spikes = result.spikes
     shown = {graph.name: {graph.input.name: window, **{lif.name: spikes[lif.name][0] for lif in graph.lifs()}}}
     steps = window.shape[-1]
     return {
-        "branches": {graph.name: {"populations": network(graph), "input_steps": steps}},
-        "head": None, "window_steps": steps, "labels": [], "raster": raster(shown, origin), "alpha": None,
+        "branches": {graph.name: {"populations": network(graph), "input_steps": steps, "encoder": None}},
+        "head": None, "window_steps": steps, "labels": [], "raster": raster(shown, "exact engine"), "alpha": None,
+        "core_maps": core_maps({graph.name: graph}, {graph.name: result.activity}),
         "provenance": provenance(None),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.study import of_papers_size
 from taaf.models.config import ModelConfig
 from taaf.models.errors import BundleError, ConfigError, DataError
 from taaf.training.config import from_dict, with_root
@@ -76,7 +77,9 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
     if request.backend != "fast":
-        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, bundle.encode(split.inputs), request.early_exit), split.labels)
+        report["accuracy_percent_all"] = _accuracy(
+            run_fast(bundle, bundle.encode(split.inputs), request.early_exit), split.labels
+        )
         report["samples_all"] = len(split)
     if result.activity:
         report.update(_costs(bundle, result, n))
@@ -222,7 +225,16 @@ def _study(bundle: Bundle, result: BackendResult) -> dict[str, Any]:
     branches = bundle.manifest["branches"]
     steps = {b: bundle.input_steps(b) for b in bundle.graphs}
     relays = {b: relay_channels(branches[b]) for b in bundle.graphs}
-    return energy_study(bundle.manifest["model"], bundle.graphs, result.activity, steps, relays)
+    encoders = {b: e.n_macs for b, e in bundle.encoders.items()}
+    name = bundle.manifest["model"]
+    if data_set(bundle) == "generated":
+        name += " on generated inputs"
+    return energy_study(name, bundle.graphs, result.activity, steps, relays, encoders)
+
+
+def data_set(bundle: Bundle) -> str:
+    """Name of the data set in the manifest."""
+    return str(bundle.manifest.get("data", {}).get("set", "ead-mini"))
 
 
 def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
@@ -230,6 +242,7 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
     for branch, graph in bundle.graphs.items():
         counts += count(graph, result.activity[branch])
     branches = bundle.manifest["branches"]
+    encoder_macs = {b: e.n_macs * bundle.input_steps(b) for b, e in bundle.encoders.items()}
     ann_macs = sum(branches[b]["ann_macs"] * bundle.input_steps(b) for b in bundle.graphs)
     fields = ("n_neurons", "n_synapses", "spikes_out", "effective_synops", "dense_synops", "neuron_updates")
     totals: dict[str, float] = {f: sum(getattr(c, f) for c in counts) for f in fields}
@@ -239,8 +252,11 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
         "layers": [c.to_dict() for c in counts],
         "totals": {**totals, "spikes_in": inputs},
         "host_macs_per_window": bundle.head.n_macs(steps),
-        "encoder_macs_per_window": {b: e.n_macs * bundle.input_steps(b) for b, e in bundle.encoders.items()},
+        "encoder_macs_per_window": encoder_macs,
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
-        "paper": load_chip("taaf_paper"),
+        "paper": {
+            **load_chip("taaf_paper"),
+            "same_size": bool(encoder_macs) and of_papers_size(ann_macs + sum(encoder_macs.values())),
+        },
     }

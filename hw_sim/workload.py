@@ -212,7 +212,14 @@ class _Counter:
             direct = node.weight.copy()
             direct[:, -relayed:] = 0
             found.append(self._shortcut(node, source, sender, relayed))
-            found.append(Part(node.name, role, self._macs(node, node.weight.shape[1] - relayed), self._synops(replace(node, weight=direct), source)))
+            found.append(
+                Part(
+                    node.name,
+                    role,
+                    self._macs(node, node.weight.shape[1] - relayed),
+                    self._synops(replace(node, weight=direct), source),
+                )
+            )
             return found
         kind = "extra" if isinstance(node, Conv2d) and _is_identity(node) else role
         macs = 0 if kind == "extra" else self._macs(node)

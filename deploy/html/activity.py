@@ -13,7 +13,7 @@ def raster_figure(details: dict[str, Any]) -> Markup:
     """Every population a lane, time to the right; spikes of evenly spaced neurons."""
     r = details["raster"]
     steps, row_height, left = max(len(x["per_step"]) for x in r["layers"]), 3.0, 170.0
-    scale = Scale(0, steps, left, left + max(420.0, min(steps * 14.0, 900.0)))
+    scale = Scale(0, steps, left, left + min(max(steps * 36.0, 180.0), 432.0 if steps <= 36 else 860.0))
     cell = (scale.end - scale.start) / steps
     y, parts = 12.0, []
     for layer in r["layers"]:

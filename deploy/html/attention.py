@@ -47,7 +47,15 @@ def class_figure(details: dict[str, Any]) -> Markup:
         name = details["labels"][k]
         parts.append(text(left - 8, y + 16, name if len(name) <= 20 else name[:19] + "…", "", "end"))
         for t, v in enumerate(values):
-            box = element("rect", x=left + t * wide, y=y, width=wide - 2, height=high - 2, class_="c0", fill_opacity=f"{v / top * 0.85:.3f}")
+            box = element(
+                "rect",
+                x=left + t * wide,
+                y=y,
+                width=wide - 2,
+                height=high - 2,
+                class_="c0",
+                fill_opacity=f"{v / top * 0.85:.3f}",
+            )
             strong = "strong" if v > 0.6 * top else "tick"
             parts += [box, text(left + (t + 0.5) * wide - 1, y + 15, f"{v:.2f}", strong, "middle")]
     told = "; ".join(f"{details['labels'][k]}: {', '.join(f'{v:.2f}' for v in r)}" for k, r in rows)
@@ -55,5 +63,3 @@ def class_figure(details: dict[str, Any]) -> Markup:
         "fig-alpha-class", "alpha(t) of the fused output per class", told, (left + steps * wide + 16, 28 + len(rows) * high),
         join(parts), "Rows: true class, mean over its windows. Darker: more attention.",
     )  # fmt: skip
-
-

@@ -5,6 +5,7 @@ from typing import Any
 from taaf.deploy.html.figures import bar, figure, legend, log_scale, text, x_axis
 from taaf.deploy.html.markup import Markup, element, join
 from taaf.deploy.html.numbers import energy, number
+from taaf.deploy.report import whose
 from taaf.hw_sim.energy import load_chip
 
 ESTIMATED = element("span", "estimated", class_="badge estimated")
@@ -37,7 +38,7 @@ def energy_figure(report: dict[str, Any]) -> Markup:
     told = "; ".join(f"{name} {energy(value)}" for name, value, _, _ in rows)
     note = "Hatched: estimated, counted operations × published constants; no chip was measured."
     if "paper" in report:
-        note += " Dotted outline: cited from the paper, of another and larger network; the distance is not a result."
+        note += f" Dotted outline: cited from the paper, {whose(report['paper'])}; the distance is not a result."
     return figure("fig-energy", "Energy per window by convention", told, (left + 500, bottom + 44), join(parts), note)
 
 
@@ -62,7 +63,9 @@ def component_figure(report: dict[str, Any]) -> Markup:
         parts.append(text(left, y + 32, shown, "tick"))
         told.append(f"{e['title']}: {shown}")
     note = "Share of each component within its convention; what a convention leaves out is listed in the table."
-    return figure("fig-components", "Energy by component", "; ".join(told), (left + 490, 30 + row * len(entries)), join(parts), note)
+    return figure(
+        "fig-components", "Energy by component", "; ".join(told), (left + 490, 30 + row * len(entries)), join(parts), note
+    )
 
 
 def components(entry: dict[str, Any]) -> dict[str, float]:
@@ -101,7 +104,9 @@ def energy_table(report: dict[str, Any]) -> Markup:
         )
     heads = ("convention", "SNN", "ANN twin", "kind")
     twin = number(report["ann_twin_macs_per_window"], "ann_twin_macs_per_window")
-    caption = join(["Per window. ANN twin: the same synapses with real values at every input step, ", twin, " multiply-accumulates."])
+    caption = join(
+        ["Per window. ANN twin: the same synapses with real values at every input step, ", twin, " multiply-accumulates."]
+    )
     header = element("thead", element("tr", *(element("th", h, scope="col") for h in heads)))
     content = element("table", element("caption", caption), header, element("tbody", *rows))
     return element("div", content, class_="scroll", tabindex="0", role="region", aria_label="Energy by convention")
@@ -113,7 +118,7 @@ def energy_notes(report: dict[str, Any]) -> Markup:
     for e in report["energy"]:
         parts += [element("dt", e["title"]), element("dd", f"{e['includes']}; not: {e['excludes']}")]
     if p := report.get("paper"):
-        told = f"two spiking ResNet18 on CREMA-D, printed “{p['printed_unit']}”: {p['unit_reason']}"
+        told = f"{whose(p)}: two spiking ResNet18 on CREMA-D, printed “{p['printed_unit']}”: {p['unit_reason']}"
         parts += [element("dt", CITED, p["title"]), element("dd", told)]
     parts += [element("dt", "Loihi 2"), element("dd", "no official energy per operation exists; none is given")]
     return element("dl", *parts)

@@ -17,9 +17,9 @@ def network_figure(details: dict[str, Any]) -> Markup:
     for i, (name, branch) in enumerate(branches.items()):
         x = MARGIN + i * COLUMN
         parts.append(_column(name, branch, x))
-        bottom = _top(len(branch["populations"]) - 1) + BOX_HEIGHT
+        bottom = _top(len(populations(branch)) - 1) + BOX_HEIGHT
         ends.append((x + BOX_WIDTH / 2, bottom))
-        told.append(f"{name}: " + ", ".join(f"{p['name']} {shape(p['shape'])}" for p in branch["populations"]))
+        told.append(f"{name}: " + ", ".join(f"{p['name']} {shape(p['shape'])}" for p in populations(branch)))
     height = max(y for _, y in ends) + MARGIN
     width = MARGIN + len(branches) * COLUMN
     if details["head"] is not None:
@@ -55,10 +55,26 @@ def _top(row: int) -> float:
     return MARGIN + 22 + row * (BOX_HEIGHT + GAP)
 
 
-def _column(name: str, branch: dict[str, Any], x: float) -> Markup:
-    rows = {p["name"]: i for i, p in enumerate(branch["populations"])}
-    parts = [text(x, MARGIN + 8, f"{_cut(name)}: {branch['input_steps']} steps of input", "strong")]
+def populations(branch: dict[str, Any]) -> list[dict[str, Any]]:
+    """The branch's populations, headed by its encoder on the host if it has one; each with what is told of it."""
+    found = []
     for p in branch["populations"]:
+        relays = f", {p['relays']} relay channels" if p["relays"] else ""
+        told = f"{p['n_neurons']:,} neurons{relays}" if p["n_neurons"] else "spikes from the host"
+        found.append({**p, "told": told})
+    if encoder := branch["encoder"]:
+        name = "real-valued input"
+        found[0]["synapses"] = [{"source": name, "label": f"encoder on the host: {encoder['label']}"}]
+        told = "numbers"
+        found.insert(0, {"name": name, "shape": encoder["input_shape"], "n_neurons": 0, "synapses": [], "told": told})
+    return found
+
+
+def _column(name: str, branch: dict[str, Any], x: float) -> Markup:
+    everything = populations(branch)
+    rows = {p["name"]: i for i, p in enumerate(everything)}
+    parts = [text(x, MARGIN + 8, f"{_cut(name)}: {branch['input_steps']} steps of input", "strong")]
+    for p in everything:
         row = rows[p["name"]]
         beside = 0
         for synapse in p["synapses"]:
@@ -68,9 +84,7 @@ def _column(name: str, branch: dict[str, Any], x: float) -> Markup:
             else:
                 parts.append(_detour(x + BOX_WIDTH, source, row, synapse["label"], beside))
                 beside += 1
-        relays = f", {p['relays']} relay channels" if p["relays"] else ""
-        neurons = f" · {p['n_neurons']:,} neurons{relays}" if p["n_neurons"] else " · spikes from the host"
-        parts.append(_box(x, _top(row), p["name"], shape(p["shape"]) + neurons, host=not p["n_neurons"]))
+        parts.append(_box(x, _top(row), p["name"], f"{shape(p['shape'])} · {p['told']}", host=not p["n_neurons"]))
     return join(parts)
 
 

@@ -32,6 +32,8 @@ def grouped(value: float, digits: int = 0) -> str:
 
 def percent(fraction: float) -> str:
     """0.0723 as ``7.23 %``."""
+    if fraction >= 10:
+        return f"{100 * fraction:,.0f} %"
     return f"{100 * fraction:.3g} %"
 
 

@@ -4,13 +4,15 @@ from typing import Any
 
 from taaf.deploy.html.activity import activity_figure, activity_table, raster_figure
 from taaf.deploy.html.attention import attention_figure, class_figure
+from taaf.deploy.html.cores import core_part
 from taaf.deploy.html.energy import CITED, ESTIMATED, component_figure, energy_figure, energy_notes, energy_table
 from taaf.deploy.html.figures import PATTERNS
 from taaf.deploy.html.markup import Markup, element, join
-from taaf.deploy.html.network import host_lines, network_figure, shape
+from taaf.deploy.html.network import host_lines, network_figure, populations, shape
 from taaf.deploy.html.study import study_part
 from taaf.deploy.html.style import STYLE
-from taaf.deploy.html.summary import agreement_table, cards, provenance_part, table, title, verdict
+from taaf.deploy.html.summary import agreement_table, cards, provenance_part, title, verdict
+from taaf.deploy.html.tables import table
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -45,13 +47,14 @@ def _sections(report: dict[str, Any], details: dict[str, Any]) -> list[tuple[str
     counted = "layers" in report
     paper = "paper" in report
     return [
-        ("summary", "Summary", [cards(report), verdict(report), *_notes(report)]),
+        ("summary", "Summary", [cards(report), verdict(report), *_notes(report, details)]),
         ("network", "Network", [network_figure(details), _shapes(details)]),
         ("raster", "Spikes of one window", [raster_figure(details)]),
         ("activity", "Firing rates and SynOps per layer", [activity_figure(report), activity_table(report)]) if counted else None,
         ("energy", "Energy" + (" and the paper’s 18.5 and 49.91" if paper else ""),
          [energy_figure(report), component_figure(report), energy_table(report), energy_notes(report)]) if counted else None,
         ("study", "Energy study: the paper’s comparison", study_part(report["energy_study"])) if "energy_study" in report else None,
+        ("cores", "Core map", core_part(details["core_maps"])),
         ("alpha", "Temporal attention", [attention_figure(details), class_figure(details)]) if details["alpha"] else None,
         ("agreement", "Agreement", [verdict(report), agreement_table(report)]),
         ("provenance", "Provenance", [provenance_part(report, details)]),
@@ -70,11 +73,15 @@ def _kinds() -> Markup:
     return element("p", *(element("span", mark, meaning) for mark, meaning in told), class_="kinds")
 
 
-def _notes(report: dict[str, Any]) -> list[Markup]:
+def _notes(report: dict[str, Any], details: dict[str, Any]) -> list[Markup]:
     found = [*report.get("notes", [])]
+    if details.get("generated"):
+        found.append("The inputs are generated: spikes, operations and agreement are real, the accuracy means nothing")
     if "accuracy_percent_all" in report:
         a = report["accuracy_percent_all"]
-        found.append(f"On all {report['samples_all']:,} windows (exact engine): " + ", ".join(f"{u} {v:.1f} %" for u, v in a.items()))
+        found.append(
+            f"On all {report['samples_all']:,} windows (exact engine): " + ", ".join(f"{u} {v:.1f} %" for u, v in a.items())
+        )
     for x in report.get("saturation", {}).get("layers", []):
         found.append(f"{x['layer']} may leave 24 bits: u wrapped {x['wraps']:,} times, v was clipped {x['clips']:,} times")
     if "early_exit" in report:
@@ -86,8 +93,8 @@ def _notes(report: dict[str, Any]) -> list[Markup]:
 def _shapes(details: dict[str, Any]) -> Markup:
     rows: list[tuple[object, ...]] = []
     for name, branch in details["branches"].items():
-        for p in branch["populations"]:
-            synapses = "; ".join(f"{s['label']} from {s['source']}" for s in p["synapses"]) or "from the host"
+        for p in populations(branch):
+            synapses = "; ".join(f"{s['label']} from {s['source']}" for s in p["synapses"]) or p["told"]
             rows.append((f"{name}.{p['name']}", shape(p["shape"]), f"{p['n_neurons']:,}" if p["n_neurons"] else "–", synapses))
     if details["head"] is not None:
         rows += [(what, "host", "–", line) for what, line in host_lines(details)]

@@ -8,7 +8,7 @@ from taaf.deploy.html.energy import CITED, ESTIMATED
 from taaf.deploy.html.figures import Scale, figure, line, linear_scale, log_scale, polyline, text, x_axis, y_axis
 from taaf.deploy.html.markup import Markup, element, join
 from taaf.deploy.html.numbers import energy, grouped, number, percent
-from taaf.deploy.html.summary import table
+from taaf.deploy.html.tables import table
 
 COMPUTED = element("span", "computed", class_="badge computed")
 _MJ = 1e6  # nJ
@@ -45,8 +45,8 @@ def _twin(s: dict[str, Any]) -> Markup:
          f"{c['ann']} “{c['printed_unit']}”", CITED),
     ]  # fmt: skip
     told = (
-        f"The unit must be {c['unit']}: {c['ann']} {c['printed_unit']} would be {a['inferences_if_mj'] / 1e9:.2f} thousand million inferences, and "
-        f"{c['snn']} stands beside it in the same unit. Multiply-accumulates are computed from ResNet18’s architecture "
+        f"The unit must be {c['unit']}: {c['ann']} {c['printed_unit']} would be {a['inferences_if_mj'] / 1e9:.2f} thousand million "
+        f"inferences, and {c['snn']} stands beside it in the same unit. Multiply-accumulates are computed from ResNet18’s architecture "
         "(padding included); elementwise: 2 per normalised value, 1 per activation and pooled value. On the chip a strided "
         f"convolution stands where ResNet18 max-pools: {a['conv_pool_macs'] / 1e9:.3f} G."
     )
@@ -89,7 +89,9 @@ def _readings(s: dict[str, Any]) -> Markup:
             element(
                 "tr",
                 element("th", r["title"], " ← closest" if r["key"] == s["closest"] else "", scope="row", class_="name"),
-                element("td", number(r["measured"]["energy_nj"], f"{at}.measured.energy_nj", energy(r["measured"]["energy_nj"]))),
+                element(
+                    "td", number(r["measured"]["energy_nj"], f"{at}.measured.energy_nj", energy(r["measured"]["energy_nj"]))
+                ),
                 element("td", number(p["energy_nj"], f"{at}.paper_network.energy_nj", energy(p["energy_nj"]))),
                 element("td", f"{p['floor_nj'] / _MJ:.3g} – {p['ceiling_nj'] / _MJ:.3g} mJ"),
                 element("td", met(p), class_="wide"),
@@ -101,7 +103,9 @@ def _readings(s: dict[str, Any]) -> Markup:
     last = element("th", f"{s['cited']['snn']} {s['cited']['unit']} at rate", scope="col", class_="wide")
     header = element("tr", *(element("th", h, scope="col") for h in heads), last)
     content = element("table", element("caption", caption), element("thead", header), element("tbody", *rows))
-    charged = element("dl", *(x for r in s["readings"] for x in (element("dt", r["title"]), element("dd", r["says"], ". ", r["source"]))))
+    charged = element(
+        "dl", *(x for r in s["readings"] for x in (element("dt", r["title"]), element("dd", r["says"], ". ", r["source"])))
+    )
     return join([
         element("div", content, class_="scroll", tabindex="0", role="region", aria_label="Readings"),
         element("details", element("summary", "What each reading charges, and the source of its constants"), charged),
@@ -149,8 +153,15 @@ def _sweep_figure(s: dict[str, Any]) -> Markup:
         points = s["sweep"][key]
         start = 66 + i * 300
         values = [p["value"] for p in points]
-        x = Scale(values[0], values[-1], start, start + 230, log=True) if key == "rate" else linear_scale(values, start, start + 230)
-        parts += [x_axis(x, 300, 34, title, lambda v: f"{v:g}"), y_axis(y, start, start + 230, "mJ per inference", lambda v: f"{v:g}")]
+        x = (
+            Scale(values[0], values[-1], start, start + 230, log=True)
+            if key == "rate"
+            else linear_scale(values, start, start + 230)
+        )
+        parts += [
+            x_axis(x, 300, 34, title, lambda v: f"{v:g}"),
+            y_axis(y, start, start + 230, "mJ per inference", lambda v: f"{v:g}"),
+        ]
         for k, r in enumerate(s["readings"]):
             parts.append(polyline([(x(p["value"]), y(p["energy_nj"][r["key"]] / _MJ)) for p in points], f"curve s{k}"))
         parts.append(polyline([(x(p["value"]), y(p["ann_nj"] / _MJ)) for p in points], "curve s7"))
@@ -177,5 +188,3 @@ def _sweep_tables(s: dict[str, Any]) -> Markup:
         ]
         found.append(table(f"mJ over {head}", (head, "ANN twin", *(r["key"] for r in s["readings"])), rows))
     return element("details", element("summary", "The sweeps as tables"), *found)
-
-

@@ -3,11 +3,11 @@
 _LIGHT = """
 --bg:#fff;--card:#f6f7f9;--ink:#1b1f24;--soft:#57606a;--rule:#d0d7de;--accent:#0b5cad;--good:#0a6b3d;--bad:#a4161a;
 --c0:#0072b2;--c1:#e69f00;--c2:#009e73;--c3:#cc79a7;--c4:#56b4e9;--c5:#d55e00;--hatch:#ffffffb0;--band:#0072b22e;
---measured:#0b5cad;--estimated:#8a5a00;--cited:#57606a"""
+--measured:#0b5cad;--estimated:#8a5a00;--cited:#57606a;--on0:#fff"""
 _DARK = """
 --bg:#0f1318;--card:#181e26;--ink:#e6eaef;--soft:#a3adb8;--rule:#38424d;--accent:#7ab8ff;--good:#5fd39a;--bad:#ff8f8f;
 --c0:#4aa8e8;--c1:#f0b429;--c2:#2fc598;--c3:#e59cc6;--c4:#8fd0f7;--c5:#f58b4c;--hatch:#0f1318b0;--band:#4aa8e83d;
---measured:#7ab8ff;--estimated:#f0b429;--cited:#a3adb8"""
+--measured:#7ab8ff;--estimated:#f0b429;--cited:#a3adb8;--on0:#10151b"""
 
 STYLE = f"""
 :root{{color-scheme:light dark;{_LIGHT}}}
@@ -67,6 +67,12 @@ svg .cited{{fill:none;stroke:var(--cited);stroke-width:1.5;stroke-dasharray:2 2}
 svg text.cited{{fill:var(--cited);stroke:none;font-style:italic}}
 svg .hatchline{{stroke:var(--hatch);stroke-width:4}}
 svg .spike{{fill:var(--ink)}}svg .lane{{fill:var(--card)}}
+svg .chip{{fill:none;stroke:var(--soft);stroke-width:1.2}}svg text.core{{font-size:10.5px;fill:#10151b;font-weight:600}}
+svg text.t0{{fill:var(--on0)}}
+.key{{display:inline-block;min-width:1.6em;text-align:center;border-radius:3px;color:#10151b;padding:0 .25em}}
+.k0{{background:var(--c0);color:var(--on0)}}.k1{{background:var(--c1)}}.k2{{background:var(--c2)}}
+.k3{{background:var(--c3)}}.k4{{background:var(--c4)}}.k5{{background:var(--c5)}}
+.small{{font-size:.88rem;color:var(--soft);max-width:52rem;overflow-wrap:anywhere}}
 svg .s0{{stroke:var(--c0)}}svg .s1{{stroke:var(--c5)}}svg .s2{{stroke:var(--c2)}}
 svg .s3{{stroke:var(--c3)}}svg .s4{{stroke:var(--c4)}}svg .s5{{stroke:var(--c1)}}
 svg .s1{{stroke-dasharray:7 3}}svg .s2{{stroke-dasharray:2 3}}svg .s3{{stroke-dasharray:9 3 2 3}}svg .s4{{stroke-dasharray:5 5}}

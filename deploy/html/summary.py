@@ -1,11 +1,11 @@
 """Summary, agreement and provenance: what ran, whether it agrees, where every number comes from."""
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taaf.deploy.html.energy import CITED, ESTIMATED
 from taaf.deploy.html.markup import Markup, element, join
 from taaf.deploy.html.numbers import engineering, number
+from taaf.deploy.html.tables import table
 from taaf.hw_sim.energy import CONVENTIONS, load_chip
 
 WHERE = {"sim": "Lava runtime, Loihi simulator (fixed_pt)", "fast": "hw_sim exact engine", "loihi2": "Loihi 2"}
@@ -122,25 +122,12 @@ def constants_table(cited: bool) -> Markup:
         for t in chip["term"]:
             rows.append((f"{t['pj']:g} pJ", t["what"], chip["title"], ESTIMATED, chip["source"]))
         if "ann_mac_pj" in chip:
-            rows.append((f"{chip['ann_mac_pj']:g} pJ", "multiply-accumulate (ANN twin)", chip["title"], ESTIMATED, chip["source"]))
+            rows.append(
+                (f"{chip['ann_mac_pj']:g} pJ", "multiply-accumulate (ANN twin)", chip["title"], ESTIMATED, chip["source"])
+            )
     if cited:
         p = load_chip("taaf_paper")
         rows += [(f"{p[u]} {p['unit']}", f"{u.upper()}, printed “{p['printed_unit']}”", p["title"], CITED, p["source"])
                  for u in ("snn", "ann")]  # fmt: skip
     caption = "“estimated” marks what is computed with a constant; the constants themselves are published values, as cited"
     return table(caption, ("value", "what", "convention", "kind", "source"), rows, wide={4})
-
-
-def table(caption: object, heads: Sequence[str], rows: Iterable[Sequence[object]], wide: set[int] | None = None) -> Markup:
-    """A table that scrolls by itself; columns in ``wide`` may break lines."""
-    wide = wide or set()
-
-    def cell(k: int, value: object) -> Markup:
-        if k == 0:
-            return element("th", value, scope="row")
-        return element("td", value, class_="wide" if k in wide else None)
-
-    header = element("tr", *(element("th", h, scope="col", class_="wide" if k in wide else None) for k, h in enumerate(heads)))
-    body = [element("tr", *(cell(k, v) for k, v in enumerate(row))) for row in rows]
-    content = element("table", element("caption", caption), element("thead", header), element("tbody", *body))
-    return element("div", content, class_="scroll", tabindex="0", role="region", aria_label=str(caption)[:80])

@@ -51,7 +51,13 @@ def _torch_macs(channels: int, height: int, width: int, pool: nn.Module) -> int:
         blocks = [_Block(a, b, s) for a, b, s in ((64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2),
                                                  (256, 256, 1), (256, 512, 2), (512, 512, 1))]  # fmt: skip
         net = nn.Sequential(
-            nn.Conv2d(channels, 64, 7, 2, 3), nn.ReLU(), pool, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 128)
+            nn.Conv2d(channels, 64, 7, 2, 3),
+            nn.ReLU(),
+            pool,
+            *blocks,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(512, 128),
         )
         counter = FlopCounterMode(display=False)
         with counter:
@@ -209,7 +215,9 @@ def test_study_of_the_shipped_model_adds_up(tmp_path: Path, capsys: pytest.Captu
 def test_closest_reading_and_the_papers_size() -> None:
     """A network with the paper's parts at rates of 5 to 20 %: SEW adds without the first layer come closest, at every rate."""
     for rate in (0.05, 0.1, 0.2):
-        parts = {b: tuple(Part(p.name, p.role, p.macs, rate * 3 * p.macs) for p in ps) for b, ps in paper_network().parts.items()}
+        parts = {
+            b: tuple(Part(p.name, p.role, p.macs, rate * 3 * p.macs) for p in ps) for b, ps in paper_network().parts.items()
+        }
         base = paper_network()
         work = Workload("x", base.steps, parts, True, base.neurons, 3, rate * base.updates)
         s = study(work, load_chip("taaf_paper"))
@@ -223,11 +231,15 @@ def test_bad_requests(tmp_path: Path) -> None:
     assert_refused(run_command("deploy", "--backend", "fast", "--plot", tmp_path / "x.png"), 2, "--energy-study")
     both = ("--energy-study", "--early-exit", "--plot", tmp_path / "x.png")
     assert_refused(run_command("deploy", "--backend", "fast", *both), 2, "both")
-    assert_refused(run_command("deploy", "--backend", "fast", "--energy-study", "--plot", tmp_path / "x.pdf"), 2, ".pdf", ".svg")
+    assert_refused(
+        run_command("deploy", "--backend", "fast", "--energy-study", "--plot", tmp_path / "x.pdf"), 2, ".pdf", ".svg"
+    )
     bundle = tmp_path / "b"
     shutil.copytree(zoo_path("ead_mini"), bundle)
     manifest = json.loads((bundle / "manifest.json").read_text())
     manifest["branches"]["event"]["relays"] = {"block1_lif": 9999}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     assert read_bundle(bundle).manifest["branches"]["event"]["relays"]
-    assert_refused(run_command("deploy", bundle, "--backend", "fast", "--samples", "2", "--energy-study"), 2, "9999 relay channels")
+    assert_refused(
+        run_command("deploy", bundle, "--backend", "fast", "--samples", "2", "--energy-study"), 2, "9999 relay channels"
+    )

@@ -15,7 +15,7 @@ from taaf.deploy.html.markup import Markup, element, plain
 from taaf.deploy.html.numbers import energy
 from taaf.models import zoo_path
 
-SECTIONS = ["summary", "network", "raster", "activity", "energy", "study", "alpha", "agreement", "provenance"]
+SECTIONS = ["summary", "network", "raster", "activity", "energy", "study", "cores", "alpha", "agreement", "provenance"]
 EVIL = "<script>alert(1)</script>"
 UNITS = {" J": 1e9, " mJ": 1e6, " µJ": 1e3, " nJ": 1.0, " pJ": 1e-3}
 
@@ -147,7 +147,16 @@ def test_a_net_file_has_a_page_without_head_and_cited_figures(tmp_path: Path) ->
     shutil.copy(zoo_path("ead_mini") / "audio.net", net)
     report, text = _report(tmp_path, str(net), "--backend", "fast", "--samples", "3", "--steps", "6")
     page = Page(text)
-    assert [i for i in page.ids if i in SECTIONS] == ["summary", "network", "raster", "activity", "energy", "agreement", "provenance"]
+    assert [i for i in page.ids if i in SECTIONS] == [
+        "summary",
+        "network",
+        "raster",
+        "activity",
+        "energy",
+        "cores",
+        "agreement",
+        "provenance",
+    ]
     paths = {a["data-path"] for a, _ in page.numbers}
     assert {f"agreement.reference.layer_mismatches.{n}" for n in report["agreement"]["reference"]["layer_mismatches"]} <= paths
     assert "18.5" not in text and "not data of any task" in text
@@ -178,7 +187,9 @@ def test_in_a_browser(shipped: tuple[dict[str, Any], str, Path], tmp_path: Path)
     with Browser(executable, tmp_path) as browser:
         for width, dark in ((1200, False), (360, True), (360, False)):
             browser.open(shipped[2], width, dark=dark)
-            assert browser.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id).join()") == ",".join(SECTIONS)
+            assert browser.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id).join()") == ",".join(
+                SECTIONS
+            )
             assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), (width, dark)
             hidden = "[...document.querySelectorAll('section, figure svg')].filter(x => x.getBoundingClientRect().height < 40).length"
             assert browser.evaluate(hidden) == 0
