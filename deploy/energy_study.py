@@ -154,7 +154,12 @@ def plot_study(s: dict[str, Any], target: Path) -> None:
             axis.axhline(s["cited"][name], color="gray", linewidth=1, linestyle=(0, (1, 2)))
             if key == "rate":
                 axis.annotate(
-                    f"{s['cited'][name]} (cited)", (values[0], s["cited"][name]), fontsize=8, color="gray", va="bottom"
+                    f"{s['cited'][name]} (cited)",
+                    (values[0], s["cited"][name]),
+                    fontsize=8,
+                    color="dimgray",
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
                 )
         axis.set(yscale="log", xscale="log" if key == "rate" else "linear", xlabel=title)
         axis.grid(alpha=0.3)

@@ -120,5 +120,10 @@ def energy_notes(report: dict[str, Any]) -> Markup:
     if p := report.get("paper"):
         told = f"{whose(p)}: two spiking ResNet18 on CREMA-D, printed “{p['printed_unit']}”: {p['unit_reason']}"
         parts += [element("dt", CITED, p["title"]), element("dd", told)]
+    if "host_macs_per_window" in report:
+        macs = {"head": report["host_macs_per_window"]}
+        macs |= {f"encoder of {b}": n for b, n in report["encoder_macs_per_window"].items()}
+        told = ", ".join(f"{name} {n:,}" for name, n in macs.items())
+        parts += [element("dt", "Host"), element("dd", f"multiply-accumulates per window, in none of these figures: {told}")]
     parts += [element("dt", "Loihi 2"), element("dd", "no official energy per operation exists; none is given")]
     return element("dl", *parts)

@@ -5,7 +5,7 @@ from typing import Any
 from taaf.deploy.html.figures import figure, text
 from taaf.deploy.html.markup import Markup, element, join
 
-BOX_WIDTH, BOX_HEIGHT, GAP, MARGIN = 300.0, 40.0, 34.0, 16.0
+BOX_WIDTH, BOX_HEIGHT, GAP, MARGIN = 310.0, 40.0, 34.0, 16.0
 COLUMN = BOX_WIDTH + 90.0  # room for wires beside the boxes
 MAX_NAME = 30
 

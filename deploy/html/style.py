@@ -44,6 +44,7 @@ table{{border-collapse:collapse;font-size:.9rem;margin:.4rem 0;font-variant-nume
 caption{{text-align:left;color:var(--soft);padding-bottom:.3rem}}
 th,td{{padding:.22rem .7rem .22rem 0;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:top}}
 th:first-child,td:first-child{{text-align:left}}
+td.words,th.words{{text-align:left}}
 td.wide,th.wide{{text-align:left;white-space:normal;min-width:14rem;overflow-wrap:anywhere}}
 tfoot td,tfoot th{{font-weight:600}}
 tr.pick td,tr.pick th{{font-weight:700}}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from taaf.deploy.html.energy import CITED, ESTIMATED
+from taaf.deploy.html.energy import CITED
 from taaf.deploy.html.markup import Markup, element, join
 from taaf.deploy.html.numbers import engineering, number
 from taaf.deploy.html.tables import table
@@ -120,14 +120,12 @@ def constants_table(cited: bool) -> Markup:
     for name in CONVENTIONS:
         chip = load_chip(name)
         for t in chip["term"]:
-            rows.append((f"{t['pj']:g} pJ", t["what"], chip["title"], ESTIMATED, chip["source"]))
+            rows.append((f"{t['pj']:g} pJ", t["what"], chip["title"], CITED, chip["source"]))
         if "ann_mac_pj" in chip:
-            rows.append(
-                (f"{chip['ann_mac_pj']:g} pJ", "multiply-accumulate (ANN twin)", chip["title"], ESTIMATED, chip["source"])
-            )
+            rows.append((f"{chip['ann_mac_pj']:g} pJ", "multiply-accumulate (ANN twin)", chip["title"], CITED, chip["source"]))
     if cited:
         p = load_chip("taaf_paper")
         rows += [(f"{p[u]} {p['unit']}", f"{u.upper()}, printed “{p['printed_unit']}”", p["title"], CITED, p["source"])
                  for u in ("snn", "ann")]  # fmt: skip
-    caption = "“estimated” marks what is computed with a constant; the constants themselves are published values, as cited"
+    caption = "Published values, each cited; what is computed from counts with them is marked estimated"
     return table(caption, ("value", "what", "convention", "kind", "source"), rows, wide={4})

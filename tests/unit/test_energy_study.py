@@ -212,6 +212,21 @@ def test_study_of_the_shipped_model_adds_up(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "s.svg").read_text().lstrip().startswith("<?xml")
 
 
+def test_encoders_on_the_host_are_the_first_layer() -> None:
+    """Their MACs are charged in every 45 nm reading and in none of Loihi's; what reads their spikes accumulates."""
+    from taaf.deploy.energy_study import energy_study
+
+    graph, _, _ = _residual(False)
+    x = (np.random.default_rng(0).random((4, 3, 9, 9, 6)) < 0.3).astype(np.uint8)
+    activity = {"g": Engine(graph).run(x).activity}
+    without, with_encoder = (energy_study("n", {"g": graph}, activity, {"g": 6}, {}, e) for e in ({}, {"g": 1000}))
+    assert with_encoder["split"]["macs"]["first"] == 6 * 1000 and with_encoder["split"]["synops"]["first"] == 0
+    assert sum(with_encoder["split"]["synops"].values()) == pytest.approx(sum(without["split"]["synops"].values()))
+    for a, b in zip(without["readings"], with_encoder["readings"], strict=True):
+        mac = {"fp32_binary": 4.6, "fp32_sew": 4.6, "int8_binary": 0.23, "int8_sew": 0.23}.get(a["key"], 0)
+        assert b["measured"]["energy_nj"] - a["measured"]["energy_nj"] == pytest.approx(6 * mac)
+
+
 def test_closest_reading_and_the_papers_size() -> None:
     """A network with the paper's parts at rates of 5 to 20 %: SEW adds without the first layer come closest, at every rate."""
     for rate in (0.05, 0.1, 0.2):

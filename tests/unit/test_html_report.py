@@ -1,6 +1,7 @@
 """The HTML report: its numbers are the JSON report's, what comes from files is escaped, the browser shows it as meant."""
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -173,6 +174,44 @@ def test_raster_shows_the_windows_spikes(tmp_path: Path) -> None:
     found = np.zeros((48, 7), bool)
     found[tuple(np.array(x["spikes"]).T)] = True
     assert np.array_equal(found, drawn[x["rows"]])
+
+
+def test_core_maps_draw_every_core(shipped: tuple[dict[str, Any], str, Path]) -> None:
+    """As many cells as the mapper found cores, on both chips, and the reason where a network cannot be mapped.
+
+    Seen failing with the cores of the second slot of a router left out.
+    """
+    from taaf.deploy.html.cores import core_part
+    from taaf.export.bundle import read_bundle
+    from taaf.hw_sim.mapping import map_graphs
+
+    graphs = read_bundle(zoo_path("ead_mini")).graphs
+    for chip in ("loihi1", "loihi2"):
+        picture = shipped[1].split(f'id="fig-cores-{chip}"')[1].split("</figure>")[0]
+        mapping = map_graphs(graphs, chip)
+        assert picture.count("neurons, fullest limit") == mapping.n_cores > 0
+        assert len(set(re.findall(r'<rect class="[^"]*" (x="[^"]*" y="[^"]*")', picture))) == mapping.n_cores + mapping.n_chips
+    assert "no constants" not in shipped[1] and "per step, " in shipped[1]
+    assert "Cannot be mapped: &lt;b&gt;" in "".join(core_part([{"chip": "loihi1", "error": "<b>"}]))
+
+
+def test_silent_and_short_networks_have_a_page(tmp_path: Path) -> None:
+    """No spike at all, one step, one layer: scales, shares and rates of nothing are drawn, not divided by."""
+    for extra in (["--rate", "0"], ["--steps", "1", "--layers", "2"]):
+        request = [str(zoo_path("ead_mini") / "audio.net"), "--backend", "fast", "--samples", "2", *extra, "--energy-study"]
+        assert main([*request, "--report", str(tmp_path / "x.html"), "-q"]) == 0
+        text = (tmp_path / "x.html").read_text()
+        assert not re.search(r"\b(nan|inf)\b", text) and 'id="study"' in text
+
+
+@pytest.mark.needs_lava
+def test_page_of_a_lava_run_lists_every_layer(tmp_path: Path) -> None:
+    """The agreement of all six layers with the engine, and the raster as recorded there; with early exit, too."""
+    report, text = _report(tmp_path, "--backend", "sim", "--samples", "2", "--early-exit", "0.9")
+    paths = {a["data-path"]: json.loads(a["value"]) for a, _ in Page(text).numbers}
+    layers = report["agreement"]["layer_mismatches"]
+    assert len(layers) == 6 and {f"agreement.layer_mismatches.{n}": v for n, v in layers.items()}.items() <= paths.items()
+    assert "as recorded on the Lava runtime" in text and "Early exit at confidence 0.9" in text
 
 
 @pytest.mark.needs_browser()
