@@ -44,7 +44,7 @@ def test_list_of_synapses() -> None:
 def test_memory_of_a_convolution() -> None:
     """3x3 on 4x4, padded: per axis the tap sets {0,1}, {0,1,2}, {1,2}, so lists of 4, 6 and 9 synapses.
 
-    On Loihi 2 the kernel once. Seen failing: stride taken for 1; the sets of all tiles in every tile.
+    On Loihi 2 the kernel once. Seen failing: the sets of all tiles in every tile.
     """
     conv = Conv2d("c", np.full((1, 1, 3, 3), 2, np.int32), padding=(1, 1))
     group = ConvGroup(conv, "input", (1, 4, 4), (1, 4, 4))
@@ -97,7 +97,10 @@ def test_violations_name_limit_layer_found_and_allowed(
 
 
 def test_limit_of_neurons_and_of_chips() -> None:
-    """Nine neurons, four to a core: three cores; one core to a chip: three chips, and 'chips' is the finding."""
+    """Nine neurons, four to a core: three cores; one core to a chip: three chips, and 'chips' is the finding.
+
+    Seen failing: the limit that helps least named as the binding one.
+    """
     small = replace(LOIHI1, neurons=4, cores_per_chip=1, cores_per_tile=1, width=1, height=1)
     answer = fit(dense_net(10, 9), small, chips_allowed=2)
     row = answer.mapping.layer("net.a")
@@ -110,7 +113,10 @@ def test_limit_of_neurons_and_of_chips() -> None:
 
 
 def test_output_axons_bind_the_source() -> None:
-    """Each of a's neurons is read by four cores of b: with 8 output axons, two neurons to a core."""
+    """Each of a's neurons is read by four cores of b: with 8 output axons, two neurons to a core.
+
+    Seen failing: output axons left out of the search.
+    """
     mapping = map_graphs(dense_net(1, 8, 8), replace(LOIHI1, neurons=8, synapse_bits=1024, out_axons=8))
     assert mapping.layer("net.b").n_cores == 1  # eight lists of eight: 128 bits each
     mapping = map_graphs(dense_net(1, 8, 8), replace(LOIHI1, neurons=2, out_axons=8))
@@ -129,7 +135,10 @@ def test_recurrence_counts_its_own_cores() -> None:
 
 
 def test_snake() -> None:
-    """Two routers of one core in a row, two rows; four cores to a chip; the second chip lies to the east."""
+    """Two routers of one core in a row, two rows; four cores to a chip; the second chip lies to the east.
+
+    Seen failing: every row eastwards.
+    """
     found = place(6, replace(LOIHI1, cores_per_chip=4, cores_per_tile=1, width=2, height=2))
     assert list(zip(found.x.tolist(), found.y.tolist(), strict=True)) == [(0, 0), (1, 0), (1, 1), (0, 1), (2, 0), (3, 0)]
     assert (found.chip.tolist(), found.n_chips, found.n_tiles.tolist()) == ([0, 0, 0, 0, 1, 1], 2, [4, 2])
@@ -140,7 +149,7 @@ def test_snake() -> None:
 def test_proposals_are_mapped_and_fit() -> None:
     """A layer that needs too much memory: every proposal that says it fits does, the next larger factor does not.
 
-    Seen failing: bisection that kept the last factor tried, not the largest that fits.
+    Seen failing: memory left out of what must fit.
     """
     chip = replace(LOIHI1, synapse_bits=20_000, cores_per_chip=4)
     answer = fit(dense_net(100, 64, 64), chip)
@@ -158,7 +167,10 @@ def test_proposals_are_mapped_and_fit() -> None:
 
 
 def test_too_many_inputs_propose_a_narrower_source() -> None:
-    """The layer before the one in violation is the one to narrow; 4,096 of 5,000 inputs are 6/8."""
+    """The layer before the one in violation is the one to narrow; 4,096 of 5,000 inputs are 6/8.
+
+    Seen failing: bisection that keeps the last factor tried, not the largest that fits.
+    """
     answer = fit(dense_net(3, 5000, 2), LOIHI1)
     (finding,) = answer.findings
     assert (finding.limit, finding.layer, finding.found) == ("input axons", "net.b", 5000)
