@@ -26,9 +26,7 @@ def _summary(r: dict[str, Any]) -> str:
     ]
     if "accuracy_percent_all" in r:
         full = r["accuracy_percent_all"]
-        lines.append(
-            f"              {_accuracies(full)}   on all {r['samples_all']} (exact engine)"
-        )
+        lines.append(f"              {_accuracies(full)}   on all {r['samples_all']} (exact engine)")
     compared = f"{a['neuron_steps_compared']:,} neuron-steps" if a["neuron_steps_compared"] else "spikes not recorded"
     verdict = "100 %" if a["exact"] else "BROKEN"
     lines.append(
@@ -76,7 +74,9 @@ def layers_table(r: dict[str, Any]) -> str:
             f"{'per step until the decision' if 'early_exit' in r else 'per window'} (not part of the chip's energy)"
         )
     for branch, macs in r.get("encoder_macs_per_window", {}).items():
-        lines.append(f"  host encoder of {branch}: {macs:,} integer multiply-accumulates per window (not part of the chip's energy)")
+        lines.append(
+            f"  host encoder of {branch}: {macs:,} integer multiply-accumulates per window (not part of the chip's energy)"
+        )
     return "\n".join(lines)
 
 

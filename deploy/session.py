@@ -74,7 +74,9 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
     if request.backend != "fast":
-        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, bundle.encode(split.inputs), request.early_exit), split.labels)
+        report["accuracy_percent_all"] = _accuracy(
+            run_fast(bundle, bundle.encode(split.inputs), request.early_exit), split.labels
+        )
         report["samples_all"] = len(split)
     if result.activity:
         report.update(_costs(bundle, result, n))

@@ -209,10 +209,11 @@ def _verify(
     for line in checks:
         say(str(line))
     require_exact(checks)
+    for finding in filter(None, (c.finding for c in checks)):
+        report.say(f"finding: {finding}")
     _verify_head(model, bundle.head(features), features)
-    say(
-        f"✓ host head: NumPy float64 = torch float64 on {len(inputs[model.config.first_name])} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)"
-    )
+    windows = len(inputs[model.config.first_name])
+    say(f"✓ host head: NumPy float64 = torch float64 on {windows} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)")
     return checks
 
 

@@ -5,18 +5,21 @@ weights before anything runs (`taaf.hw_sim.intervals`); float32 is used where th
 (Bounds say nothing about Winograd kernels, whose intermediate values are fractions: where PyTorch would use them,
 everything is float64.) The same bounds, for the length of the windows that arrive, tell which layers can wrap u or clip v
 at all; only those look for it, and count it. Relay channels of lowered residual blocks are not computed: the block's two synapse
-groups end in one LIF, and the relays' spikes are copied (`taaf.hw_sim.relays`). The results equal `taaf.hw_sim.reference`
+groups end in one LIF, and the relays' spikes are copied (`taaf.hw_sim.relays`). Convolutions of very few spikes run by events
+(`taaf.hw_sim.events`). The results equal `taaf.hw_sim.reference`
 of the graph as given on every spike (tests/conformance).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from taaf.hw_sim.delays import DelayPlan, delay_plan, delayed_linear
+from taaf.hw_sim.events import convolve_events, few_spikes
 from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
 from taaf.hw_sim.relays import without_relays
 from taaf.models.errors import LimitExceededError
@@ -242,6 +245,11 @@ class _SynapsePlan:
     diagonal: bool  # a 1x1 convolution of every channel with itself
     delay: DelayPlan | None
 
+    @cached_property
+    def by_source(self) -> torch.Tensor:
+        """(C, kH, kW, C'), for convolution by events."""
+        return self.weight.permute(1, 2, 3, 0).contiguous()
+
 
 @dataclass(frozen=True)
 class _LifPlan:
@@ -268,6 +276,8 @@ def _synapse(node: Node, plan: _SynapsePlan, spikes: torch.Tensor) -> torch.Tens
     if plan.diagonal:
         y = x * plan.weight.diagonal().permute(2, 0, 1)
         y = y if plan.bias is None else y.add_(plan.bias[:, None, None])
+    elif isinstance(node, Conv2d) and few_spikes(node, x):
+        y = convolve_events(node, plan.by_source, plan.bias, x)
     elif isinstance(node, Conv2d):
         y = functional.conv2d(x, plan.weight, plan.bias, node.stride, node.padding, node.dilation, node.groups)
     elif plan.delay is not None:

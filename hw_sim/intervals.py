@@ -108,7 +108,14 @@ def _taps_inside(graph: Graph, node: Conv2d | Dense) -> list[np.ndarray]:
     if not isinstance(node, Conv2d):
         return []
     (source,) = graph.sources(node.name)
-    fields = (graph.shapes[source][1:], graph.shapes[node.name][1:], node.weight.shape[2:], node.stride, node.padding, node.dilation)
+    fields = (
+        graph.shapes[source][1:],
+        graph.shapes[node.name][1:],
+        node.weight.shape[2:],
+        node.stride,
+        node.padding,
+        node.dilation,
+    )
     return [
         ((at := np.arange(m)[:, None] * s - p + np.arange(k) * d) >= 0) & (at < n)
         for n, m, k, s, p, d in zip(*fields, strict=True)

@@ -46,7 +46,9 @@ def _relays_of(graph: Graph, lif: Lif) -> Relays | None:
     (given,) = graph.sources(lif.name)
     first, targets = graph.nodes[given], graph.targets(lif.name)
     main = graph.nodes[targets[0]] if len(targets) == 1 else None
-    if not (isinstance(first, Conv2d) and isinstance(main, Conv2d) and isinstance(graph.nodes[graph.targets(main.name)[0]], Lif)):
+    if not (
+        isinstance(first, Conv2d) and isinstance(main, Conv2d) and isinstance(graph.nodes[graph.targets(main.name)[0]], Lif)
+    ):
         return None
     if first.groups != 1 or main.groups != 1 or main.stride != (1, 1) or not (_same(first) and _same(main)):
         return None
@@ -93,16 +95,16 @@ def _raised(graph: Graph, name: str, relays: Relays) -> Graph:
     first, main = graph.nodes[given], graph.nodes[target]
     assert isinstance(first, Conv2d) and isinstance(main, Conv2d)
     own = len(first.weight) - len(relays.read)
-    around = np.zeros((len(main.weight), first.weight.shape[1]), main.weight.dtype)
-    np.add.at(around, (slice(None), relays.read), _centre(main.weight[:, own:]))
-    shortcut, join = Conv2d(f"{target} shortcut", around[:, :, None, None], relays.stride), Sum(f"{target} join")
+    around = np.zeros((first.weight.shape[1], len(main.weight)), main.weight.dtype)
+    np.add.at(around, relays.read, _centre(main.weight[:, own:]).T)
+    shortcut, join = Conv2d(f"{target} shortcut", around.T[:, :, None, None], relays.stride), Sum(f"{target} join")
     (fed,) = graph.targets(target)
     replaced: dict[str, Node] = {
         given: replace(first, weight=first.weight[:own]),
         target: replace(main, weight=main.weight[:, :own]),
-        name: replace(
-            lif, bias=None if lif.bias is None else lif.bias[:own],
-            **{key: _first(getattr(lif, key), own) for key in ("i_decay", "v_decay", "v_th_mant")},
+        name: Lif(
+            name, _first(lif.i_decay, own), _first(lif.v_decay, own), _first(lif.v_th_mant, own),
+            None if lif.bias is None else lif.bias[:own],
         ),
     }  # fmt: skip
     nodes: list[Node] = []
