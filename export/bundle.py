@@ -198,14 +198,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{file}: 'files' must map file names to SHA-256 sums")
     if problems := manifest_problems(manifest):
         raise BundleError(f"{file}: {'; '.join(problems)}")
-    used = [manifest["head"]["file"], manifest["golden"]["file"]]
-    for name in modalities_of(manifest):
-        branch = manifest["branches"][name]
-        used += [branch[key] for key in ("file", "encoder_file") if key in branch]
-    for name in [*files, *used]:
+    for name in [*files, *_used_files(manifest)]:
         if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or name not in files:
             raise BundleError(f"{file}: file name {name!r} is not allowed or has no SHA-256 sum")
     return manifest
+
+
+def _used_files(manifest: dict[str, Any]) -> list[Any]:
+    branches = [manifest["branches"][name] for name in modalities_of(manifest)]
+    used = [branch[key] for branch in branches for key in ("file", "encoder_file") if key in branch]
+    return [manifest["head"]["file"], manifest["golden"]["file"], *used]
 
 
 def _no_number(text: str) -> None:

@@ -113,7 +113,7 @@ def export_netx(
                 "file": f"{m}.net", "input_shape": list(chains[m].input.shape), "input_steps": steps[m],
                 "reset_interval": window, "reset_offset": 1, "output_delay": len(chains[m].lifs()),
                 "layers": [{"name": n.name, "delay": i + 1} for i, n in enumerate(chains[m].lifs())],
-                "relays": {n: r for n, r in report.relays.items() if n in chains[m].nodes},
+                "relays": report.relays_of(chains[m]),
                 "ann_macs": dense_macs(unlowered[m]), **_encoder_entry(m, encoders.get(m), data.get("set", "ead-mini")),
                 "intervals": [row.to_dict() for row in intervals[m]],
             } for m in config.modalities
@@ -204,15 +204,16 @@ def _verify(
             if name in bundle.encoders:
                 check, spikes = verify_encoder(model, name, bundle.encoders[name], spikes)
                 checks.append(check)
-            branch, features[name] = verify_branch(model, graph, unlowered[name], spikes, report.relays, bar.update)
+            branch, features[name] = verify_branch(model, graph, unlowered[name], spikes, report.relays_of(graph), bar.update)
             checks += branch
     for line in checks:
         say(str(line))
     require_exact(checks)
+    for finding in filter(None, (c.finding for c in checks)):
+        report.say(f"finding: {finding}")
     _verify_head(model, bundle.head(features), features)
-    say(
-        f"✓ host head: NumPy float64 = torch float64 on {len(inputs[model.config.first_name])} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)"
-    )
+    windows = len(inputs[model.config.first_name])
+    say(f"✓ host head: NumPy float64 = torch float64 on {windows} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)")
     return checks
 
 

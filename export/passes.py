@@ -20,7 +20,11 @@ class CompileReport:
     """What the compiler did and what it cost, per pass."""
 
     lines: list[str] = field(default_factory=list)
-    relays: dict[str, int] = field(default_factory=dict)  # LIF -> number of relay channels at its end
+    relays: dict[str, int] = field(default_factory=dict)  # branch.LIF -> number of relay channels at its end
+
+    def relays_of(self, graph: Graph) -> dict[str, int]:
+        """LIF -> number of relay channels, of one branch."""
+        return {n: k for n in graph.nodes if (k := self.relays.get(f"{graph.name}.{n}"))}
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -186,7 +190,7 @@ def _lower_join(graph: Graph, join: Sum, report: CompileReport) -> Graph:
         shortcut.name: None,
         join.name: None,
     }
-    report.relays[h_name] = len(read)
+    report.relays[f"{graph.name}.{h_name}"] = len(read)
     extra = len(read) * int(np.prod(graph.shapes[h_name][1:]))
     report.say(f"residual: {where}: {len(read)} relay channels in {h_name} (+{extra} neurons, +{extra} axons)")
     return graph.rebuilt(replaced, {join.name: main.name})

@@ -13,6 +13,7 @@ from taaf.models.host_encoder import HostEncoder
 from taaf.models.ir import Graph
 from taaf.models.taaf import TaafSnn
 
+SATURATED = 0.9
 _BLOCK_VALUES = 1 << 23  # of the widest layer's trace; bounds memory
 
 
@@ -22,6 +23,7 @@ class LayerCheck:
 
     layer: str
     spikes: int
+    rate: float  # spikes per neuron and step
     slayer_mismatches: int
     engine_mismatches: int
     relay_mismatches: int
@@ -36,6 +38,16 @@ class LayerCheck:
             f"  SLAYER {self.slayer_mismatches}, engine {self.engine_mismatches}, relays {self.relay_mismatches} differ"
         )  # fmt: skip
         return f"{mark} {self.layer:22s} {self.spikes:>10,d} spikes{detail}"
+
+    @property
+    def finding(self) -> str | None:
+        """What a user should know of its rate, or None."""
+        if self.spikes and self.rate < SATURATED:
+            return None
+        kind = (
+            f"saturated: {100 * self.rate:.0f} % of its neurons fire at every step" if self.spikes else "dead: it never fires"
+        )
+        return f"{self.layer} is {kind} (on the verified windows); what is behind it learns nothing from it"
 
 
 def verify_branch(
@@ -64,7 +76,7 @@ def verify_branch(
     """
     names = [lif.name for lif in graph.lifs()]
     wrong = {n: np.zeros(3, np.int64) for n in names}
-    total = dict.fromkeys(names, 0)
+    total, size = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     engine, features = Engine(graph), []
     for block, trained in _slayer_blocks(model, graph, spikes):
         fast = engine.run(block, keep_all=True).spikes
@@ -81,8 +93,9 @@ def verify_branch(
                 _relay_errors(fast[name][:, own:], slow, graph, unlowered, name),
             )  # fmt: skip
             total[name] += int(exact.sum())
+            size[name] += exact.size
         features.append(trained[graph.output])
-    checks = [LayerCheck(f"{graph.name}.{n}", total[n], *map(int, wrong[n])) for n in names]
+    checks = [LayerCheck(f"{graph.name}.{n}", total[n], total[n] / max(1, size[n]), *map(int, wrong[n])) for n in names]
     return checks, np.concatenate(features)
 
 
@@ -107,7 +120,7 @@ def verify_encoder(model: TaafSnn, branch: str, encoder: HostEncoder, levels: np
         with torch.no_grad():
             trained = net.encode(torch.from_numpy(window[None].astype(np.float32) / np.float32(encoder.scale)))
         wrong += int((trained[0].numpy() != exact).sum())
-    return LayerCheck(f"{branch}.encoder (host)", int(spikes.sum(dtype=np.int64)), wrong, 0, 0), spikes
+    return LayerCheck(f"{branch}.encoder (host)", int(spikes.sum(dtype=np.int64)), float(spikes.mean()), wrong, 0, 0), spikes
 
 
 def blocks_of(n: int, graphs: Iterable[Graph], steps: int, most: int) -> Iterator[slice]:

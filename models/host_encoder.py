@@ -9,6 +9,7 @@ with tz = truncation toward zero and W even integers, as on the chip; S, a power
 levels per unit. Where the bound ``128 sum |W| < 2^24`` holds, float32 sums are exact in any order; float64 otherwise.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,11 @@ LEVELS = (-128, 127)
 MAX_WEIGHTS = 1 << 24
 MAX_FIELD = 127  # kernel, stride and padding, as on the chip
 MAX_INPUT = 1 << 24  # values of one time step
+_FIELDS = {
+    "scale": (1, 64), "stride": (1, MAX_FIELD), "padding": (0, MAX_FIELD), "v_decay": (0, 4096), "v_th_mant": (1, 131_071)
+}  # fmt: skip
+_WEIGHT_RANGE, _BIAS_LIMIT = (-256, 254), 4096
 _STATE_LIMIT = 1 << 23
-_WEIGHT_RANGE, _BIAS_LIMIT, _V_TH_MAX = (-256, 254), 4096, 131_071
 _BLOCK_BYTES = 1 << 26  # of unfolded patches; bounds memory
 
 
@@ -66,33 +70,35 @@ class HostEncoder:
     v_th_mant: int
 
     def __post_init__(self) -> None:
-        if problem := self._problem():
+        if problem := self._array_problem() or self._field_problem() or self._value_problem():
             raise BundleError(f"encoder: {problem}; export the bundle again")
 
-    def _problem(self) -> str | None:
+    def _array_problem(self) -> str | None:
         w, shape = self.weight, self.input_shape
-        if len(shape) != 3 or any(type(n) is not int or not 1 <= n <= MAX_INPUT for n in shape):
-            return f"input shape {shape}; allowed (C, H, W)"
-        if shape[0] * shape[1] * shape[2] > MAX_INPUT:
-            return f"input shape {shape} has more than {MAX_INPUT} values"
+        if len(shape) != 3 or any(type(n) is not int or not 1 <= n <= MAX_INPUT for n in shape) or math.prod(shape) > MAX_INPUT:
+            return f"input shape {shape}; allowed (C, H, W) of up to {MAX_INPUT} values"
         if w.ndim != 4 or not 0 < w.size <= MAX_WEIGHTS or w.dtype.kind != "i" or w.shape[1] != shape[0]:
             return f"weights {w.dtype} {w.shape}; allowed integers (C', {shape[0]}, kH, kW), up to {MAX_WEIGHTS}"
         if self.bias.shape != w.shape[:1] or self.bias.dtype.kind != "i":
             return f"bias {self.bias.dtype} {self.bias.shape}; allowed integers {w.shape[:1]}"
-        limits = {
-            "scale": (1, 64), "stride": (1, MAX_FIELD), "padding": (0, MAX_FIELD), "v_decay": (0, 4096), "v_th_mant": (1, _V_TH_MAX)
-        }  # fmt: skip
-        for key, (low, high) in limits.items():
+        return None
+
+    def _field_problem(self) -> str | None:
+        for key, (low, high) in _FIELDS.items():
             value = getattr(self, key)
             if type(value) is not int or not low <= value <= high:
                 return f"{key} {value!r}; allowed {low}..{high}"
         if self.scale & (self.scale - 1):
             return f"scale {self.scale}; allowed powers of two"
-        if max(w.shape[2:]) > MAX_FIELD or min(self.map_shape) < 1:
-            return f"kernel {w.shape[2:]} on an input {shape}"
-        if w.min() < _WEIGHT_RANGE[0] or w.max() > _WEIGHT_RANGE[1] or (w % 2).any() or np.abs(self.bias).max() > _BIAS_LIMIT:
-            return f"weights {w.min()}..{w.max()} (allowed even ones in {_WEIGHT_RANGE}), bias up to {np.abs(self.bias).max()}"
-        step = 64 // self.scale * self._highest_sum() + 64 * int(np.abs(self.bias.astype(np.int64)).max())
+        if max(self.weight.shape[2:]) > MAX_FIELD or min(self.map_shape) < 1:
+            return f"kernel {self.weight.shape[2:]} on an input {self.input_shape}"
+        return None
+
+    def _value_problem(self) -> str | None:
+        w, bias = self.weight, int(np.abs(self.bias.astype(np.int64)).max())
+        if w.min() < _WEIGHT_RANGE[0] or w.max() > _WEIGHT_RANGE[1] or (w % 2).any() or bias > _BIAS_LIMIT:
+            return f"weights {w.min()}..{w.max()} (allowed even ones in {_WEIGHT_RANGE}), bias up to {bias}"
+        step = 64 // self.scale * self._highest_sum() + 64 * bias
         if step * 4096 >= _STATE_LIMIT * self.v_decay:  # the limit of v under endless inhibition is 4096 step / v_decay
             return f"currents up to {step} with v_decay {self.v_decay} could leave 24 bits"
         return None
@@ -105,7 +111,8 @@ class HostEncoder:
     def map_shape(self) -> tuple[int, int]:
         """(H', W')."""
         height, width = (
-            (n + 2 * self.padding - k) // self.stride + 1 for n, k in zip(self.input_shape[1:], self.weight.shape[2:], strict=True)
+            (n + 2 * self.padding - k) // self.stride + 1
+            for n, k in zip(self.input_shape[1:], self.weight.shape[2:], strict=True)
         )
         return height, width
 
@@ -132,7 +139,7 @@ class HostEncoder:
     def _window(self, levels: np.ndarray, spikes: np.ndarray) -> None:
         v = np.zeros(self.output_shape, np.int64)
         bias = 64 * self.bias.astype(np.int64)[:, None, None]
-        drive, before = np.zeros(0), None
+        drive, before = np.zeros(0, np.int64), None
         for step in range(levels.shape[-1]):
             frame = levels[..., step]
             if before is None or not np.array_equal(frame, before):  # a spectrogram is the same at every step
@@ -147,7 +154,7 @@ class HostEncoder:
         dtype = np.float32 if self._highest_sum() < 1 << 24 else np.float64
         kernel = self.weight.shape[2:]
         padded = np.pad(frame.astype(dtype), ((0, 0), (self.padding,) * 2, (self.padding,) * 2))
-        patches = np.lib.stride_tricks.sliding_window_view(padded, kernel, (1, 2))[:, :: self.stride, :: self.stride]
+        patches = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))[:, :: self.stride, :: self.stride]  # type: ignore[call-overload]
         patches = patches.transpose(1, 2, 0, 3, 4)  # (H', W', C, kH, kW)
         weight = self.weight.reshape(len(self.weight), -1).astype(dtype)
         height, width = self.map_shape

@@ -40,7 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="do not train: set thresholds and scales of random ResNet18 branches from data statistics so that every layer "
         "fires at 5-20 %%, and write model.pt",
     )  # fmt: skip
-    parser.add_argument("--init", type=Path, metavar="MODEL.pt", help="start from this checkpoint's weights, e.g. calibrated ones")
+    parser.add_argument(
+        "--init", type=Path, metavar="MODEL.pt", help="start from this checkpoint's weights, e.g. calibrated ones"
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from last.pt in --out")
     again.add_argument("--overwrite", action="store_true", help="start anew although --out holds a training")
