@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Browser, find_browser
+from commands import run_command
 
 from taaf.deploy.cli import main
 from taaf.deploy.html.markup import Markup, element, plain
@@ -212,6 +213,25 @@ def test_page_of_a_lava_run_lists_every_layer(tmp_path: Path) -> None:
     layers = report["agreement"]["layer_mismatches"]
     assert len(layers) == 6 and {f"agreement.layer_mismatches.{n}": v for n, v in layers.items()}.items() <= paths.items()
     assert "as recorded on the Lava runtime" in text and "Early exit at confidence 0.9" in text
+
+
+@pytest.mark.long
+@pytest.mark.needs_slayer
+def test_page_of_resnet18_branches(tmp_path: Path) -> None:
+    """From calibration to the page: encoders on the host in drawing and study, the generated inputs said."""
+    config = tmp_path / "tiny.toml"
+    widths = "resnet_width = 2\nframe_size = 33\naudio_bins = 40\naudio_frames = 24\nfeatures = 6\nclasses = 6\n"
+    steps = "event_steps = 3\naudio_steps = 3\naligned_steps = 3\n"
+    kinds = 'first_name = "visual"\nfirst_branch = "resnet18"\naudio_branch = "resnet18"\n'
+    config.write_text(f'[data]\nset = "generated"\n[model]\n{kinds}{widths}{steps}')
+    assert run_command("train", "--config", config, "--calibrate-only", "--out", tmp_path / "run", "-q").returncode == 0
+    done = run_command("export", tmp_path / "run" / "model.pt", "--to", "netx", "--out", tmp_path / "bundle", "-q")
+    assert done.returncode == 0, done.stderr
+    report, text = _report(tmp_path, str(tmp_path / "bundle"), "--backend", "fast", "--samples", "3", "--energy-study")
+    macs = sum(report["encoder_macs_per_window"].values())
+    assert macs == report["energy_study"]["split"]["macs"]["first"] > 0 and report["energy_study"]["split"]["real_input"]
+    assert f"{macs:,}" in text and "encoder on the host: conv 7x7 /2" in text and "inputs are generated" in text
+    assert not report["paper"]["same_size"] and not report["energy_study"]["is_paper_scale"]
 
 
 @pytest.mark.needs_browser()
