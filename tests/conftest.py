@@ -5,23 +5,28 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from browser import find_browser
 
 MISSING: set[str] = set()  # markers of what this Python is known not to have; decided here, not by trying to import
 if sys.version_info >= (3, 11):
     MISSING = {"needs_slayer"} if os.environ.get("TAAF_LAVA_ON_NEWER_PYTHON") else {"needs_slayer", "needs_lava"}
-if find_browser() is None:  # a program, not a package: no Python has it
-    MISSING |= {"needs_browser"}
 
 
 def _lacks(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in MISSING)
+    return any(item.get_closest_marker(name) for name in MISSING) or _lacks_browser(item)
+
+
+def _lacks_browser(item: pytest.Item) -> bool:
+    if item.get_closest_marker("needs_browser") is None:
+        return False
+    from browser import find_browser  # a program, not a package: looked for
+
+    return find_browser() is None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs Lava, or a browser, where there is none."""
     for item in items:
-        if item.get_closest_marker("needs_browser") and _lacks(item):
+        if _lacks_browser(item):
             item.add_marker(pytest.mark.skip(reason="needs Chromium (Debian: apt-get install chromium); found none on PATH"))
         elif _lacks(item):
             item.add_marker(pytest.mark.skip(reason="needs Lava, which ends at Python 3.10"))

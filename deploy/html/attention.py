@@ -56,7 +56,7 @@ def class_figure(details: dict[str, Any]) -> Markup:
                 class_="c0",
                 fill_opacity=f"{v / top * 0.85:.3f}",
             )
-            strong = "strong" if v > 0.6 * top else "tick"
+            strong = "strong t0" if v > 0.6 * top else ""
             parts += [box, text(left + (t + 0.5) * wide - 1, y + 15, f"{v:.2f}", strong, "middle")]
     told = "; ".join(f"{details['labels'][k]}: {', '.join(f'{v:.2f}' for v in r)}" for k, r in rows)
     return figure(
