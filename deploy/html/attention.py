@@ -61,5 +61,5 @@ def class_figure(details: dict[str, Any]) -> Markup:
     told = "; ".join(f"{details['labels'][k]}: {', '.join(f'{v:.2f}' for v in r)}" for k, r in rows)
     return figure(
         "fig-alpha-class", "alpha(t) of the fused output per class", told, (left + steps * wide + 16, 28 + len(rows) * high),
-        join(parts), "Rows: true class, mean over its windows. Darker: more attention.",
+        join(parts), "Rows: true class, mean over its windows. Stronger colour: more attention.",
     )  # fmt: skip
