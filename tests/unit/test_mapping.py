@@ -155,7 +155,7 @@ def test_proposals_are_mapped_and_fit() -> None:
     answer = fit(dense_net(100, 64, 64), chip)
     assert not answer.fits and answer.mapping.fits
     found = {p.change: p for p in answer.proposals}
-    assert f"allow more chips (--chips {answer.mapping.n_chips})" in found
+    assert str(found["as it is"]).startswith(f"as it is: with --chips {answer.mapping.n_chips} (")
     narrower = next(p for name, p in found.items() if name.startswith("all layers but the last"))
     from taaf.hw_sim.shrink import shrunk
 
@@ -176,6 +176,18 @@ def test_too_many_inputs_propose_a_narrower_source() -> None:
     assert (finding.limit, finding.layer, finding.found) == ("input axons", "net.b", 5000)
     alone = next(p for p in answer.proposals if p.change.startswith("net.a alone"))
     assert (alone.fits, alone.factor) == (True, 6 / 8)
+
+
+def test_proposals_keep_limits_where_chips_are_not_enough() -> None:
+    """One neuron to a core, one core to a chip: 6/8 of the inputs keep the limits of b, on as many chips as a needs.
+
+    Seen failing: proposals that only count chips.
+    """
+    answer = fit(dense_net(3, 40, 2), replace(LOIHI1, neurons=1, in_axons=32, cores_per_chip=1, cores_per_tile=1), 1)
+    assert {f.limit for f in answer.findings} == {"input axons", "chips"}
+    alone = next(p for p in answer.proposals if p.change.startswith("net.a alone"))
+    assert (alone.factor, alone.keeps_limits, alone.fits, alone.n_chips) == (6 / 8, True, False, 32)
+    assert "with --chips 32" in str(alone)
 
 
 def test_strange_graphs_are_refused_in_one_line() -> None:
