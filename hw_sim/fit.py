@@ -24,8 +24,8 @@ class Proposal:
     keeps_limits : bool
         No core beyond its limits.
     fits : bool
-        That, and on as few chips as are allowed. Otherwise this is the mildest change that keeps the limits, or if none
-        does, the strongest one tried.
+        That, and on as few chips as are allowed. Otherwise this is the mildest change that makes every core keep its
+        limits where one did not, or the strongest one tried.
     """
 
     change: str
@@ -150,7 +150,7 @@ def _narrowable(mapping: Mapping) -> tuple[str, str] | None:
 
 
 def _search(mapping: Mapping, chips: int, change: str, build: Callable[[float], dict[str, Graph]]) -> list[Proposal]:
-    """The largest of 7/8 .. 1/8 that fits; else the largest that keeps the limits; else the outcome of the smallest."""
+    """The largest of 7/8 .. 1/8 that fits; else the largest that ends a violation; else the outcome of the smallest."""
     tried: dict[int, Proposal | None] = {}
 
     def at(eighths: int) -> Proposal | None:
@@ -162,7 +162,7 @@ def _search(mapping: Mapping, chips: int, change: str, build: Callable[[float], 
                 tried[eighths] = None
         return tried[eighths]
 
-    for wanted in ("fits", "keeps_limits"):
+    for wanted in ("fits", "keeps_limits") if mapping.violations else ("fits",):
         low, high = 0, _EIGHTHS - 1
         while low < high:
             middle = (low + high + 1) // 2

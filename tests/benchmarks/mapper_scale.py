@@ -44,7 +44,8 @@ def main() -> None:
         mapping = map_graphs(graphs, chip)
         row = {
             "weights": weights, "neurons": sum(r.n_neurons for r in mapping.layers), "cores": mapping.n_cores,
-            "chips": mapping.n_chips, "map_cpu_s": time.process_time() - begun, **{f"share of {k}": v for k, v in mapping.utilisation.items()},
+            "chips": mapping.n_chips, "map_cpu_s": time.process_time() - begun,
+            **{f"share of {k}": v for k, v in mapping.utilisation.items()},
         }  # fmt: skip
         if chip == "loihi1":
             begun = time.process_time()
