@@ -17,18 +17,29 @@ _EIGHTHS = 8
 
 @dataclass(frozen=True)
 class Proposal:
-    """A change and what it leads to; ``fits`` False: even the strongest one tried is not enough."""
+    """A change and what it leads to.
+
+    Attributes
+    ----------
+    keeps_limits : bool
+        No core beyond its limits.
+    fits : bool
+        That, and on as few chips as are allowed. Otherwise this is the mildest change that makes every core keep its
+        limits where one did not, or the strongest one tried.
+    """
 
     change: str
     factor: float
     n_cores: int
     n_chips: int
+    keeps_limits: bool
     fits: bool
 
     def __str__(self) -> str:
+        size = f"{self.n_cores:,} cores, {_chips(self.n_chips)}"
         if self.fits:
-            return f"{self.change}: {self.n_cores:,} cores, {_chips(self.n_chips)}"
-        return f"{self.change}: not enough ({self.n_cores:,} cores, {_chips(self.n_chips)})"
+            return f"{self.change}: fits, {size}"
+        return f"{self.change}: {f'with --chips {self.n_chips}' if self.keeps_limits else 'not enough'} ({size})"
 
 
 @dataclass(frozen=True)
@@ -103,7 +114,7 @@ def _proposals(mapping: Mapping, chips: int, others: Dict[str, dict[str, Graph]]
 
     found: list[Proposal] = []
     if mapping.fits:
-        found.append(Proposal(f"allow more chips (--chips {mapping.n_chips})", 1.0, mapping.n_cores, mapping.n_chips, True))
+        found.append(Proposal("as it is", 1.0, mapping.n_cores, mapping.n_chips, True, False))
     for change, other in others.items():
         found.append(_mapped(mapping, chips, change, 1.0, other))
     culprit = _narrowable(mapping)
@@ -139,36 +150,34 @@ def _narrowable(mapping: Mapping) -> tuple[str, str] | None:
 
 
 def _search(mapping: Mapping, chips: int, change: str, build: Callable[[float], dict[str, Graph]]) -> list[Proposal]:
-    """The largest of 7/8 .. 1/8 that fits, by bisection; the outcome of 1/8 if none does."""
-    tried: dict[int, Proposal] = {}
+    """The largest of 7/8 .. 1/8 that fits; else the largest that ends a violation; else the outcome of the smallest."""
+    tried: dict[int, Proposal | None] = {}
 
     def at(eighths: int) -> Proposal | None:
-        factor = eighths / _EIGHTHS
-        try:
-            return _mapped(mapping, chips, change.format(f"{eighths}/{_EIGHTHS}"), factor, build(factor))
-        except GraphError:  # maps too small for the kernels
-            return None
+        if eighths not in tried:
+            factor = eighths / _EIGHTHS
+            try:
+                tried[eighths] = _mapped(mapping, chips, change.format(f"{eighths}/{_EIGHTHS}"), factor, build(factor))
+            except GraphError:  # maps too small for the kernels
+                tried[eighths] = None
+        return tried[eighths]
 
-    low, high = 0, _EIGHTHS - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        proposal = at(middle)
-        if proposal is not None:
-            tried[middle] = proposal
-        if proposal is not None and not proposal.fits:
-            high = middle - 1
-        elif proposal is None:
-            break
-        else:
-            low = middle
-    if low and low in tried:
-        return [tried[low]]
-    return [tried[min(tried)]] if tried else []
+    for wanted in ("fits", "keeps_limits") if mapping.violations else ("fits",):
+        low, high = 0, _EIGHTHS - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            proposal = at(middle)
+            low, high = (middle, high) if proposal is None or getattr(proposal, wanted) else (low, middle - 1)
+        best = at(low) if low else None
+        if best is not None and getattr(best, wanted):
+            return [best]
+    smallest = [p for _, p in sorted(tried.items()) if p is not None]
+    return smallest[:1]
 
 
 def _mapped(mapping: Mapping, chips: int, change: str, factor: float, graphs: dict[str, Graph]) -> Proposal:
     found = map_graphs(graphs, mapping.limits, explain=False)
-    return Proposal(change, factor, found.n_cores, found.n_chips, found.fits and found.n_chips <= chips)
+    return Proposal(change, factor, found.n_cores, found.n_chips, found.fits, found.fits and found.n_chips <= chips)
 
 
 def _chips(n: int) -> str:
