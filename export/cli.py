@@ -71,6 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def peak_memory_kib() -> int:
+    """Largest resident size of this process so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     return run(build_parser(), _work, argv)
@@ -137,7 +144,7 @@ def _bundle(args: argparse.Namespace) -> int:
     if args.json:
         layers = [{"layer": c.layer, "spikes": c.spikes, "exact": c.ok} for c in result.checks]
         content = {"schema_version": SCHEMA_VERSION, "bundle": str(result.out), "layers": layers, "compiler": result.report}
-        print(json.dumps({**content, "test_accuracy": result.accuracy, "lava": result.lava}))
+        print(json.dumps({**content, "test_accuracy": result.accuracy, "lava": result.lava, "peak_memory_kib": peak_memory_kib()}))
         return 0
     for line in result.report:
         say(f"  {line}")

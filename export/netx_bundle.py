@@ -88,6 +88,12 @@ def export_netx(
         unlowered[name], chains[name] = compile_graph(graph, saturate=True, report=report)
         intervals[name] = analyse_checked(chains[name], window, allow_saturation, report)
     encoders = host_encoders(model)
+    for name, encoder in encoders.items():
+        share = 100 * encoder.peak * 4096 / max(1, encoder.v_decay) / (1 << 24)
+        proven = "proven" if share < 100 and encoder.v_decay else "not proven: only the verified windows tell"
+        report.say(
+            f"encoder: {name}: {encoder.n_macs:,} MACs per step on the host; {share:.3g} % of training's float32, {proven}"
+        )
     steps = dict(zip(config.modalities, (config.event_steps, config.audio_steps), strict=True))
     found: dict[str, Any] = {}
     data = {k: v for k, v in content["config"].get("data", {}).items() if k not in ("root", "cache", "workers")}
