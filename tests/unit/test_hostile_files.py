@@ -20,7 +20,7 @@ from taaf.export.bundle import read_bundle
 from taaf.export.manifest import manifest_problems
 from taaf.export.targets.netx import write_netx
 from taaf.export.targets.netx_reader import read_netx
-from taaf.models import zoo_path
+from taaf.models import tensor_archive, zoo_path
 from taaf.models.arrays import read_npz
 from taaf.models.checkpoint import load_model, read_checkpoint
 from taaf.models.errors import BundleError, CheckpointError, ConfigError, TaafError
@@ -82,6 +82,25 @@ def test_pickle_operations(raw: bytes, tmp_path: Path) -> None:
     path = _rewritten(tmp_path / "x.pt", lambda n, old: raw if n.endswith("data.pkl") else old)
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "mention"), [((1 << 700,) * 3, "a whole number of 701 bits"), (torch.zeros([1] * 17), "17 dimensions")]
+)
+def test_numbers_without_end(content: object, mention: str, tmp_path: Path) -> None:
+    """Sizes whose product takes for ever. Seen failing without the two limits."""
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=mention):
+        read_tensor_archive(tmp_path / "x.pt")
+
+
+def test_files_leave_nothing_behind(tmp_path: Path) -> None:
+    """BUILD sets attributes of what the file names; a function shared between files would keep them."""
+    described = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x03\x00\x00\x00badK\x01sb."
+    _rewritten(tmp_path / "x.pt", lambda n, old: described if n.endswith("data.pkl") else old)
+    with pytest.raises(ValueError, match="it holds a function"):
+        read_tensor_archive(tmp_path / "x.pt")
+    assert not hasattr(tensor_archive._describe, "bad")
 
 
 def test_configuration_larger_than_its_weights(tmp_path: Path) -> None:
