@@ -54,15 +54,17 @@ def _quiet_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def forgotten_afterwards() -> Iterator[None]:
-    """Let Lava forget the processes made in this block: its register keeps them, and their data, for ever otherwise."""
+    """Let Lava forget the processes and variables made in this block: its registers hold them, and their data, for ever."""
     from lava.magma.core.process.process import ProcessServer
+    from lava.magma.core.process.variable import VarServer
 
-    server = ProcessServer()
-    known = list(server.processes)
+    registers = (ProcessServer().processes, VarServer().vars)
+    known = [len(register) for register in registers]
     try:
         yield
     finally:
-        server.processes[:] = known
+        for register, n in zip(registers, known, strict=True):
+            del register[n:]
 
 
 class LavaRuntime:
