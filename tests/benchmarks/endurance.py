@@ -35,7 +35,7 @@ def state() -> dict[str, float]:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "descriptors": len(os.listdir("/proc/self/fd")), "threads": threading.active_count(), "children": len(tasks),
-        "Lava objects": sum(issubclass(type(o), (AbstractProcess, Var)) for o in gc.get_objects()),
+        "Lava objects": sum(issubclass(type(o), AbstractProcess | Var) for o in gc.get_objects()),
         "MiB": round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1),
     }  # fmt: skip
 
