@@ -95,7 +95,7 @@ def _check_dataset(data: h5py.Dataset, where: str) -> None:
     if data.is_virtual or data.external:
         raise ValueError(f"{where} is stored in other files; only data inside the file are read")
     dtype = data.dtype
-    text = dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None and len(data.shape or ()) < 2
+    text = dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None and len(data.shape or ()) < 3
     if data.shape is None or dtype.itemsize > 1 << 16 or not (dtype.kind in "biufS" or text):
         raise ValueError(f"{where} holds {dtype} {data.shape}, expected numbers or text of fixed length")
     settings = data.id.get_create_plist()

@@ -137,8 +137,8 @@ def _put(key: str, value: object) -> Callable[[h5py.File], None]:
 @pytest.mark.parametrize(
     ("change", "mention"),
     [
-        (_external, "ExternalLink refused"), (_soft, "SoftLink refused"), (_cycle, "more than 100000 parts or 16 levels"),
-        (_huge, "declares .* bytes so far, more than"), (_outside, "values outside the file refused"),
+        (_external, r"is a link \(ExternalLink\)"), (_soft, r"is a link \(SoftLink\)"), (_cycle, "more than 100000 parts or 16 levels"),
+        (_huge, "declares .* bytes, at most"), (_outside, "is stored in other files"),
         (_put("type", "LIF"), "not a readable NIR file"),
         (_put("nodes/a/type", "Transformer"), "nodes/a: unknown NIR type 'Transformer'"),
         (_put("nodes/a/weight", "text"), "not of NIR's form|not a readable"), (_put("nodes/b/tau", "text"), "not of NIR's form|not a read"),
