@@ -4,7 +4,7 @@
 parts are refused, and the sizes that it declares are bounded before anything is allocated.
 """
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import nir
 
 from taaf.models import hdf5
 from taaf.models.errors import BundleError
+from taaf.models.output import make_folder, write_at_once
 
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 16
@@ -76,14 +77,14 @@ def _check_type(group: h5py.Group) -> None:
 
 
 def save_nir(path: Path, graph: nir.NIRGraph) -> None:
-    """Write a NIR file: the old file stays, or the new one is complete (temporary file, then rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        nir.write(temporary, graph, compression="gzip")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a NIR file, whole or not at all; raises `OutputError` if the place cannot take it.
+
+    It is made in memory first: the HDF5 library crashes the process when a disk is full.
+    """
+    content = io.BytesIO()
+    nir.write(content, graph, compression="gzip")
+    make_folder(path.parent)
+    write_at_once(path, content.getvalue())
 
 
 def text(value: Any) -> str:
