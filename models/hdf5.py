@@ -124,6 +124,17 @@ def read_text(group: h5py.Group, name: str, longest: int = 64) -> str:
     return text.decode("ascii")
 
 
+def read_label(item: h5py.HLObject, name: str) -> str | None:
+    """The text of an attribute, or None if there is none; `ValueError` if it is no single text."""
+    if name not in item.attrs:
+        return None
+    attribute = item.attrs.get_id(name)
+    if attribute.shape != () or h5py.check_string_dtype(attribute.dtype) is None or attribute.dtype.itemsize > 1 << 10:
+        raise ValueError(f"{item.name}: attribute {name} holds {attribute.dtype} {attribute.shape}, expected one text")
+    value = item.attrs[name]
+    return value.decode("ascii") if isinstance(value, bytes) else str(value)
+
+
 def read_integers(group: h5py.Group, name: str) -> np.ndarray:
     """Values of a dataset as int32, also where it stores whole numbers as floats; raises as `member`."""
     values = np.asarray(read(group, name), np.float64)

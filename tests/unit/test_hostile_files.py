@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +174,7 @@ LIES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "more than 32 bits": (_replace(W, lambda f, k: f.__setitem__(k, np.full((8, 8), 2.0**40))), "not integers"),
     "two thresholds": (_replace("layer/1/neuron/vThMant", lambda f, k: f.__setitem__(k, [1, 2])), "neither one value"),
     "name": (lambda f: f["layer/1"].attrs.__setitem__("name", "\x1b[2J"), "name that is not"),
+    "many names": (lambda f: f["layer/1"].attrs.__setitem__("name", ["a"] * 1000), "expected one text"),
 }  # fmt: skip
 
 
@@ -184,6 +187,22 @@ def test_netx_files_that_lie(lie: str, tmp_path: Path) -> None:
         change(file)
     with pytest.raises(TaafError, match=mention):
         read_netx(tmp_path / "x.net", "net")
+
+
+@pytest.mark.parametrize(
+    "read", ["export.targets.netx_reader import read_netx as read", "export.nir_reader import read_nir as read"]
+)
+def test_heap_that_leads_nowhere(read: str, tmp_path: Path) -> None:
+    """An object of no length: the HDF5 library never gets past it. Seen hanging where `hdf5.open_file` was not used."""
+    path = tmp_path / "x.net"
+    write_netx(CASES["dense"](np.random.default_rng(0)), path)
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    content[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(content)
+    script = f"from pathlib import Path; from taaf.{read}; read(Path({str(path)!r}), 'net')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert "BundleError" in done.stderr and "a heap of the file is damaged" in done.stderr
 
 
 def test_virtual_data(tmp_path: Path) -> None:
