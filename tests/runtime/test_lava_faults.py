@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults import run_struck, with_own_shm
+from faults import python_path, run_struck, with_own_shm
 
 pytestmark = pytest.mark.needs_lava
 
@@ -18,7 +18,7 @@ ENDURANCE = SUPPORT.parent / "benchmarks" / "endurance.py"
 def run_fault(how: str, shm: Path, limit_s: float = 60) -> dict:
     """Result of fault_script.py; a hang fails the test instead of freezing the suite."""
     command = [*with_own_shm(shm), sys.executable, str(SUPPORT / "fault_script.py"), how, str(limit_s)]
-    env = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    env = {**os.environ, "PYTHONPATH": python_path()}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -51,6 +51,11 @@ def own_namespace() -> bool:
         return False
 
 
+def python_path() -> str:
+    """PYTHONPATH of this process with the test support in it."""
+    return os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH"))))
+
+
 def with_own_shm(folder: Path) -> list[str]:
     """Start of a command line that gives the rest ``folder`` as its /dev/shm; empty where that is not possible."""
     return ["unshare", "-m", "sh", "-c", _BIND, str(folder)] if own_namespace() else []
@@ -70,7 +75,7 @@ def run_struck(
     prefix = with_own_shm(shm)
     watched = shm if prefix else Path("/dev/shm")
     before = set(os.listdir(watched))
-    env = {**os.environ, "PYTHONPATH": str(SUPPORT), "TMPDIR": str(temporary), "MPLCONFIGDIR": str(folder.parent)}
+    env = {**os.environ, "PYTHONPATH": python_path(), "TMPDIR": str(temporary), "MPLCONFIGDIR": str(folder.parent)}
 
     def limit() -> None:
         if file_bytes is not None:
