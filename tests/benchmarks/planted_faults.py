@@ -56,7 +56,7 @@ FAULTS = (
     Fault("hostile: tensors larger than their record", "models/tensor_archive.py", "if math.prod(self.size) > len(values):", "if False:",
           "tests/unit/test_hostile_files.py::test_contents_no_checkpoint_needs"),
     Fault("hostile: names leave the bundle", "export/bundle.py", "not _SAFE_NAME.fullmatch(name) or ", "",
-          "tests/cli/test_deploy.py"),
+          "tests/unit/test_hostile_files.py::test_files_outside_the_bundle"),
     Fault("overflow: half the fan-in", "hw_sim/intervals.py", "total: np.ndarray = weight.sum(1)", "total: np.ndarray = weight.sum(1) // 2",
           "tests/unit/test_intervals.py"),
     Fault("overflow: wraps not counted", "hw_sim/engine.py", "wraps += int(torch.count_nonzero(a != wide))", "pass",

@@ -240,6 +240,18 @@ def test_manifests_that_lie(kind: str, tmp_path: Path) -> None:
         read_bundle(bundle)
 
 
+def test_files_outside_the_bundle(tmp_path: Path) -> None:
+    """The file is there and its sum fits; only its place is wrong."""
+    folder = shutil.copytree(zoo_path("ead_mini"), tmp_path / "bundle")
+    shutil.copy(folder / "event.net", tmp_path / "event.net")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["branches"]["event"]["file"] = "../event.net"
+    manifest["files"]["../event.net"] = manifest["files"]["event.net"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"file name '\.\./event\.net' is not allowed"):
+        read_bundle(folder)
+
+
 def test_manifest_limits() -> None:
     """Every entry that is used later; the shipped manifest has no problems."""
     manifest = json.loads((zoo_path("ead_mini") / "manifest.json").read_text())
