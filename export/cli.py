@@ -1,4 +1,4 @@
-"""taaf-export: checkpoint -> bundle or NIR; NIR -> NetX."""
+"""taaf-export: checkpoint -> bundle or NIR; NIR -> NetX; does it fit on a chip."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from taaf.models.console import make_parser, not_negative, run
+from taaf.models.console import check_target, make_parser, not_negative, positive, run
 from taaf.models.errors import ConfigError
 
 SCHEMA_VERSION = 1
@@ -23,12 +23,15 @@ def build_parser() -> argparse.ArgumentParser:
             "taaf-export runs/ead_mini/model.pt --to netx --out bundle", "taaf-export model.pt --to netx --verify-lava 5",
             "taaf-export model.pt --to nir --out backbone.nir",
             "taaf-export event.nir --second audio.nir --to netx --out backbone --calibrate spikes.npz",
+            "taaf-export --fit loihi2 model.pt", "taaf-export --fit loihi1 bundle --chips 4 --json",
         ],
     )  # fmt: skip
     parser.add_argument(
-        "model", type=Path, help="checkpoint of taaf-train (model.pt), NIR file (.nir), or with --to nir a bundle"
-    )
-    parser.add_argument("--to", choices=["netx", "nir"], required=True, help="target format")
+        "model", type=Path, nargs="?",
+        help="checkpoint of taaf-train (model.pt), NIR file (.nir), or with --to nir a bundle; with --fit also a bundle or "
+        "NetX file (.net; default: the shipped bundle)",
+    )  # fmt: skip
+    parser.add_argument("--to", choices=["netx", "nir"], help="target format; needed unless --fit is given")
     parser.add_argument(
         "--out", type=Path, default=None,
         help="bundle directory to write (default: ./bundle); from .nir: folder (default: ./backbone); to nir: file "
@@ -45,6 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="also export layers whose u or v may leave 24 bits, where the chip wraps and clips and training does not; "
         "they are reported, deployments count what happens, and verification still decides (default: refuse)",
     )  # fmt: skip
+    mapper = parser.add_argument_group("does it fit")
+    mapper.add_argument(
+        "--fit", choices=["loihi1", "loihi2"],
+        help="map the network onto cores of this chip, without running it: cores, chips, what limits each layer, and what "
+        "would make it fit; exit code 0 if it fits, 1 if not. --out writes the JSON report with every core to a file",
+    )  # fmt: skip
+    mapper.add_argument("--chips", type=positive, metavar="N", help="chips it may take (default 1)")
     source = parser.add_argument_group("from NIR")
     source.add_argument("--second", type=Path, metavar="NIR", help="NIR file of the second branch")
     source.add_argument("--dt", type=float, metavar="S", help="time step in seconds, which NIR does not hold (snnTorch: 1e-4)")
@@ -62,6 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
+    if args.fit:
+        return _fit(args)
+    if args.to is None or args.model is None:
+        missing = "a model" if args.to else "--to netx, --to nir or --fit loihi1|loihi2"
+        raise ConfigError(f"{missing} is needed; see taaf-export --help")
+    if args.chips is not None:
+        raise ConfigError("--chips: only with --fit")
     from_nir = args.model.suffix == ".nir"
     for option, value in (("--second", args.second), ("--dt", args.dt), ("--calibrate", args.calibrate)):
         if value is not None and not from_nir:
@@ -75,6 +92,22 @@ def _work(args: argparse.Namespace) -> int:
 
         return from_nir_file(args) if from_nir else to_nir_file(args)
     return _bundle(args)
+
+
+def _fit(args: argparse.Namespace) -> int:
+    other = {"--to": args.to, "--root": args.root, "--second": args.second, "--dt": args.dt, "--calibrate": args.calibrate}
+    given = [option for option, value in other.items() if value is not None]
+    if given or args.verify_lava or args.allow_saturation:
+        named = ", ".join(given) or ("--verify-lava" if args.verify_lava else "--allow-saturation")
+        raise ConfigError(f"{named}: not with --fit, which writes and runs nothing; leave it out")
+    if args.out is not None:
+        check_target("--out", args.out)
+    from taaf.export.fit_cli import fit_model
+    from taaf.models import zoo_path
+
+    args.model = args.model or zoo_path("ead_mini")
+    args.chips = args.chips or 1
+    return fit_model(args)
 
 
 def _bundle(args: argparse.Namespace) -> int:

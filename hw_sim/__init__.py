@@ -1,1 +1,1 @@
-"""Integer reference, fast exact engine, counters and energy conventions."""
+"""Integer reference, fast exact engine, counters and energy conventions, mapper onto cores and chips."""
