@@ -10,11 +10,13 @@ import contextlib
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,15 +56,17 @@ def _quiet_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def forgotten_afterwards() -> Iterator[None]:
-    """Let Lava forget the processes made in this block: its register keeps them, and their data, for ever otherwise."""
+    """Let Lava forget the processes and variables made in this block: its registers hold them, and their data, for ever."""
     from lava.magma.core.process.process import ProcessServer
+    from lava.magma.core.process.variable import VarServer
 
-    server = ProcessServer()
-    known = list(server.processes)
+    registers = (ProcessServer().processes, VarServer().vars)
+    known = [len(register) for register in registers]
     try:
         yield
     finally:
-        server.processes[:] = known
+        for register, n in zip(registers, known, strict=True):
+            del register[n:]
 
 
 class LavaRuntime:
@@ -238,8 +242,11 @@ class LavaRuntime:
             with contextlib.suppress(ValueError, AssertionError):
                 multiprocessing.Process.join(actor, 2.0)  # Lava's own join has no limit
         runtime = self._process._runtime
+        address = str(getattr(getattr(infrastructure.smm, "_manager", None), "address", ""))
         with contextlib.suppress(Exception):
             infrastructure.smm.shutdown()
+        if (socket_folder := Path(address).parent).name.startswith("pymp-"):  # a manager that was killed leaves it
+            shutil.rmtree(socket_folder, ignore_errors=True)
         with contextlib.suppress(Exception):
             runtime._watchdog_manager.stop()
         runtime._is_started = runtime._is_running = False

@@ -11,10 +11,7 @@ Files are verified against the manifest before anything is parsed. Nothing is pi
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +23,11 @@ from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.manifest import manifest_problems, modalities_of
 from taaf.export.targets.netx_reader import read_netx
 from taaf.models.arrays import read_npz
-from taaf.models.errors import BundleError, OutputError, TaafError
+from taaf.models.errors import BundleError, TaafError
 from taaf.models.host_encoder import HostEncoder
 from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
-from taaf.models.output import make_folder, replace_folder
+from taaf.models.output import staged_folder
 
 FORMAT, VERSION = "taaf-bundle", 2
 MAX_FILE_BYTES = 1 << 30
@@ -123,23 +120,12 @@ def write_bundle(out: Path, manifest: dict[str, Any], fill: Callable[[Path], Non
     """
     if out.exists() and not (out / "manifest.json").is_file():
         raise BundleError(f"{out}: exists and is not a bundle; choose another --out")
-    make_folder(out.parent)
-    try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    try:
-        os.chmod(stage, 0o755)
+    with staged_folder(out) as stage:
         fill(stage)
         files = {p.name: sha256(p) for p in sorted(stage.iterdir())}
         text = json.dumps({"format": FORMAT, "version": VERSION, **manifest, "files": files}, indent=1)
         (stage / "manifest.json").write_text(text + "\n", encoding="utf-8")
         check(stage)
-        replace_folder(stage, out)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); nothing was left there") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -10,11 +10,6 @@ the integer reference of the graph it came from: these two must agree on every s
 """
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +30,7 @@ from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import BundleError, ConfigError, ParityError
 from taaf.models.ir import Graph, RecurrentDense
+from taaf.models.output import staged_folder
 
 FORMAT, VERSION = "taaf-nir-netx", 1
 NOTES = (
@@ -89,6 +85,8 @@ def export_nets(
         "format": FORMAT, "version": VERSION, "taaf": version("taaf"), "sources": sources or [],
         "calibration": origin or {"source": "arrays in memory"}, "branches": {}, "notes": list(NOTES),
     }  # fmt: skip
+    if out.exists() and not _is_ours(out):
+        raise BundleError(f"{out}: exists and is not a network folder of taaf-export; choose another --out")
     with staged_folder(out) as stage:
         for branch, net in nets.items():
             report["branches"][branch] = _branch(net, inputs[branch], labels, stage)
@@ -134,30 +132,6 @@ def _require_exact(integer: Graph, chain: Graph, spikes: np.ndarray) -> int:
     if bad := [f"{integer.name}.{n}: {w} spikes" for n, w in wrong.items() if w]:
         raise ParityError(f"the written network differs from its integer graph: {', '.join(bad)}")
     return len(slow)
-
-
-@contextmanager
-def staged_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill that becomes ``out`` at the end, or vanishes; only a folder of this kind is replaced."""
-    if out.exists() and not _is_ours(out):
-        raise BundleError(f"{out}: exists and is not a network folder of taaf-export; choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    old = stage.with_name(stage.name + ".old")
-    try:
-        os.chmod(stage, 0o755)
-        yield stage
-        if out.exists():
-            os.rename(out, old)
-        try:
-            os.rename(stage, out)
-        except OSError:
-            if old.exists():
-                os.rename(old, out)
-            raise
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_ours(folder: Path) -> bool:

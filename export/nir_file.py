@@ -4,14 +4,16 @@
 parts are refused, and the sizes that it declares are bounded before anything is allocated.
 """
 
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 import h5py
 import nir
 
+from taaf.models import hdf5
 from taaf.models.errors import BundleError
+from taaf.models.output import make_folder, write_at_once
 
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 16
@@ -29,7 +31,7 @@ def load_nir(path: Path) -> nir.NIRGraph:
     if not path.is_file():
         raise BundleError(f"{path}: no such file; `taaf-export model.pt --to nir` or `nir.write` make one")
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.open_file(path) as file:
             if "node" not in file:
                 raise ValueError("it has no group 'node'")
             _walk(file)
@@ -53,19 +55,16 @@ def _walk(file: h5py.File) -> None:
             n_objects += 1
             if n_objects > MAX_OBJECTS or depth > MAX_DEPTH:
                 raise ValueError(f"{where}: more than {MAX_OBJECTS} parts or {MAX_DEPTH} levels")
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise ValueError(f"{where}: {type(link).__name__} refused; copy the values into the file")
-            item = group[name]
+            item = hdf5.member(group, name, h5py.HLObject)
             if isinstance(item, h5py.Group):
                 _check_type(item)
                 todo.append((item, depth + 1))
             elif isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise ValueError(f"{where}: values outside the file refused; copy them into it")
-                n_bytes += item.nbytes if item.shape is not None else 0
+                n_bytes += item.nbytes
                 if n_bytes > MAX_BYTES:
                     raise ValueError(f"{where}: declares {n_bytes} bytes so far, more than {MAX_BYTES}")
+            else:
+                raise ValueError(f"{where}: a {type(item).__name__}, expected a group or values")
 
 
 def _check_type(group: h5py.Group) -> None:
@@ -78,14 +77,14 @@ def _check_type(group: h5py.Group) -> None:
 
 
 def save_nir(path: Path, graph: nir.NIRGraph) -> None:
-    """Write a NIR file: the old file stays, or the new one is complete (temporary file, then rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        nir.write(temporary, graph, compression="gzip")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a NIR file, whole or not at all; raises `OutputError` if the place cannot take it.
+
+    It is made in memory first: the HDF5 library crashes the process when a disk is full.
+    """
+    content = io.BytesIO()
+    nir.write(content, graph, compression="gzip")
+    make_folder(path.parent)
+    write_at_once(path, content.getvalue())
 
 
 def text(value: Any) -> str:

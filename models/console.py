@@ -15,10 +15,18 @@ from taaf.models.errors import ConfigError, TaafError
 _EPILOG = "exit codes: 0 ok, 1 verification failed, 2 usage or bad input, 3 backend unavailable, 130 interrupted"
 
 
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Unlike argparse's own since Python 3.12, which says nothing of help that nobody could take."""
+        file = file or sys.stderr
+        file.write(message)
+        file.flush()
+
+
 def make_parser(prog: str, description: str, examples: Sequence[str]) -> argparse.ArgumentParser:
     """Parser with the common options and runnable examples in its help."""
     shown = "examples:\n" + "".join(f"  {e}\n" for e in examples)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog, description=description, epilog=f"{shown}\n{_EPILOG}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"{prog} {version('taaf')}")

@@ -95,7 +95,7 @@ def _check_dataset(data: h5py.Dataset, where: str) -> None:
     if data.is_virtual or data.external:
         raise ValueError(f"{where} is stored in other files; only data inside the file are read")
     dtype = data.dtype
-    text = dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None and len(data.shape or ()) < 2
+    text = dtype.kind == "O" and h5py.check_string_dtype(dtype) is not None and len(data.shape or ()) < 3
     if data.shape is None or dtype.itemsize > 1 << 16 or not (dtype.kind in "biufS" or text):
         raise ValueError(f"{where} holds {dtype} {data.shape}, expected numbers or text of fixed length")
     settings = data.id.get_create_plist()
@@ -122,6 +122,17 @@ def read_text(group: h5py.Group, name: str, longest: int = 64) -> str:
     if not isinstance(text, bytes) or not 0 < len(text) <= longest:
         raise ValueError(f"{data.name} holds {data.dtype} {data.shape}, expected one short text")
     return text.decode("ascii")
+
+
+def read_label(item: h5py.HLObject, name: str) -> str | None:
+    """The text of an attribute, or None if there is none; `ValueError` if it is no single text."""
+    if name not in item.attrs:
+        return None
+    attribute = item.attrs.get_id(name)
+    if attribute.shape != () or h5py.check_string_dtype(attribute.dtype) is None or attribute.dtype.itemsize > 1 << 10:
+        raise ValueError(f"{item.name}: attribute {name} holds {attribute.dtype} {attribute.shape}, expected one text")
+    value = item.attrs[name]
+    return value.decode("ascii") if isinstance(value, bytes) else str(value)
 
 
 def read_integers(group: h5py.Group, name: str) -> np.ndarray:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,30 @@ def replace_folder(new: Path, target: Path) -> None:
                 os.rename(aside, target)
             raise
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of ``out`` when the block ends, or vanishes.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written (full disk, no permission); nothing is left then.
+    """
+    make_folder(out.parent)
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    try:
+        os.chmod(stage, 0o755)
+        yield stage
+        replace_folder(stage, out)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); nothing was left there") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

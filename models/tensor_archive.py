@@ -24,6 +24,8 @@ MAX_STRUCTURE_BYTES = 1 << 24  # of everything but the tensors' values
 MAX_MEMBERS = 100_000
 MAX_PARTS = 1_000_000  # containers and values, counted as often as they are reached
 MAX_DEPTH = 20
+MAX_DIMENSIONS = 16
+MAX_INTEGER_BITS = 64
 _RECORD = re.compile(r"[0-9]{1,9}")
 _STORAGES = {
     f"{name}Storage": dtype
@@ -61,6 +63,8 @@ class _Tensor:
         numbers = (self.offset, *self.size, *self.stride) if ok else ()
         if not ok or any(type(n) is not int or n < 0 for n in numbers) or len(self.size) != len(self.stride):
             raise ValueError("a tensor is not described by a record, a place, a size and strides")
+        if len(self.size) > MAX_DIMENSIONS:
+            raise ValueError(f"a tensor of {len(self.size)} dimensions; allowed {MAX_DIMENSIONS}")
         values = self.storage.values
         if math.prod(self.size) > len(values):
             raise ValueError(f"a tensor of size {self.size} in a record of {len(values)} values")
@@ -85,7 +89,7 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _describe
+            return lambda *parts: _describe(*parts)  # one of its own: BUILD could leave attributes on a shared function
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch" and name in _STORAGES:
@@ -146,6 +150,8 @@ def _check_opcodes(structure: bytes) -> None:
     for opcode, argument, _position in pickletools.genops(structure):
         if opcode.name not in _OPCODES:
             raise ValueError(f"it uses the pickle operation {opcode.name}, which no checkpoint needs")
+        if isinstance(argument, int) and argument.bit_length() > MAX_INTEGER_BITS:  # products and hashes of them take for ever
+            raise ValueError(f"it holds a whole number of {argument.bit_length()} bits; allowed {MAX_INTEGER_BITS}")
         if opcode.name == "LONG_BINPUT" and int(argument or 0) > MAX_PARTS:  # the memo table is as long as its largest index
             raise ValueError("it numbers more parts than a checkpoint has")
 

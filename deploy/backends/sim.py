@@ -24,6 +24,7 @@ from taaf.deploy.lava_runtime import LavaRuntime, forgotten_afterwards, require_
 from taaf.export.bundle import Bundle
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Activity
+from taaf.models.errors import OutputError
 from taaf.models.ir import Shape
 from taaf.models.stage import require_spikes
 
@@ -52,7 +53,13 @@ def run_sim(
         contextlib.redirect_stdout(io.StringIO()),
         forgotten_afterwards(),
     ):
-        network = LavaNetwork(bundle, inputs, Path(folder), confidence=confidence)
+        try:
+            network = LavaNetwork(bundle, inputs, Path(folder), confidence=confidence)
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: streams of the run cannot be written ({error.strerror or error}); free space, run fewer "
+                "--samples, or set TMPDIR to another place"
+            ) from error
         return network.run(Loihi2SimCfg(select_tag="fixed_pt"), time_limit_s, tick)
 
 

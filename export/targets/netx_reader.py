@@ -85,7 +85,7 @@ def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFi
         If it holds a layer that taaf does not run exactly, or that NetX runs otherwise than it was trained; names it.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.open_file(path) as file:
             layers = hdf5.member(file, "layer", h5py.Group)
             if not 0 < len(layers) <= MAX_LAYERS:
                 raise ValueError(f"{len(layers)} layers; allowed 1..{MAX_LAYERS}")
@@ -209,7 +209,7 @@ def _delay(layer: h5py.Group, weight: np.ndarray, where: str) -> np.ndarray | No
         )
     if not values.any():
         return None
-    meant = layer["delay"].attrs.get("of") == DELAYS_OF_ARRIVALS
+    meant = hdf5.read_label(layer["delay"], "of") == DELAYS_OF_ARRIVALS
     if not meant and "bias" in layer and hdf5.read_integers(layer, "bias").any():
         raise UnsupportedLayerError(
             f"{where}: delays together with a bias; NetX delays what arrives at a neuron instead of its spikes, which is "
@@ -286,8 +286,8 @@ def _weights(layer: h5py.Group, key: str, where: str) -> np.ndarray:
 
 
 def _name(group: h5py.Group, otherwise: str) -> str:
-    name = group.attrs.get("name", otherwise)
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    name = hdf5.read_label(group, "name") or otherwise
+    if not _NAME.fullmatch(name):
         raise ValueError(f"{group.name} has a name that is not one of up to 100 letters, digits and ' .:/_-'")
     return name
 

@@ -46,7 +46,9 @@ def main() -> int:
         found = run_struck(
             root / "one", stage.split()[0], stage if how[:5] != "raise" else "none", how, *arguments(stage), *extra
         )
-        good = found.code == code and len(found.lines) == 1 and found.seconds <= LIMIT_S and not found.left
+        pythons = "resource_tracker" in found.stderr  # Python's own warning, when its helper processes were the ones struck
+        good = found.code == code and found.seconds <= LIMIT_S and not found.left
+        good = good and (pythons or len(found.lines) == (code != 0))
         n_bad += not good
         line = found.lines[-1][:140] if found.lines else ""
         print("ok " if good else "BAD", stage, how, found.code, f"{found.seconds:.1f} s", found.left, line, flush=True)
@@ -58,8 +60,8 @@ def main() -> int:
             judge(stage, how, 130)
     if "children" in args.strikes and any(word in "deploy run" for word in args.only):
         n = int(judge("deploy run", "SIGTERM", 130).notes[1])
-        for k in range(n):
-            judge("deploy run", f"child:{k}", 3)
+        for k in range(n):  # child 0 is Python's resource tracker: it is started again, and the run ends as always
+            judge("deploy run", f"child:{k}", 3 if k else 0, "--samples", "60")
     if "models" in args.strikes and any(word in "deploy run" for word in args.only):
         names = sorted({*judge("deploy run", "raise:nothing", 0, "--early-exit").notes})
         for name in names:

@@ -13,6 +13,8 @@ from slayer_files import SlayerFile
 
 from taaf.deploy.cli import main
 
+pytestmark = pytest.mark.needs_slayer  # which writes the files
+
 
 @pytest.fixture(scope="module")
 def convolutions(tmp_path_factory: pytest.TempPathFactory) -> SlayerFile:

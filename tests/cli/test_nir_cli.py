@@ -5,17 +5,13 @@ from pathlib import Path
 
 import nir
 import nir_nets
-import norse.torch as norse
 import numpy as np
 import pytest
-import torch
 from commands import assert_refused, run_command
 
 from taaf.deploy.lava_runtime import require_lava
 from taaf.export.bundle import sha256
 from taaf.export.cli import main
-from taaf.export.nir_export import export_nets
-from taaf.export.nir_reader import from_norse
 from taaf.export.targets.netx_reader import read_netx
 from taaf.models import zoo_path
 
@@ -65,6 +61,7 @@ def test_two_files_through_the_executable(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["audio.nir", "event.nir", "net"]
 
 
+@pytest.mark.needs_lava
 def test_written_networks_load_in_stock_lava(tmp_path: Path) -> None:
     """lava-dl's Network takes the file."""
     require_lava()
@@ -73,20 +70,6 @@ def test_written_networks_load_in_stock_lava(tmp_path: Path) -> None:
     path = nir_nets.write(tmp_path / "event.nir", nir_nets.small(0))
     assert main([str(path), "--to", "netx", "--out", str(tmp_path / "net"), "--json"]) == 0
     assert len(Network(net_config=str(tmp_path / "net/event.net"), reset_interval=8, reset_offset=1).layers) == 2
-
-
-def test_norse_modules_to_a_folder(tmp_path: Path) -> None:
-    """Norse -> IR -> folder in memory, with a measured report."""
-    torch.manual_seed(0)
-    fast = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(400.0), v_th=torch.tensor(0.1))
-    module = norse.SequentialState(
-        torch.nn.Linear(20, 16), norse.LIFBoxCell(fast), torch.nn.Linear(16, 6), norse.LIFBoxCell(fast)
-    )
-    nets = from_norse(module, torch.zeros(1, 20)).nets
-    report = export_nets(nets, tmp_path / "net", {"backbone": nir_nets.spikes((20,))}, np.arange(6))
-    assert json.loads((tmp_path / "net/report.json").read_text()) == report
-    layers = report["branches"]["backbone"]["deviation"]["layers"]
-    assert len(layers) == 2 and all(line["float_spikes"] > 50 and line["differing_fraction"] < 0.05 for line in layers)
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

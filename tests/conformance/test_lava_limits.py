@@ -162,6 +162,7 @@ def test_recurrent_layer_that_fires_before_its_window(bias: int) -> None:
 @pytest.mark.parametrize(
     ("first", "own", "found"), [(64, 32, ""), (65, 0, "65 in m.*allowed 64"), (0, 33, "33 in l.*allowed 32")]
 )
+@pytest.mark.needs_lava
 def test_recurrent_layer_behind_biased_layers(first: int, own: int, found: str) -> None:
     """Deeper layers run longer before their window: the second one two steps, so half its threshold is allowed."""
     nodes = [

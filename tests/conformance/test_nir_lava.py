@@ -18,6 +18,8 @@ from taaf.export.passes import CompileReport, compile_graph
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 
+pytestmark = pytest.mark.needs_lava
+
 
 def _by_hand() -> FloatNet:
     """Conv - LIF - flatten - CubaLIF - IF, a bias where one may be, a threshold per channel."""

@@ -11,6 +11,8 @@ from taaf.export.targets.netx_reader import read_netx_file
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 
+pytestmark = pytest.mark.needs_slayer
+
 
 @pytest.mark.parametrize(("blocks", "shape"), [("convolutions", (2, 8, 8)), ("own_decays", (30,))])
 @pytest.mark.parametrize("seed", range(2))

@@ -94,6 +94,7 @@ def test_engine_equals_reference_on_random_graphs() -> None:
 
 
 @pytest.mark.slow()
+@pytest.mark.needs_lava
 @pytest.mark.parametrize("kind", KINDS)
 def test_lava_equals_reference_on_random_graphs(kind: str) -> None:
     """25 graphs on the Lava runtime, every layer, none silent; windows back to back (a recurrent one alone)."""

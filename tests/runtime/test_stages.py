@@ -104,24 +104,26 @@ def full(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path,
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
-    (folder / "filler").write_bytes(bytes(40_000))
+    (folder / "filler").write_bytes(bytes(60_000))
     yield folder, None
     subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("command", ["train", "export", "deploy"])
-def test_full_disk(command: str, full: tuple[Path, int | None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["train", "export", "export nir", "deploy plot", "deploy report"])
+def test_full_disk(what: str, full: tuple[Path, int | None], tmp_path: Path) -> None:
     """Exit 2, one line that names the file and the reason; nothing half-written."""
     folder, limit = full
     arguments: dict[str, tuple[object, ...]] = {
         "train": ("--out", folder / "run", *TRAIN[2:], "--config", _four_batches(tmp_path)),
         "export": (EXPORT[0], "--to", "netx", "--out", folder / "bundle", "-q"),
-        "deploy": ("--backend", "fast", "--samples", "20", "--early-exit", "--plot", folder / "p.png", "-q"),
+        "export nir": (EXPORT[0], "--to", "nir", "--out", folder / "net.nir", "-q"),
+        "deploy plot": ("--backend", "fast", "--samples", "20", "--early-exit", "--plot", folder / "p.png", "-q"),
+        "deploy report": ("--backend", "fast", "--samples", "20", "--report", folder / "r.json", "-q"),
     }
-    found = run_struck(tmp_path / "x", command, "none", "none", *arguments[command], file_bytes=limit)
+    found = run_struck(tmp_path / "x", what.split()[0], "none", "none", *arguments[what], file_bytes=limit)
     assert found.code == 2 and found.left == [], found
-    assert len(found.lines) == 1 and str(folder) in found.lines[0] and "cannot be written" in found.lines[0], found.stderr
+    assert len(found.lines) == 1 and str(tmp_path) in found.lines[0] and "cannot be written" in found.lines[0], found.stderr
     left = {p.name for p in folder.rglob("*") if p.is_file()} - {"filler"}
     assert left == set()
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 SUPPORT = Path(__file__).parent
-_BIND = 'mount --bind "$0" /dev/shm && exec "$@"'
+_BIND = 'mkdir -p "$0" && mount --bind "$0" /dev/shm && exec "$@"'
 
 
 @dataclass
@@ -51,6 +51,16 @@ def own_namespace() -> bool:
         return False
 
 
+def python_path() -> str:
+    """PYTHONPATH of this process with the test support in it."""
+    return os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH"))))
+
+
+def with_own_shm(folder: Path) -> list[str]:
+    """Start of a command line that gives the rest ``folder`` as its /dev/shm; empty where that is not possible."""
+    return ["unshare", "-m", "sh", "-c", _BIND, str(folder)] if own_namespace() else []
+
+
 def run_struck(
     folder: Path, command: str, stage: str, how: str, *arguments: object,
     stdout: int = subprocess.PIPE, file_bytes: int | None = None, timeout: float = 120,
@@ -62,10 +72,10 @@ def run_struck(
         place.mkdir(exist_ok=True)
     marker.unlink(missing_ok=True)
     script = [sys.executable, str(SUPPORT / "stage_script.py"), command, stage, how, str(marker), *map(str, arguments)]
-    prefix = ["unshare", "-m", "sh", "-c", _BIND, str(shm)] if own_namespace() else []
+    prefix = with_own_shm(shm)
     watched = shm if prefix else Path("/dev/shm")
     before = set(os.listdir(watched))
-    env = {**os.environ, "PYTHONPATH": str(SUPPORT), "TMPDIR": str(temporary), "MPLCONFIGDIR": str(folder.parent)}
+    env = {**os.environ, "PYTHONPATH": python_path(), "TMPDIR": str(temporary), "MPLCONFIGDIR": str(folder.parent)}
 
     def limit() -> None:
         if file_bytes is not None:

@@ -45,7 +45,8 @@ def listing(folder: Path, leave_out: str) -> dict[str, tuple[int, int]]:
 
 def work(formats: list[str], start: int, n: int, seed: int, root: Path, limit_s: float) -> None:
     """Run inputs start..start+n-1 of every format; prints one JSON line per outcome that is a failure, and totals."""
-    from fuzz_formats import FORMATS, make_input, small_bundle
+    from fuzz_bundle import small_bundle
+    from fuzz_formats import FORMATS, make_input
 
     from taaf.models.errors import TaafError
 

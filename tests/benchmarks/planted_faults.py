@@ -1,0 +1,102 @@
+"""Plant one fault at a time in a copy of the sources and see the tests that must notice it fail.
+
+    uv run python tests/benchmarks/planted_faults.py [--only WORD]
+
+Faults for the random graphs are in tests/property/test_random_graphs.py itself, which also shrinks and prints them. Every
+fault here is one replacement in one file. A fault that its test does not notice is printed as MISSED; exit code 1.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("models", "training", "export", "hw_sim", "deploy")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One replacement, and the test that has to fail with it (and pass without)."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+FAULTS = (
+    Fault("NIR: tau of the membrane off by one step", "export/nir_neurons.py", "k = dt / tau if", "k = dt / (tau + dt) if",
+          "tests/unit/test_nir_mapping.py::test_decays_and_gains_in_closed_form"),
+    Fault("NIR: Norse's synapse read as its membrane", "export/nir_neurons.py", 'k_syn = leak("tau_syn")', 'k_syn = leak("tau_mem")',
+          "tests/unit/test_norse.py::test_norse_cells_equal_the_float_reference[LIFCell]"),
+    Fault("NIR: written weights differ a little", "export/nir_writer.py", "weight = node.weight.astype(np.float64)\n",
+          "weight = node.weight.astype(np.float64) * 1.01\n",
+          "tests/cli/test_nir_cli.py::test_checkpoint_to_nir_to_netx_is_the_shipped_network"),
+    Fault("NetX: delays of a dense layer ignored", "export/targets/netx_reader.py",
+          'delay=_delay(layer, weight, where) if "delay" in layer else None', "delay=None", "tests/golden/test_lava_dl_vectors.py"),
+    Fault("NetX: decay read one too large", "hw_sim/engine.py", "keep_u=_per_channel(np.subtract(4096, lif.i_decay)",
+          "keep_u=_per_channel(np.subtract(4095, lif.i_decay)", "tests/golden/test_lava_dl_vectors.py"),
+    Fault("faults: children are not killed", "deploy/lava_runtime.py", "                actor.kill()", "                pass",
+          "tests/runtime/test_lava_faults.py::test_fault_is_explained_and_cleaned_up[sleep-3-time limit of 3 s exceeded]"),
+    Fault("faults: a dead child is not noticed", "deploy/lava_runtime.py", "self._failure = self._dead_child()", "pass",
+          "tests/runtime/test_lava_faults.py::test_interrupting_deploy[child:5-3-killed by SIGKILL]"),
+    Fault("faults: variables stay in Lava's register", "deploy/lava_runtime.py", "(ProcessServer().processes, VarServer().vars)",
+          "(ProcessServer().processes,)", "tests/runtime/test_lava_faults.py::test_runs_leave_nothing_behind"),
+    Fault("faults: a signal during the swap of two bundles", "models/output.py",
+          "    with undisturbed():\n        if target", "    if True:\n        if target",
+          "tests/runtime/test_stages.py::test_interrupting_the_rename"),
+    Fault("hostile: links followed", "models/hdf5.py", "if not isinstance(link, h5py.HardLink):", "if False:",
+          "tests/unit/test_hostile_files.py::test_netx_files_that_lie[soft link]"),
+    Fault("hostile: tensors larger than their record", "models/tensor_archive.py", "if math.prod(self.size) > len(values):", "if False:",
+          "tests/unit/test_hostile_files.py::test_contents_no_checkpoint_needs"),
+    Fault("hostile: names leave the bundle", "export/bundle.py", "not _SAFE_NAME.fullmatch(name) or ", "",
+          "tests/unit/test_hostile_files.py::test_files_outside_the_bundle"),
+    Fault("overflow: half the fan-in", "hw_sim/intervals.py", "total: np.ndarray = weight.sum(1)", "total: np.ndarray = weight.sum(1) // 2",
+          "tests/unit/test_intervals.py"),
+    Fault("overflow: wraps not counted", "hw_sim/engine.py", "wraps += int(torch.count_nonzero(a != wide))", "pass",
+          "tests/unit/test_intervals.py"),
+    Fault("life after Lava: Lava imported at the top", "export/targets/netx_reader.py", "import h5py\n", "import h5py\nimport lava.lib\n",
+          "tests/unit/test_without_lava.py"),
+    Fault("compiler: relays above the kernel's centre", "export/passes.py", "centre = tuple(k // 2 for k", "centre = tuple(0 for k",
+          "tests/conformance/test_three_way.py"),
+)  # fmt: skip
+
+
+def outcome(tree: Path, test: str) -> int:
+    """pytest's exit code with ``taaf`` taken from ``tree``."""
+    env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "long or not long", "-p", "no:cacheprovider", test]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True).returncode
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="faults whose description contains this")
+    args = parser.parse_args()
+    missed = 0
+    with tempfile.TemporaryDirectory(prefix="taaf-planted-") as folder:
+        for room in ROOMS:
+            shutil.copytree(ROOT / room, Path(folder) / "taaf" / room)
+        for fault in (f for f in FAULTS if args.only in f.what):
+            path = Path(folder) / "taaf" / fault.file
+            sound = path.read_text()
+            assert sound.count(fault.old) == 1, f"{fault.what}: {fault.file} has changed"
+            path.write_text(sound.replace(fault.old, fault.new))
+            try:
+                found = outcome(Path(folder), fault.test)
+            finally:
+                path.write_text(sound)
+            missed += found != 1
+            print("noticed" if found == 1 else f"MISSED ({found})", fault.what, "-", fault.test, flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
