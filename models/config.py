@@ -7,9 +7,11 @@ from typing import Any
 from taaf.models.errors import CheckpointError
 
 CHOICES = {
+    "head": ("taaf", "scmrl"),
+    "cross_modal": ("none", "attention", "residual"),
     "first_name": ("event", "visual"),
-    "first_branch": ("conv", "resnet18"),
-    "audio_branch": ("dense", "resnet18"),
+    "first_branch": ("conv", "resnet18", "sps"),
+    "audio_branch": ("dense", "resnet18", "sps"),
     "alignment": ("learned", "fixed"),
     "attention": ("taaf", "uniform"),
     "attention_on": ("logits", "features"),
@@ -17,19 +19,28 @@ CHOICES = {
 MAX_STEPS = 1024
 MAX_SIZE = 1 << 16  # any other width
 MAX_SCALE = 64  # of an encoder: a current is then a multiple of the chip's own unit
-_ADDED = ("frame_size", "audio_bins", "audio_frames", "frame_scale", "audio_scale")  # older checkpoints do not have them
+STEM_STAGES = 4
+SCMRL_FUSIONS = ("concat", "sum")
+ALPHA_GRID = 64  # residual_alpha is a multiple of 1/64, so that tokens stay short dyadic numbers
+_ADDED = (  # older checkpoints do not have them
+    "frame_size", "audio_bins", "audio_frames", "frame_scale", "audio_scale",
+    "head", "cross_modal", "residual_alpha", "token_channels", "stem_halvings", "attention_heads", "mlp_ratio", "audio_levels",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a TAAF-SNN. Widths count channels or neurons; steps count time steps.
+    """Shape of a network. Widths count channels or neurons; steps count time steps.
 
     Attributes
     ----------
+    head : str
+        "taaf" (TAAF-SNN, arXiv 2505.14535) or "scmrl" (S-CMRL, arXiv 2502.12488; both branches are then "sps").
     first_name : str
         Name of the first modality, "event" or "visual"; the second is "audio".
     first_branch, audio_branch : str
-        "conv" and "dense" (small, of the embedded model), or "resnet18" (of the paper; `resnet_width` channels).
+        "conv" and "dense" (small, of the embedded model), "resnet18" (of the paper; `resnet_width` channels), or "sps"
+        (spiking patch stem, `taaf.models.sps`).
     event_channels, block_channels, event_size : int
         Channels of the conv branch's stem and residual block, side of its square input.
     audio_inputs, audio_hidden : int
@@ -51,6 +62,13 @@ class ModelConfig:
     frame_scale, audio_scale : int
         Levels per unit of their 8-bit input (`taaf.models.host_encoder`), a power of two: 32 covers -4..3.97 (normalised
         frames), 8 covers -16..15.9 (logarithms of magnitudes).
+    token_channels, stem_halvings, audio_levels : int
+        Of "sps" branches: channels C of a token; how many of the four convolutions have stride 2 (the original pools after
+        each); levels per audio band, so that the audio map is (1, audio_inputs / audio_levels, audio_levels).
+    cross_modal : str
+        Of head "scmrl": "residual" (x + residual_alpha x_res), "attention" (x_res alone) or "none".
+    residual_alpha, attention_heads, mlp_ratio : float, int, int
+        Of head "scmrl" (`taaf.models.cross_modal`).
     """
 
     event_channels: int = 8
@@ -76,6 +94,14 @@ class ModelConfig:
     audio_frames: int = 188
     frame_scale: int = 32
     audio_scale: int = 8
+    head: str = "taaf"
+    cross_modal: str = "residual"
+    residual_alpha: float = 1.5
+    token_channels: int = 64
+    stem_halvings: int = 3
+    attention_heads: int = 8
+    mlp_ratio: int = 4
+    audio_levels: int = 4
     surrogate_width: float = 0.5
     surrogate_scale: float = 1.0
 
@@ -89,8 +115,39 @@ class ModelConfig:
         """Shape of one time step of each input."""
         frames, spectrogram = (3, self.frame_size, self.frame_size), (1, self.audio_bins, self.audio_frames)
         first = frames if self.first_branch == "resnet18" else (2, self.event_size, self.event_size)
-        second = spectrogram if self.audio_branch == "resnet18" else (self.audio_inputs,)
+        bands = (1, self.audio_inputs // self.audio_levels, self.audio_levels)
+        second = {"resnet18": spectrogram, "sps": bands}.get(self.audio_branch, (self.audio_inputs,))
         return dict(zip(self.modalities, (first, second), strict=True))
+
+    @property
+    def token_maps(self) -> dict[str, tuple[int, int]]:
+        """Height and width of the map of tokens of each "sps" branch: 3x3 convolutions with padding 1."""
+
+        def side(n: int) -> int:
+            return -(-n // (1 << self.stem_halvings))
+
+        return {m: (side(shape[-2]), side(shape[-1])) for m, shape in self.input_shapes.items() if len(shape) == 3}
+
+    def problem(self) -> str | None:
+        """Why these values do not make a network together, or None."""
+        stems = (self.first_branch == "sps") + (self.audio_branch == "sps")
+        if self.head == "taaf":
+            return f'head "taaf" with {stems} branches "sps"; set head = "scmrl", or other branches' if stems else None
+        if stems != 2:
+            return 'head "scmrl" takes two branches "sps"; set first_branch and audio_branch'
+        if self.fusion not in SCMRL_FUSIONS:
+            return f'fusion (={self.fusion!r}): head "scmrl" allows {", ".join(SCMRL_FUSIONS)}'
+        if self.attention != "uniform":
+            return f'attention (={self.attention!r}): head "scmrl" averages over time; set attention = "uniform"'
+        if self.token_channels % 8 or self.token_channels % self.attention_heads:
+            return f"token_channels (={self.token_channels}): must be a multiple of 8 and of attention_heads (={self.attention_heads})"
+        if self.stem_halvings > STEM_STAGES:
+            return f"stem_halvings (={self.stem_halvings}): a stem has {STEM_STAGES} convolutions"
+        if self.audio_inputs % self.audio_levels:
+            return f"audio_inputs (={self.audio_inputs}): must be a multiple of audio_levels (={self.audio_levels})"
+        if self.residual_alpha * ALPHA_GRID % 1 or self.residual_alpha > ALPHA_GRID:
+            return f"residual_alpha (={self.residual_alpha}): must be a multiple of 1/{ALPHA_GRID}, up to {ALPHA_GRID}"
+        return None
 
     @property
     def input_scales(self) -> dict[str, int]:
@@ -114,7 +171,10 @@ class ModelConfig:
         for f in fields(ModelConfig):
             if problem := size_problem(f.name, values[f.name], f.default):
                 raise CheckpointError(f"model config: {problem}")
-        return ModelConfig(**values)
+        config = ModelConfig(**values)
+        if problem := config.problem():
+            raise CheckpointError(f"model config: {problem}")
+        return config
 
 
 def size_problem(key: str, value: Any, like: Any) -> str | None:

@@ -1,7 +1,8 @@
 """The host part in torch: time alignment, fusion, classifier and temporal attention (trained; deployed as NumPy)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -96,6 +97,22 @@ class TimeAlignment(nn.Module):
         return host_lif(nn.functional.conv1d(features.transpose(1, 2), weight, bias, padding=1))
 
 
+def uniform_linear(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, nn.Parameter]:
+    """Initial values of a fusion's arrays, as torch's Linear has them; spiking ones wide enough to fire at 20 % active inputs."""
+    found, fan_in = {}, 1
+    for name, shape in shapes.items():
+        value = torch.empty(shape)
+        if name.endswith("_spiking_weight"):
+            nn.init.normal_(value, 0, (2 / (0.2 * shape[1])) ** 0.5)
+        elif len(shape) == 2:  # a bias follows its weight
+            fan_in = shape[1]
+            nn.init.kaiming_uniform_(value, a=5**0.5)
+        else:
+            nn.init.uniform_(value, -(fan_in**-0.5), fan_in**-0.5)
+        found[name] = nn.Parameter(value)
+    return found
+
+
 class TaafHead(nn.Module):
     """Fusion, classifier (`taaf.models.fusion`) and temporal attention (Eqs 5-7)."""
 
@@ -103,18 +120,7 @@ class TaafHead(nn.Module):
         super().__init__()
         self.config = config
         self.fusion = FUSIONS[config.fusion]
-        self.weights = nn.ParameterDict()
-        fan_in = 1
-        for name, shape in self.fusion.shapes(config.features, config.classes).items():
-            value = torch.empty(shape)
-            if name.endswith("_spiking_weight"):  # wide enough to fire at about 20 % active inputs
-                nn.init.normal_(value, 0, (2 / (0.2 * shape[1])) ** 0.5)
-            elif len(shape) == 2:  # a bias follows its weight
-                fan_in = shape[1]
-                nn.init.kaiming_uniform_(value, a=5**0.5)
-            else:
-                nn.init.uniform_(value, -(fan_in**-0.5), fan_in**-0.5)
-            self.weights[name] = nn.Parameter(value)
+        self.weights = nn.ParameterDict(uniform_linear(self.fusion.shapes(config.features, config.classes)))
         n_in = config.classes if config.attention_on == "logits" else 2 * config.features
         for name in ("query", "key"):
             value = torch.eye(n_in, config.classes) + 0.02 * torch.randn(n_in, config.classes)
@@ -142,21 +148,41 @@ class TaafHead(nn.Module):
         alpha = [self.alpha(torch.cat(pair, -1)) for pair in pairs]
         return TaafOutput(logits, dict(zip(logits, alpha, strict=True)))
 
+    def deployed(self) -> "TaafHead":
+        """A copy in float64, as it is deployed."""
+        return copy.deepcopy(self).double()
+
+    def arrays(self) -> dict[str, torch.Tensor]:
+        """What `taaf.models.host_head.HostHead` takes beside the alignment."""
+        return dict(self.weights.items())
+
+    def spec(self) -> dict[str, Any]:
+        """What `taaf.models.host_head.HostHead` must know beside the arrays."""
+        keys = ("fusion", "attention", "attention_on", "features", "classes")
+        return {k: getattr(self.config, k) for k in keys} | {"modalities": list(self.config.modalities)}
+
 
 @dataclass
 class TaafOutput:
-    """Everything the losses and reports need; keys are "fused" and the modalities."""
+    """Everything the losses and reports need; keys are "fused" and the modalities (of either head)."""
 
     logits: dict[str, torch.Tensor]  # (N, T, C)
     alpha: dict[str, torch.Tensor]  # (N, T)
     features: dict[str, torch.Tensor] | None = None  # aligned, (N, T, F) per modality
+    residuals: dict[str, torch.Tensor] = field(default_factory=dict)  # S-CMRL: x_res, mean over tokens, (N, T, C)
 
     def decision(self, which: str = "fused") -> torch.Tensor:
         """Readout logits sum_t alpha(t) O(t), (N, C)."""
         return (self.alpha[which][..., None] * self.logits[which]).sum(1)
 
 
-def host_forward(align: nn.ModuleDict, head: TaafHead, features: dict[str, torch.Tensor]) -> TaafOutput:
+def deployed_forward(align: nn.ModuleDict, head: Any, features: dict[str, torch.Tensor]) -> TaafOutput:
+    """`host_forward` as it is deployed, in float64."""
+    wide = {m: f.double() for m, f in features.items()}
+    return host_forward(copy.deepcopy(align).double(), head.deployed(), wide)
+
+
+def host_forward(align: nn.ModuleDict, head: Any, features: dict[str, torch.Tensor]) -> TaafOutput:
     """Alignment and head on the branches' feature spikes, each (N, F, T_m); runs in the modules' precision."""
     aligned = {m: align[m](features[m]) for m in head.config.modalities}
     output = head(*aligned.values())

@@ -1,8 +1,11 @@
 """The host part in NumPy float64: time alignment, fusion, classifier and temporal attention.
 
-It is what `taaf.models.head.host_forward` computes, without torch, so that it can live inside a Lava process.
+It is what `taaf.models.head.host_forward` computes, without torch, so that it can live inside a Lava process. `AlignedHead` is
+what every head is to bundles and backends; `taaf.models.host_heads` finds the head that a bundle names.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +68,84 @@ NUMPY_OPS = Ops(
 )  # fmt: skip
 
 
-class HostHead:
-    """Callable on feature spikes.
+class AlignedHead(ABC):
+    """A head behind two time alignments.
+
+    Attributes
+    ----------
+    modalities : tuple of str
+        Names of the branches, in order; ``outputs`` are "fused" and these.
+    spec : dict
+        What the head must be told beside ``arrays`` (float64) to be built again.
+    """
+
+    spec: dict[str, Any]
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> None:
+        first, second = spec.get("modalities", MODALITIES)
+        self.modalities = (first, second)
+        self.outputs = ("fused", first, second)
+        self.arrays = {k: np.asarray(v, np.float64) for k, v in arrays.items()}
+
+    def _check(self, wanted: Mapping[str, tuple[int | None, ...]]) -> None:
+        """Compare arrays with the shapes they must have (None: any length), those of the alignment included."""
+        steps = self.aligned_steps
+        shapes: dict[str, tuple[int | None, ...]] = {**wanted}
+        shapes |= {f"align_{m}_weight": (steps, None, 3) for m in self.modalities}
+        shapes |= {f"align_{m}_bias": (steps,) for m in self.modalities}
+        if missing := [n for n in shapes if n not in self.arrays]:
+            raise BundleError(f"head: {', '.join(missing)} missing; export the bundle again")
+        if bad := [n for n in shapes if not np.isfinite(self.arrays[n]).all()]:
+            raise BundleError(f"head: {', '.join(bad)} holds values that are NaN or infinite; export the bundle again")
+        for name, shape in shapes.items():
+            found = self.arrays[name].shape
+            if len(found) != len(shape) or any(w is not None and w != f for w, f in zip(shape, found, strict=True)):
+                raise BundleError(f"head: {name} has shape {found}, expected {shape}; export the bundle again")
+
+    @property
+    def aligned_steps(self) -> int:
+        """Time steps after alignment."""
+        return len(np.atleast_1d(self.arrays.get(f"align_{self.modalities[0]}_bias", np.zeros(0))))
+
+    def input_steps(self, modality: str) -> int:
+        """Time steps before alignment."""
+        return int(self.arrays[f"align_{modality}_weight"].shape[1])
+
+    @abstractmethod
+    def n_features(self, modality: str) -> int:
+        """Feature neurons that this branch must have."""
+
+    def align(self, modality: str, features: np.ndarray) -> np.ndarray:
+        """Time alignment: (N, F, T_m) spikes -> (N, T_out, F) spikes; Conv1d with time as channels, then LIF."""
+        weight, bias = self.arrays[f"align_{modality}_weight"], self.arrays[f"align_{modality}_bias"]
+        x = np.pad(features.astype(np.float64), ((0, 0), (1, 1), (0, 0)))
+        n = features.shape[1]
+        current = sum(np.einsum("oi,nfi->nof", weight[:, :, k], x[:, k : k + n]) for k in range(3)) + bias[:, None]
+        return host_lif(current)
+
+    @abstractmethod
+    def __call__(self, features: dict[str, np.ndarray]) -> HeadOutput:
+        """Decide: feature spikes (N, F, T_m) per modality -> `HeadOutput`."""
+
+    @abstractmethod
+    def fused(self, features: dict[str, np.ndarray]) -> np.ndarray:
+        """Only the fused readout, (N, C)."""
+
+    @abstractmethod
+    def mac_parts(self, steps_in: dict[str, int]) -> dict[str, int]:
+        """Multiply-accumulates of one fused decision on the host, by part (dense count)."""
+
+    def n_macs(self, steps_in: dict[str, int]) -> int:
+        """All of `mac_parts`."""
+        return sum(self.mac_parts(steps_in).values())
+
+    @abstractmethod
+    def stages(self) -> list[tuple[str, str]]:
+        """What happens behind the alignment, for reports: title, what it does."""
+
+
+class HostHead(AlignedHead):
+    """Head of TAAF-SNN. Callable on feature spikes.
 
     Parameters
     ----------
@@ -93,39 +172,15 @@ class HostHead:
         for key in ("features", "classes"):
             if type(spec.get(key)) is not int or spec[key] < 1:
                 raise BundleError(f"head: {key} (={spec.get(key)!r}) must be a whole number >= 1")
-        first, second = spec.get("modalities", MODALITIES)
-        self.modalities = (first, second)
-        self.outputs = ("fused", first, second)
-        self.spec = {key: spec[key] for key in (*allowed, "features", "classes")} | {"modalities": [first, second]}
+        super().__init__(arrays, spec)
+        self.spec = {key: spec[key] for key in (*allowed, "features", "classes")} | {"modalities": list(self.modalities)}
         self.fusion = FUSIONS[spec["fusion"]]
-        self.arrays = {k: np.asarray(v, np.float64) for k, v in arrays.items()}
-        self._check()
+        attended = spec["classes"] if spec["attention_on"] == "logits" else 2 * spec["features"]
+        wanted = {"query": (attended, spec["classes"]), "key": (attended, spec["classes"])}
+        self._check({**self.fusion.shapes(spec["features"], spec["classes"]), **wanted})
 
-    def _check(self) -> None:
-        features, classes = self.spec["features"], self.spec["classes"]
-        attended = classes if self.spec["attention_on"] == "logits" else 2 * features
-        steps = len(np.atleast_1d(self.arrays.get(f"align_{self.modalities[0]}_bias", np.zeros(0))))
-        wanted: dict[str, tuple[int | None, ...]] = {**self.fusion.shapes(features, classes)}
-        wanted |= {"query": (attended, classes), "key": (attended, classes)}
-        wanted |= {f"align_{m}_weight": (steps, None, 3) for m in self.modalities} | {
-            f"align_{m}_bias": (steps,) for m in self.modalities
-        }
-        if missing := [n for n in wanted if n not in self.arrays]:
-            raise BundleError(f"head: {', '.join(missing)} missing; export the bundle again")
-        if bad := [n for n in wanted if not np.isfinite(self.arrays[n]).all()]:
-            raise BundleError(f"head: {', '.join(bad)} holds values that are NaN or infinite; export the bundle again")
-        for name, shape in wanted.items():
-            found = self.arrays[name].shape
-            if len(found) != len(shape) or any(w is not None and w != f for w, f in zip(shape, found, strict=True)):
-                raise BundleError(f"head: {name} has shape {found}, expected {shape}; export the bundle again")
-
-    def align(self, modality: str, features: np.ndarray) -> np.ndarray:
-        """Time alignment: (N, F, T_m) spikes -> (N, T_out, F) spikes; Conv1d with time as channels, then LIF."""
-        weight, bias = self.arrays[f"align_{modality}_weight"], self.arrays[f"align_{modality}_bias"]
-        x = np.pad(features.astype(np.float64), ((0, 0), (1, 1), (0, 0)))
-        n = features.shape[1]
-        current = sum(np.einsum("oi,nfi->nof", weight[:, :, k], x[:, k : k + n]) for k in range(3)) + bias[:, None]
-        return host_lif(current)
+    def n_features(self, modality: str) -> int:
+        return int(self.spec["features"])
 
     def alpha(self, scores_from: np.ndarray) -> np.ndarray:
         """Temporal attention (Eqs 5-7): (N, T, D) -> (N, T)."""
@@ -154,16 +209,25 @@ class HostHead:
         readout: np.ndarray = (self.alpha(attended)[..., None] * logits).sum(axis=1)
         return readout
 
-    def n_macs(self, steps_in: dict[str, int]) -> int:
+    def mac_parts(self, steps_in: dict[str, int]) -> dict[str, int]:
         """Multiply-accumulates of one fused decision on the host (dense count: alignment, fusion, attention).
 
         Fusions that use a weight matrix once per step are counted by the sizes of their matrices; products of
         activations (gates, the q k^T v of cross attention) are not included.
         """
-        features, classes = self.spec["features"], self.spec["classes"]
-        steps = len(self.arrays[f"align_{self.modalities[0]}_bias"])
-        align = sum(3 * steps * steps_in[m] * features for m in self.modalities)
+        features, classes, steps = self.spec["features"], self.spec["classes"], self.aligned_steps
         attend = steps * classes  # the readout
         if self.spec["attention"] == "taaf":
             attend += 2 * steps * self.arrays["query"].size + steps**2 * classes
-        return align + steps * self.fusion.n_macs(features, classes) + attend
+        return {
+            "alignment": sum(3 * steps * steps_in[m] * features for m in self.modalities),
+            "fusion": steps * self.fusion.n_macs(features, classes), "attention and readout": attend,
+        }  # fmt: skip
+
+    def stages(self) -> list[tuple[str, str]]:
+        s = self.spec
+        seen = {"taaf": "softmax over time steps", "uniform": "uniform, 1/T"}[s["attention"]]
+        return [
+            (f"fusion: {s['fusion']}", f"logits, {s['classes']} classes × {self.aligned_steps} steps"),
+            ("temporal attention", f"{seen}, on {s['attention_on']}"),
+        ]

@@ -1,4 +1,5 @@
-"""TAAF-SNN (arXiv 2505.14535): two spiking branches, time alignment, and the temporal-attention head.
+"""A two-modality spiking network: two branches, time alignment, and a head: TAAF-SNN's (arXiv 2505.14535), drawn here, or
+S-CMRL's (`taaf.models.scmrl`).
 
     event spikes (N, 2, 34, 34, 8)  -> EventBranch -> h (N, 128, 8)  -> TimeAlignment -> (N, 6, 128) -+
     audio spikes (N, 160, 12)       -> AudioBranch -> h (N, 128, 12) -> TimeAlignment -> (N, 6, 128) -+-> TaafHead
@@ -6,18 +7,22 @@
 The branches run on the chip; alignment and head run on the host.
 """
 
-import copy
-
 import torch
 from torch import nn
 
 from taaf.models.branches import AudioBranch, EventBranch
 from taaf.models.config import ModelConfig
-from taaf.models.head import TaafHead, TaafOutput, TimeAlignment, host_forward
+from taaf.models.head import TaafHead, TaafOutput, TimeAlignment, deployed_forward, host_forward
 from taaf.models.resnet import SpikingResNet18
+from taaf.models.scmrl import ScmrlHead
+from taaf.models.sps import SpikingPatchStem
+
+HEADS: dict[str, type[TaafHead] | type[ScmrlHead]] = {"taaf": TaafHead, "scmrl": ScmrlHead}
 
 
-def _branch(kind: str, channels: int, scale: int, config: ModelConfig) -> nn.Module:
+def _branch(name: str, kind: str, channels: int, scale: int, config: ModelConfig) -> nn.Module:
+    if kind == "sps":
+        return SpikingPatchStem(config.input_shapes[name], config)
     if kind == "resnet18":
         return SpikingResNet18(channels, scale, config)
     return EventBranch(config) if kind == "conv" else AudioBranch(config)
@@ -32,8 +37,8 @@ class TaafSnn(nn.Module):
         first, second = config.modalities
         self.branches = nn.ModuleDict(
             {
-                first: _branch(config.first_branch, 3, config.frame_scale, config),
-                second: _branch(config.audio_branch, 1, config.audio_scale, config),
+                first: _branch(first, config.first_branch, 3, config.frame_scale, config),
+                second: _branch(second, config.audio_branch, 1, config.audio_scale, config),
             }
         )
         learned = config.alignment == "learned"
@@ -43,7 +48,7 @@ class TaafSnn(nn.Module):
                 second: TimeAlignment(config.audio_steps, config.aligned_steps, learned),
             }
         )
-        self.head = TaafHead(config)
+        self.head = HEADS[config.head](config)
 
     def features(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Feature spikes of the branches per modality, (N, F, T_m) in {0, 1}."""
@@ -66,7 +71,6 @@ class TaafSnn(nn.Module):
         was_training = self.training
         self.eval()
         features = self.features(first, second)
-        align, head = copy.deepcopy(self.align).double(), copy.deepcopy(self.head).double()
-        output = host_forward(align, head, {m: f.double() for m, f in features.items()})
+        output = deployed_forward(self.align, self.head, features)
         self.train(was_training)
         return features, output

@@ -1,0 +1,55 @@
+"""Spiking patch stem (SPS) of S-CMRL (arXiv 2502.12488): the on-chip backbone of one modality, tokens at its end.
+
+    4 x [conv 3x3 - BN - LIF], widths C/8, C/4, C/2, C         x: spikes of the last one, a map of tokens
+    positional residual: conv 3x3 - BN - LIF                   p; the tokens are x + p, in {0, 1, 2}
+
+Where the original max-pools after a convolution, the convolution itself has stride 2: the chip has no exact form of a max.
+The positional residual adds *spikes*, behind the LIF. Residual joins that the compiler lowers add *currents* in front of one,
+so this one is lowered here: the last layer on the chip has channels [p | x], the second half relays, and the host adds them.
+"""
+
+import torch
+from torch import nn
+
+from taaf.models.branches import lif
+from taaf.models.config import STEM_STAGES, ModelConfig
+from taaf.models.qat import QatConv2d, over_time
+
+V_TH = 128  # below the weight of a relay, which must fire at once
+
+
+class SpikingPatchStem(nn.Module):
+    """(N, C_in, H, W, T) spikes, or flat (N, C_in H W, T), -> (N, 2 C tokens, T) spikes, [p | x] flattened.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (C_in, H, W) of the input.
+    config : ModelConfig
+        ``token_channels`` (C) and ``stem_halvings`` are read.
+    """
+
+    def __init__(self, shape: tuple[int, ...], config: ModelConfig) -> None:
+        super().__init__()
+        self.shape = shape
+        channels = config.token_channels
+        widths = [shape[0], *(channels // 8 * 2**i for i in range(STEM_STAGES))]
+        self.convs = nn.ModuleList(
+            QatConv2d(widths[i], widths[i + 1], 3, 2 if i < config.stem_halvings else 1, v_th_mant=V_TH)
+            for i in range(STEM_STAGES)
+        )
+        self.lifs = nn.ModuleList(lif(V_TH, config) for _ in range(STEM_STAGES))
+        self.position = QatConv2d(channels, channels, 3, 1, v_th_mant=V_TH)
+        self.position_lif = lif(V_TH, config)
+
+    def forward(self, spikes: torch.Tensor) -> torch.Tensor:
+        return self.trace(spikes)["tokens_lif"].flatten(1, 3)
+
+    def trace(self, spikes: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Spikes of every LIF population on the chip, by name, (N, C', H', W', T) each."""
+        found, x = {}, spikes.reshape(len(spikes), *self.shape, spikes.shape[-1])
+        for i, (conv, neurons) in enumerate(zip(self.convs, self.lifs, strict=True), start=1):
+            found[f"conv{i}_lif"] = x = neurons(over_time(conv, x))
+        position = self.position_lif(over_time(self.position, x))
+        found["tokens_lif"] = torch.cat([position, x], 1)
+        return found
