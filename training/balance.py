@@ -23,7 +23,8 @@ class LossOptions:
 
     ``suppression`` is the strength of k_u (and of OGM-GE, AGM and PMR where they have one). ``alpha_detach`` stops the
     gradient through alpha, ``alpha_batch_mean`` weights every sample of a batch with the mean alpha, ``entropy_floor``
-    and ``entropy_weight`` keep alpha from collapsing (`taaf.training.losses.entropy_deficit`).
+    and ``entropy_weight`` keep alpha from collapsing (`taaf.training.losses.entropy_deficit`). Of S-CMRL: ``smoothing`` of
+    labels, weight ``sao`` and temperature of the semantic alignment.
     """
 
     lam: float = 1e-3
@@ -34,6 +35,9 @@ class LossOptions:
     alpha_batch_mean: bool = False
     entropy_floor: float = 0.0
     entropy_weight: float = 0.0
+    smoothing: float = 0.1
+    sao: float = 1.0
+    sao_temperature: float = 0.07
 
     def weights(self, alpha: torch.Tensor) -> torch.Tensor:
         """The temporal weights of the loss for an attention alpha (N, T)."""

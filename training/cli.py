@@ -181,8 +181,9 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
 def describe(m: dict[str, Any], epochs: int, modalities: tuple[str, str]) -> str:
     """One line about an epoch."""
     accuracy = "  ".join(f"{u} {m[f'test_{u}']:.1f} %" for u in ("fused", *modalities))
-    k = " ".join(f"{u} {m[f'k_{u}']:.2f}" for u in modalities)
-    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}  test: {accuracy}  k {k}  {m['seconds']:.1f} s"
+    k = " ".join(f"{u} {m[f'k_{u}']:.2f}" for u in modalities if f"k_{u}" in m)
+    balance = f"  k {k}" if k else ""
+    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}  test: {accuracy}{balance}  {m['seconds']:.1f} s"
 
 
 def _compare(args: argparse.Namespace) -> int:

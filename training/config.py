@@ -17,8 +17,10 @@ from taaf.training.step import STRATEGIES
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW with one cosine period over all epochs.
+    """AdamW.
 
+    ``schedule``: "one_cycle" (rise over the first tenth, then fall, both cosines; no other warm-up) or "cosine" (linear rise
+    over ``warmup_epochs``, then one cosine to 0: `taaf.training.schedule`).
     ``freeze_epoch``: from this epoch on (0-based) batch norm uses its running statistics, so training sees exactly
     the integer network that is exported. ``shift_pixels``: events are shifted by up to this many pixels per batch.
     ``audio_drop``: fraction of audio input spikes dropped at random.
@@ -32,6 +34,8 @@ class OptimiserConfig:
     shift_pixels: int = 2
     audio_drop: float = 0.1
     seed: int = 1
+    schedule: str = "one_cycle"
+    warmup_epochs: int = 5
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,16 @@ class TrainConfig:
 _CHOICES = MODEL_CHOICES | {
     "fusion": tuple(FUSIONS),
     "balance": tuple(STRATEGIES),
+    "schedule": ("one_cycle", "cosine"),
     "split": ("official", "speaker-disjoint"),
     "on_bad": ("stop", "skip"),
 }
 _MAY_BE_ZERO = {
     "weight_decay", "shift_pixels", "audio_drop", "seed", "lam", "phi", "beta", "suppression", "modulation_end", "freeze_epoch",
-    "entropy_floor", "entropy_weight", "workers", "train_pairs", "test_pairs",
+    "entropy_floor", "entropy_weight", "smoothing", "sao", "warmup_epochs", "workers", "train_pairs", "test_pairs",
 }  # fmt: skip
 _ANY_NUMBER = {"audio_snr_db"}
-_AT_MOST = {"lam": 1, "entropy_floor": 1, "audio_drop": 1, "seed": 1 << 40, "shift_pixels": 64, "batch_size": 1 << 20}
+_AT_MOST = {"lam": 1, "entropy_floor": 1, "smoothing": 0.99, "audio_drop": 1, "seed": 1 << 40, "shift_pixels": 64, "batch_size": 1 << 20}
 MAX_NUMBER = 1 << 53  # of any setting; sizes of the network have their own limits
 MAX_FILE_BYTES = 1 << 20
 

@@ -61,6 +61,24 @@ def entropy_deficit(alpha: torch.Tensor, floor: float) -> torch.Tensor:
     return (floor * math.log(alpha.shape[1]) - entropy).clamp_min(0).mean()
 
 
+def semantic_alignment_loss(
+    first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor, temperature: float = 0.07
+) -> torch.Tensor:
+    """Semantic alignment optimisation of S-CMRL (arXiv 2502.12488, their public code): residual features of a class agree.
+
+    ``S = f_1 f_2^T / temperature``, ``L_sao = -mean_ij 1[y_i = y_j] log softmax_j(S)_ij``; under torchrun per process.
+
+    Parameters
+    ----------
+    first, second : torch.Tensor
+        f_m (N, C): x_res averaged over tokens and time.
+    labels : torch.Tensor
+        Class indices, shape (N,).
+    """
+    score = (first @ second.T / temperature).log_softmax(1)
+    return -(score * (labels[:, None] == labels[None, :])).mean()
+
+
 def true_class_score(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """s_u summed over the batch: softmax probability of the true class of the time-averaged logits (no gradient)."""
     with torch.no_grad():

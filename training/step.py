@@ -6,9 +6,10 @@ from torch import nn
 from taaf.models.taaf import TaafSnn
 from taaf.training.balance import Balance, LossAdjustment, Taaf, Watched
 from taaf.training.baselines import Agm, OgmGe, Pmr
+from taaf.training.cross_modal import CrossModal
 
 STRATEGIES: dict[str, type[Balance]] = {
-    "none": Balance, "la": LossAdjustment, "taaf": Taaf, "ogm_ge": OgmGe, "pmr": Pmr, "agm": Agm,
+    "none": Balance, "la": LossAdjustment, "taaf": Taaf, "ogm_ge": OgmGe, "pmr": Pmr, "agm": Agm, "scmrl": CrossModal,
 }  # fmt: skip
 
 

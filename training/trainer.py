@@ -17,10 +17,11 @@ from taaf.models.output import write_at_once
 from taaf.models.qat import freeze_statistics
 from taaf.models.taaf import TaafSnn
 from taaf.training.balance import Balance, LossOptions
-from taaf.training.config import TrainConfig
+from taaf.training.config import TrainConfig, from_dict
 from taaf.training.data import Batch, PairDataset, load_batches
 from taaf.training.distributed import Ranks
 from taaf.training.losses import all_sum
+from taaf.training.schedule import make_schedule
 from taaf.training.step import STRATEGIES, TrainingStep
 
 Metrics = dict[str, Any]
@@ -58,10 +59,7 @@ class Trainer:
         self.balance: Balance = STRATEGIES[config.loss.balance](options)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(parameters, lr=o.learning_rate, weight_decay=o.weight_decay)
-        steps = -(-len(train_set) // o.batch_size)
-        total = o.epochs * steps
-        rise = 0.1 if 0.1 * total != 1 else 0.2  # torch divides by zero where the rise takes exactly one step
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, o.learning_rate, total_steps=total, pct_start=rise)
+        self.schedule = make_schedule(self.optimiser, o, -(-len(train_set) // o.batch_size))
         self.step = ranks.wrap(TrainingStep(self.model, self.balance), may_skip=config.loss.alpha_detach)
         self.history: list[Metrics] = []
 
@@ -105,7 +103,7 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         content = read_checkpoint(path)
-        if content["config"] != self.config.to_dict():
+        if from_dict(content["config"], f"{path}: config").to_dict() != self.config.to_dict():
             raise CheckpointError(
                 f"{path}: was made with another configuration; resume with the same one or choose another --out"
             )
@@ -192,6 +190,10 @@ def _prefixed(metrics: dict[str, float]) -> Metrics:
 def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
     """Why this network cannot be trained on this data set, or None."""
     m = config.model
+    if problem := m.problem():
+        return f"model: {problem}"
+    if (m.head == "scmrl") != (config.loss.balance == "scmrl"):
+        return f'loss.balance (={config.loss.balance!r}): "scmrl" goes with model.head "scmrl", all others with "taaf"'
     if data.modalities != m.modalities:
         return f"model: modalities {m.modalities}, the data set has {data.modalities}; set model.first_name"
     if len(data.label_names) != m.classes:

@@ -1,0 +1,28 @@
+"""Learning rate over the steps of a training."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from taaf.training.config import OptimiserConfig
+
+
+def cosine_factor(step: int, warmup: int, total: int) -> float:
+    """Share of the highest learning rate in step ``step`` (0-based) of ``total``.
+
+    ``(step + 1) / (warmup + 1)`` for the first ``warmup`` steps, then ``(1 + cos(pi (step - warmup) / (total - warmup))) / 2``.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+def make_schedule(optimiser: Optimizer, o: OptimiserConfig, steps_per_epoch: int) -> LRScheduler:
+    """The configured schedule."""
+    total = o.epochs * steps_per_epoch
+    if o.schedule == "cosine":
+        warmup = min(o.warmup_epochs * steps_per_epoch, total - 1)
+        return LambdaLR(optimiser, lambda step: cosine_factor(step, warmup, total))
+    rise = 0.1 if 0.1 * total != 1 else 0.2  # torch divides by zero where the rise takes exactly one step
+    return OneCycleLR(optimiser, o.learning_rate, total_steps=total, pct_start=rise)
