@@ -31,7 +31,7 @@ def early_exit_report(bundle: Bundle, inputs: dict[str, np.ndarray], labels: np.
     for name, graph in bundle.graphs.items():
         window = pad_window(inputs[name], bundle.window_steps)
         spikes[name] = {**Engine(graph).run(window, keep_all=True).spikes, graph.input.name: window}
-    features = {b: spikes[b][g.output][..., : bundle.input_steps(b)] for b, g in bundle.graphs.items()}
+    features = {b: bundle.features_of(b, spikes[b][g.output]) for b, g in bundle.graphs.items()}
     wanted = sorted({*CONFIDENCES, confidence, NEVER})
     points = exit_curve(bundle.head.fused, bundle.graphs, spikes, features, wanted)
     rows = [_row(point, labels, points[-1]) for point in points]

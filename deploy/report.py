@@ -77,6 +77,7 @@ def layers_table(r: dict[str, Any]) -> str:
             f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per evaluation, one "
             f"{'per step until the decision' if 'early_exit' in r else 'per window'} (not part of the chip's energy)"
         )
+        lines.append("    of them " + ", ".join(f"{part} {n:,}" for part, n in r["host_mac_parts"].items()))
     for branch, macs in r.get("encoder_macs_per_window", {}).items():
         lines.append(
             f"  host encoder of {branch}: {macs:,} integer multiply-accumulates per window (not part of the chip's energy)"

@@ -15,7 +15,7 @@ from taaf.export.bundle import Bundle, relay_channels
 from taaf.hw_sim.counters import spiking_source
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Engine, EngineResult
-from taaf.models.host_head import HostHead
+from taaf.models.host_head import AlignedHead
 from taaf.models.ir import Conv2d, Dense, Graph, RecurrentDense
 
 MAX_ROWS, MIN_ROWS, ALL_ROWS = 48, 8, 512
@@ -85,7 +85,7 @@ def raster(spikes: Mapping[str, Mapping[str, np.ndarray]], origin: str) -> dict[
     return {"window": 0, "origin": origin, "layers": layers}
 
 
-def attention(head: HostHead, features: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
+def attention(head: AlignedHead, features: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
     """alpha(t) of the fused and the unimodal outputs over all windows: mean, quantiles, and mean per class (None: no window)."""
     alphas = head(dict(features)).alpha
     outputs = {}
@@ -146,7 +146,10 @@ def bundle_details(bundle: Bundle, result: BackendResult, inputs: dict[str, np.n
             }
             for b, g in bundle.graphs.items()
         },
-        "head": {**bundle.head.spec, "aligned_steps": len(bundle.head.arrays[f"align_{bundle.modalities[0]}_bias"])},
+        "head": {
+            **bundle.head.spec, "aligned_steps": bundle.head.aligned_steps, "stages": bundle.head.stages(),
+            "n_features": {b: bundle.head.n_features(b) for b in bundle.graphs},
+        },
         "window_steps": bundle.window_steps,
         "generated": bundle.manifest.get("data", {}).get("set") == "generated",
         "labels": list(bundle.manifest["labels"]),

@@ -126,7 +126,7 @@ def _input_config(bundle: Bundle) -> ModelConfig:
 
 def _require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> None:
     """Raise `BundleError` unless the bundle takes this data set's inputs."""
-    for name, x in inputs.items():
+    for name, x in bundle.shaped(inputs).items():
         if name not in bundle.graphs:
             raise BundleError(f"{bundle.path}: has branches {', '.join(bundle.graphs)}, the data set gives {name}")
         shape = bundle.encoders[name].input_shape if name in bundle.encoders else bundle.graphs[name].input.shape
@@ -252,6 +252,7 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
         "layers": [c.to_dict() for c in counts],
         "totals": {**totals, "spikes_in": inputs},
         "host_macs_per_window": bundle.head.n_macs(steps),
+        "host_mac_parts": bundle.head.mac_parts(steps),
         "encoder_macs_per_window": encoder_macs,
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],

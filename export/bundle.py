@@ -25,7 +25,8 @@ from taaf.export.targets.netx_reader import read_netx
 from taaf.models.arrays import read_npz
 from taaf.models.errors import BundleError, TaafError
 from taaf.models.host_encoder import HostEncoder
-from taaf.models.host_head import HostHead
+from taaf.models.host_head import AlignedHead
+from taaf.models.host_heads import host_head
 from taaf.models.ir import Graph
 from taaf.models.output import staged_folder
 
@@ -42,7 +43,7 @@ class Bundle:
     path: Path
     manifest: dict[str, Any]
     graphs: dict[str, Graph]
-    head: HostHead
+    head: AlignedHead
     golden: dict[str, np.ndarray]
     encoders: dict[str, HostEncoder] = field(default_factory=dict)
 
@@ -53,7 +54,11 @@ class Bundle:
 
     def encode(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs of a data set (`taaf.training.sources.Windows`) -> spikes for the chip, uint8 (N, *shape, T)."""
-        return {m: self.encoders[m](x) if m in self.encoders else x for m, x in inputs.items()}
+        return {m: self.encoders[m](x) if m in self.encoders else x for m, x in self.shaped(inputs).items()}
+
+    def shaped(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs in the branches' shapes, where a data set gives the same number of values in another (in C order)."""
+        return {m: x if m in self.encoders or m not in self.graphs else in_shape(x, self.graphs[m]) for m, x in inputs.items()}
 
     @property
     def window_steps(self) -> int:
@@ -86,7 +91,19 @@ class Bundle:
 
     def n_features(self, branch: str) -> int:
         graph = self.graphs[branch]
-        return int(graph.shapes[graph.output][0])
+        return int(np.prod(graph.shapes[graph.output]))
+
+    def features_of(self, branch: str, spikes: np.ndarray) -> np.ndarray:
+        """What the head receives of a branch's last layer (N, *shape, T): (N, F, T), the steps it reads, maps flattened."""
+        seen = spikes[..., : self.input_steps(branch)]
+        return seen.reshape(len(seen), -1, seen.shape[-1])
+
+
+def in_shape(windows: np.ndarray, graph: Graph) -> np.ndarray:
+    """Windows (N, ..., T) in the shape of a graph's input if that is only another view of them; else as they are."""
+    if np.prod(windows.shape[1:-1]) != np.prod(graph.input.shape):
+        return windows
+    return windows.reshape(len(windows), *graph.input.shape, windows.shape[-1])
 
 
 def relay_channels(branch: dict[str, Any]) -> dict[str, int]:
@@ -149,7 +166,7 @@ def read_bundle(path: Path) -> Bundle:
             for b, entry in branches.items()
             if "encoder_file" in entry
         }
-        head = HostHead(_read_npz(path / manifest["head"]["file"]), manifest["head"])
+        head = host_head(_read_npz(path / manifest["head"]["file"]), manifest["head"])
         bundle = Bundle(path, manifest, graphs, head, _read_npz(path / manifest["golden"]["file"]), encoders)
         _check_fit(bundle)
     except TaafError:
@@ -239,14 +256,10 @@ def _check_fit(bundle: Bundle) -> None:
         steps = bundle.input_steps(name)
         if not 1 <= steps <= bundle.window_steps:
             raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
-        if len(graph.shapes[graph.output]) != 1:
-            raise BundleError(
-                f"{bundle.path}: {name}.net ends in a map {graph.shapes[graph.output]}; the head takes flat features"
-            )
         check_limits(graph, window_steps=bundle.window_steps, allow_saturation=bundle.allows_saturation)
-        if bundle.head.arrays[f"align_{name}_weight"].shape[1] != steps:
+        if bundle.head.input_steps(name) != steps:
             raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
-        if bundle.n_features(name) != bundle.head.spec["features"]:
+        if bundle.n_features(name) != bundle.head.n_features(name):
             raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes another number")
         packed = bundle.golden[f"features_{name}"]
         if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-n * bundle.n_features(name) * steps // 8):

@@ -1,4 +1,4 @@
-"""From a trained `TaafSnn` to float-stage graphs, one per branch (weights in units of the fed LIF's threshold)."""
+"""From a trained network to float-stage graphs, one per branch (weights in units of the fed LIF's threshold)."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from taaf.models import ir
+from taaf.export.passes import RELAY_WEIGHT
 from taaf.models.branches import EventBranch
 from taaf.models.config import ModelConfig
 from taaf.models.host_encoder import HostEncoder
 from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
 from taaf.models.resnet import SpikingResNet18
 from taaf.models.slayer_lif import SlayerLif
+from taaf.models.sps import SpikingPatchStem
 from taaf.models.taaf import TaafSnn
 
 
@@ -71,6 +73,8 @@ def host_encoders(model: TaafSnn) -> dict[str, HostEncoder]:
 def _branch_graph(name: str, branch: object, config: ModelConfig) -> ir.Graph:
     if isinstance(branch, SpikingResNet18):
         return _resnet(name, branch, config)
+    if isinstance(branch, SpikingPatchStem):
+        return _patch_stem(name, branch)
     return _event(name, branch, config) if isinstance(branch, EventBranch) else _audio(name, branch, config)
 
 
@@ -90,6 +94,25 @@ def _audio(name: str, audio: Any, config: ModelConfig) -> ir.Graph:
     hidden = a.add(_lif("hidden_lif", audio.hidden_lif), [a.synapse("hidden", audio.hidden, "input")])
     a.add(_lif("readout_lif", audio.readout_lif), [a.synapse("readout", audio.readout, hidden)])
     return a.graph()
+
+
+def _patch_stem(name: str, branch: SpikingPatchStem) -> ir.Graph:
+    """Four convolutions, and the positional one beside relays of what it reads: the host adds their spikes."""
+    b = _Builder(name, branch.shape)
+    last = "input"
+    for i, (conv, neurons) in enumerate(zip(branch.convs, branch.lifs, strict=True), start=1):
+        last = b.add(_lif(f"conv{i}_lif", neurons), [b.synapse(f"conv{i}", conv, last)])
+    conv, norm = _synapse("position", branch.position)
+    assert isinstance(conv, ir.Conv2d)
+    channels, centre = len(conv.weight), conv.weight.shape[2] // 2
+    relay = np.zeros_like(conv.weight)
+    relay[np.arange(channels), np.arange(channels), centre, centre] = RELAY_WEIGHT / branch.position.v_th_mant
+    beside = replace(conv, weight=np.concatenate([conv.weight, relay]))
+    one, none = np.ones(channels, np.float32), np.zeros(channels, np.float32)  # a batch norm that changes nothing
+    joined = {"gain": one, "offset": none, "mean": none, "var": one - np.float32(norm.eps)}
+    both = replace(norm, **{k: np.concatenate([getattr(norm, k), v]) for k, v in joined.items()})
+    b.add(_lif("tokens_lif", branch.position_lif), [b.add(both, [b.add(beside, [last])])])
+    return b.graph()
 
 
 def _resnet(name: str, branch: SpikingResNet18, config: ModelConfig) -> ir.Graph:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from taaf.export.bundle import read_bundle, sha256, write_bundle
+from taaf.export.bundle import in_shape, read_bundle, sha256, write_bundle
 from taaf.export.frontend import float_graphs, host_encoders
 from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.limits import check_limits
@@ -25,13 +25,14 @@ from taaf.hw_sim.counters import dense_macs
 from taaf.models.checkpoint import load_model
 from taaf.models.config import ModelConfig
 from taaf.models.errors import BackendUnavailableError, ParityError
-from taaf.models.head import host_forward
+from taaf.models.head import deployed_forward
 from taaf.models.host_encoder import HostEncoder
 from taaf.models.host_head import HeadOutput
 from taaf.models.ir import Graph
 from taaf.models.output import undisturbed
 from taaf.models.taaf import TaafSnn
 
+MODEL_NAMES = {"taaf": "taaf-snn", "scmrl": "s-cmrl"}
 ENCODERS = {
     "ead-mini": {
         "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
@@ -88,6 +89,7 @@ def export_netx(
         unlowered[name], chains[name] = compile_graph(graph, saturate=True, report=report)
         intervals[name] = analyse_checked(chains[name], window, allow_saturation, report)
     encoders = host_encoders(model)
+    inputs = {m: x if m in encoders else in_shape(x, chains[m]) for m, x in inputs.items()}
     for name, encoder in encoders.items():
         share = 100 * encoder.peak * 4096 / max(1, encoder.v_decay) / (1 << 24)
         proven = "proven" if share < 100 and encoder.v_decay else "not proven: only the verified windows tell"
@@ -113,7 +115,7 @@ def export_netx(
         found["lava"] = _verify_on_lava(stage, verify_lava) if verify_lava else None
 
     manifest = {
-        "model": "taaf-snn", "data": data, "labels": label_names, "window_steps": window,
+        "model": MODEL_NAMES[config.head], "data": data, "labels": label_names, "window_steps": window,
         "branches": {
             m: {
                 "file": f"{m}.net", "input_shape": list(chains[m].input.shape), "input_steps": steps[m],
@@ -124,7 +126,7 @@ def export_netx(
                 "intervals": [row.to_dict() for row in intervals[m]],
             } for m in config.modalities
         },
-        "head": {"file": "head.npz", "type": "taaf", **head_spec(config), "aligned_steps": config.aligned_steps},
+        "head": {"file": "head.npz", "type": config.head, **head_spec(model), "aligned_steps": config.aligned_steps},
         "golden": {"file": "golden.npz", "source": "SLAYER CPU forward and float64 head of the checkpoint"},
         "allow_saturation": allow_saturation, "compiler": report.lines,
         "training": {"checkpoint_sha256": sha256(checkpoint), "config": content["config"], "metrics": content.get("metrics")},
@@ -160,15 +162,15 @@ def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: C
     return rows
 
 
-def head_spec(config: ModelConfig) -> dict[str, Any]:
-    """What `taaf.models.host_head.HostHead` must know beside the arrays."""
-    keys = ("fusion", "attention", "attention_on", "features", "classes")
-    return {k: getattr(config, k) for k in keys} | {"modalities": list(config.modalities)}
+def head_spec(model: TaafSnn) -> dict[str, Any]:
+    """What `taaf.models.host_heads.host_head` must know beside the arrays."""
+    spec: dict[str, Any] = model.head.spec()
+    return spec
 
 
 def head_arrays(model: TaafSnn) -> dict[str, np.ndarray]:
     """The host head's arrays in float64; alignment already on its grid."""
-    arrays = dict(model.head.weights.items())
+    arrays = model.head.arrays()
     for m in model.config.modalities:
         weight, bias = model.align[m].quantised()
         arrays |= {f"align_{m}_weight": weight, f"align_{m}_bias": bias}
@@ -212,6 +214,7 @@ def _verify(
                 checks.append(check)
             branch, features[name] = verify_branch(model, graph, unlowered[name], spikes, report.relays_of(graph), bar.update)
             checks += branch
+            features[name] = bundle.features_of(name, features[name])
     for line in checks:
         say(str(line))
     require_exact(checks)
@@ -224,11 +227,8 @@ def _verify(
 
 
 def _verify_head(model: TaafSnn, numpy_head: HeadOutput, features: dict[str, np.ndarray]) -> None:
-    import copy
-
     with torch.no_grad():
-        align, head = copy.deepcopy(model.align).double(), copy.deepcopy(model.head).double()
-        output = host_forward(align, head, {m: torch.from_numpy(f.astype(np.float64)) for m, f in features.items()})
+        output = deployed_forward(model.align, model.head, {m: torch.from_numpy(f) for m, f in features.items()})
     for u, logits in numpy_head.logits.items():
         trained = output.decision(u).numpy()
         worst = float(np.abs(trained - logits).max())

@@ -20,12 +20,12 @@ def run_fast(bundle: Bundle, inputs: dict[str, np.ndarray], confidence: float | 
     padded = {name: pad_window(inputs[name], bundle.window_steps) for name in engines}
     started = time.perf_counter()
     results = {name: engine.run(padded[name]) for name, engine in engines.items()}
-    features = {name: r.spikes[bundle.graphs[name].output][..., : bundle.input_steps(name)] for name, r in results.items()}
+    features = {name: bundle.features_of(name, r.spikes[bundle.graphs[name].output]) for name, r in results.items()}
     steps = None
     if confidence is not None:
         steps, _ = exit_steps(anytime_logits(bundle.head.fused, features, bundle.window_steps), confidence)
         results = {name: engine.run(cut(padded[name], steps + bundle.depth)) for name, engine in engines.items()}
-        features = {b: r.spikes[bundle.graphs[b].output][..., : bundle.input_steps(b)] for b, r in results.items()}
+        features = {b: bundle.features_of(b, r.spikes[bundle.graphs[b].output]) for b, r in results.items()}
     seen = features if steps is None else {b: cut(f, steps) for b, f in features.items()}
     logits = bundle.head(seen).logits
     wall_s = time.perf_counter() - started

@@ -90,7 +90,7 @@ class LavaNetwork:
         self.head = HostHeadProcess(
             arrays=bundle.head.arrays, spec=bundle.head.spec, n_windows=self.n_windows, window_steps=self.window,
             input_steps={b: bundle.input_steps(b) for b in bundle.graphs}, delays=self.delays,
-            n_features={b: bundle.n_features(b) for b in bundle.graphs}, classes=len(bundle.manifest["labels"]), confidence=confidence,
+            shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()}, classes=len(bundle.manifest["labels"]), confidence=confidence,
         )  # fmt: skip
         self.inputs, self.confidence, self.folder = inputs, confidence, folder
         for (name, graph), port in zip(bundle.graphs.items(), (self.head.first_in, self.head.second_in), strict=True):
@@ -165,7 +165,7 @@ class LavaNetwork:
         for (branch, lif), entry in self.rasters.items():
             raster, delay, shape = entry
             layers.setdefault(branch, {})[lif] = to_windows(raster, delay, self.n_windows, self.window, shape)
-        features = {b: spikes[self.bundle.graphs[b].output][..., : self.bundle.input_steps(b)] for b, spikes in layers.items()}
+        features = {b: self.bundle.features_of(b, spikes[self.bundle.graphs[b].output]) for b, spikes in layers.items()}
         if steps is not None:
             self.inputs = {b: cut(x, steps + self.bundle.depth) for b, x in self.inputs.items()}
         activity = {b: self._activity(b, spikes) for b, spikes in layers.items()}

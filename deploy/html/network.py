@@ -42,11 +42,11 @@ def host_lines(details: dict[str, Any]) -> list[tuple[str, str]]:
     """Stages of the host head: title, what it does."""
     head = details["head"]
     steps = ", ".join(f"{n} {b['input_steps']}" for n, b in details["branches"].items())
-    seen = {"taaf": "softmax over time steps", "uniform": "uniform, 1/T"}[head["attention"]]
+    sizes = list(dict.fromkeys(head["n_features"].values()))
+    features = f"{sizes[0]} features each" if len(sizes) == 1 else f"{' and '.join(map(str, sizes))} features"
     return [
-        ("time alignment", f"{steps} → {head['aligned_steps']} steps, {head['features']} features each"),
-        (f"fusion: {head['fusion']}", f"logits, {head['classes']} classes × {head['aligned_steps']} steps"),
-        ("temporal attention", f"{seen}, on {head['attention_on']}"),
+        ("time alignment", f"{steps} → {head['aligned_steps']} steps, {features}"),
+        *((title, told) for title, told in head["stages"]),
         ("decision", f"1 of {head['classes']} classes"),
     ]
 

@@ -1,4 +1,4 @@
-"""The TAAF head as a Lava process on the host: receives feature spikes over channels, decides once per window.
+"""The host head as a Lava process on the host: receives feature spikes over channels, decides once per window.
 
 Lava's compiler executes every file beside a Process several times: only processes and their models live here.
 """
@@ -14,7 +14,8 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from taaf.models.host_head import HostHead, leading_probability
+from taaf.models.host_head import leading_probability
+from taaf.models.host_heads import host_head
 
 
 class HostHeadProcess(AbstractProcess):
@@ -23,11 +24,12 @@ class HostHeadProcess(AbstractProcess):
     Parameters
     ----------
     arrays, spec
-        Of `taaf.models.host_head.HostHead`.
+        Of `taaf.models.host_heads.host_head`.
     n_windows, window_steps : int
         Windows arrive back to back, one every ``window_steps`` steps.
-    input_steps, delays, n_features : dict
-        Per branch, in the head's order: steps of a window that are read, time steps from an input to its output spike, feature neurons.
+    input_steps, delays, shapes : dict
+        Per branch, in the head's order: steps of a window that are read, time steps from an input to its output spike, shape
+        of the last layer, (F,) or (C, H, W), which arrives as (W, H, C).
     classes : int
         Number of classes.
     confidence : float, optional
@@ -37,16 +39,16 @@ class HostHeadProcess(AbstractProcess):
 
     def __init__(
         self, *, arrays: dict[str, np.ndarray], spec: dict, n_windows: int, window_steps: int,
-        input_steps: dict[str, int], delays: dict[str, int], n_features: dict[str, int], classes: int,
+        input_steps: dict[str, int], delays: dict[str, int], shapes: dict[str, tuple[int, ...]], classes: int,
         confidence: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
             arrays=arrays, spec=spec, n_windows=n_windows, window_steps=window_steps,
-            input_steps=input_steps, delays=delays, n_features=n_features, confidence=confidence,
+            input_steps=input_steps, delays=delays, shapes=shapes, confidence=confidence,
         )  # fmt: skip
-        first, second = n_features  # branches in the head's order
-        self.first_in = InPort(shape=(n_features[first],))
-        self.second_in = InPort(shape=(n_features[second],))
+        first, second = shapes.values()  # branches in the head's order
+        self.first_in = InPort(shape=tuple(reversed(first)))
+        self.second_in = InPort(shape=tuple(reversed(second)))
         self.fused_logits = Var(shape=(n_windows, classes), init=0)
         self.first_logits = Var(shape=(n_windows, classes), init=0)
         self.second_logits = Var(shape=(n_windows, classes), init=0)
@@ -72,12 +74,12 @@ class PyHostHeadModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params: dict) -> None:
         super().__init__(proc_params)
-        self.head = HostHead(proc_params["arrays"], proc_params["spec"])
+        self.head = host_head(proc_params["arrays"], proc_params["spec"])
         self.n_windows: int = proc_params["n_windows"]
         self.window_steps: int = proc_params["window_steps"]
         self.input_steps: dict = proc_params["input_steps"]
         self.delays: dict = proc_params["delays"]
-        shapes = {m: (proc_params["n_features"][m], self.input_steps[m]) for m in self.delays}
+        shapes = {m: (int(np.prod(proc_params["shapes"][m])), self.input_steps[m]) for m in self.delays}
         lead = max(self.delays.values()) - min(self.delays.values())  # steps by which one branch is ahead of the other
         self.n_slots = 1 + (lead + self.window_steps - 1) // self.window_steps  # windows begun before the oldest is complete
         self.features = {m: np.zeros((self.n_slots, *shape), np.uint8) for m, shape in shapes.items()}
@@ -90,7 +92,7 @@ class PyHostHeadModel(PyLoihiProcessModel):
             window, step = divmod(self.time_step - 1 - self.delays[modality], self.window_steps)
             if window < 0 or window >= self.n_windows or step >= self.input_steps[modality]:
                 continue
-            self.features[modality][window % self.n_slots, :, step] = spikes != 0
+            self.features[modality][window % self.n_slots, :, step] = spikes.T.reshape(-1) != 0
             if step == self.input_steps[modality] - 1:
                 self.complete[modality] = window + 1
         if self.confidence is None:

@@ -40,7 +40,7 @@ def test_branches_of_any_depth(window: int, steps: dict[str, int], delays: dict[
     spikes = {m: (rng.random((n, n_features, window)) < 0.5).astype(np.int32) for m in MODALITIES}
     head = HostHeadProcess(
         arrays=arrays, spec=spec, n_windows=n, window_steps=window, input_steps=steps, delays=delays,
-        n_features=dict.fromkeys(MODALITIES, n_features), classes=classes,
+        shapes=dict.fromkeys(MODALITIES, (n_features,)), classes=classes,
     )  # fmt: skip
     total = n * window + max(delays.values())
     for m, port in zip(MODALITIES, (head.first_in, head.second_in), strict=True):

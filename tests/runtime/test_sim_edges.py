@@ -47,7 +47,7 @@ def _bundle(folder: Path, window: int) -> SimpleNamespace:
     return SimpleNamespace(
         path=folder, depth=5, window_steps=window, graphs=graphs, manifest=json.loads(json.dumps(manifest)),
         head=HostHead(arrays | {"query": np.eye(3), "key": np.eye(3)}, spec),
-        input_steps=lambda branch: window, n_features=lambda branch: 5,
+        input_steps=lambda branch: window, features_of=lambda branch, spikes: spikes,
     )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_numpy_head_equals_torch_head(fusion: str, attention_on: str) -> None:
     """The deployed float64 head equals torch's to 1e-9 in logits and alpha, and in every argmax."""
     model = _model(fusion, attention_on=attention_on)
     features = {"event": RNG.random((60, F, 8)) < 0.3, "audio": RNG.random((60, F, 12)) < 0.3}
-    found = HostHead(head_arrays(model), head_spec(model.config))({m: x.astype(np.uint8) for m, x in features.items()})
+    found = HostHead(head_arrays(model), head_spec(model))({m: x.astype(np.uint8) for m, x in features.items()})
     with torch.no_grad():
         given = {m: torch.from_numpy(x.astype(np.float64)) for m, x in features.items()}
         expected = host_forward(model.align.double(), model.head.double(), given)

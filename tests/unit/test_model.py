@@ -65,7 +65,7 @@ def test_host_head_equals_torch_head(model: TaafSnn, attention: str) -> None:
     """NumPy float64 head = torch float64 head to 1e-9 and in argmax, on random feature spikes."""
     rng = np.random.default_rng(0)
     features = {"event": rng.random((50, 128, 8)) < 0.3, "audio": rng.random((50, 128, 12)) < 0.3}
-    head = HostHead(head_arrays(model), head_spec(model.config) | {"attention": attention})
+    head = HostHead(head_arrays(model), head_spec(model) | {"attention": attention})
     output = head({m: f.astype(np.uint8) for m, f in features.items()})
     twin = TaafHead(ModelConfig(attention=attention)).double()
     twin.load_state_dict(model.head.state_dict())
@@ -88,7 +88,7 @@ def test_alignment_spikes_do_not_depend_on_precision(model: TaafSnn) -> None:
         double = align(torch.from_numpy(x).double()).numpy()
     assert 0.02 < single.mean() < 0.9
     np.testing.assert_array_equal(single, double)
-    np.testing.assert_array_equal(HostHead(head_arrays(model), head_spec(model.config)).align("audio", x), double)
+    np.testing.assert_array_equal(HostHead(head_arrays(model), head_spec(model)).align("audio", x), double)
 
 
 def test_compiler_quantises_as_training_does(model: TaafSnn) -> None:
@@ -132,4 +132,4 @@ def test_host_head_refuses_bad_arrays(model: TaafSnn, change: object, mention: s
     arrays = head_arrays(model)
     change(arrays)  # type: ignore[operator]
     with pytest.raises(BundleError, match=mention):
-        HostHead(arrays, head_spec(model.config))
+        HostHead(arrays, head_spec(model))
