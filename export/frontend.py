@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from taaf.models import ir
 from taaf.export.passes import RELAY_WEIGHT
+from taaf.models import ir
 from taaf.models.branches import EventBranch
 from taaf.models.config import ModelConfig
 from taaf.models.host_encoder import HostEncoder

@@ -133,21 +133,20 @@ class ModelConfig:
         stems = (self.first_branch == "sps") + (self.audio_branch == "sps")
         if self.head == "taaf":
             return f'head "taaf" with {stems} branches "sps"; set head = "scmrl", or other branches' if stems else None
-        if stems != 2:
-            return 'head "scmrl" takes two branches "sps"; set first_branch and audio_branch'
-        if self.fusion not in SCMRL_FUSIONS:
-            return f'fusion (={self.fusion!r}): head "scmrl" allows {", ".join(SCMRL_FUSIONS)}'
-        if self.attention != "uniform":
-            return f'attention (={self.attention!r}): head "scmrl" averages over time; set attention = "uniform"'
-        if self.token_channels % 8 or self.token_channels % self.attention_heads:
-            return f"token_channels (={self.token_channels}): must be a multiple of 8 and of attention_heads (={self.attention_heads})"
-        if self.stem_halvings > STEM_STAGES:
-            return f"stem_halvings (={self.stem_halvings}): a stem has {STEM_STAGES} convolutions"
-        if self.audio_inputs % self.audio_levels:
-            return f"audio_inputs (={self.audio_inputs}): must be a multiple of audio_levels (={self.audio_levels})"
-        if self.residual_alpha * ALPHA_GRID % 1 or self.residual_alpha > ALPHA_GRID:
-            return f"residual_alpha (={self.residual_alpha}): must be a multiple of 1/{ALPHA_GRID}, up to {ALPHA_GRID}"
-        return None
+        c, alpha = self.token_channels, self.residual_alpha
+        wrong = {
+            'head "scmrl" takes two branches "sps"; set first_branch and audio_branch': stems != 2,
+            f'fusion (={self.fusion!r}): head "scmrl" allows {", ".join(SCMRL_FUSIONS)}': self.fusion not in SCMRL_FUSIONS,
+            'attention: head "scmrl" averages over time; set attention = "uniform"': self.attention != "uniform",
+            f"token_channels (={c}): must be a multiple of 8 and of attention_heads (={self.attention_heads})": c % 8
+            or c % self.attention_heads,
+            f"stem_halvings (={self.stem_halvings}): a stem has {STEM_STAGES} convolutions": self.stem_halvings > STEM_STAGES,
+            f"audio_inputs (={self.audio_inputs}): must be a multiple of audio_levels (={self.audio_levels})": self.audio_inputs
+            % self.audio_levels,
+            f"residual_alpha (={alpha}): must be a multiple of 1/{ALPHA_GRID} up to {ALPHA_GRID}": alpha * ALPHA_GRID % 1
+            or alpha > ALPHA_GRID,
+        }
+        return next((why for why, is_so in wrong.items() if is_so), None)
 
     @property
     def input_scales(self) -> dict[str, int]:

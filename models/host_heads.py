@@ -9,7 +9,10 @@ from taaf.models.errors import BundleError
 from taaf.models.host_head import AlignedHead, HostHead
 from taaf.models.scmrl_host import ScmrlHostHead
 
-HOST_HEADS: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], AlignedHead]] = {"taaf": HostHead, "scmrl": ScmrlHostHead}
+HOST_HEADS: dict[str, Callable[[dict[str, np.ndarray], dict[str, Any]], AlignedHead]] = {
+    "taaf": HostHead,
+    "scmrl": ScmrlHostHead,
+}
 
 
 def host_head(arrays: dict[str, np.ndarray], spec: dict[str, Any]) -> AlignedHead:

@@ -39,12 +39,16 @@ class ScmrlHostHead(AlignedHead):
                 raise BundleError(f"head: {key} {spec.get(key)!r} unknown; allowed {', '.join(values)}")
         told = spec.get("tokens")
         tokens = told if isinstance(told, dict) else {}
-        for key, value in {k: spec.get(k) for k in _SIZES}.items() | {f"tokens.{m}": tokens.get(m) for m in self.modalities}.items():
+        for key, value in {k: spec.get(k) for k in _SIZES}.items() | {
+            f"tokens.{m}": tokens.get(m) for m in self.modalities
+        }.items():
             if type(value) is not int or not 1 <= value <= _MAX_SIZE:
                 raise BundleError(f"head: {key} (={str(value)[:40]!r}) must be a whole number from 1 to {_MAX_SIZE}")
         alpha = spec.get("residual_alpha")
         if type(alpha) is not float or not 0 < alpha <= _MAX_SIZE or spec["token_channels"] % spec["attention_heads"]:
-            raise BundleError(f"head: residual_alpha {str(alpha)[:40]!r} or attention_heads {spec['attention_heads']} not allowed")
+            raise BundleError(
+                f"head: residual_alpha {str(alpha)[:40]!r} or attention_heads {spec['attention_heads']} not allowed"
+            )
         keys = (*_CHOICES, *_SIZES, "residual_alpha")
         self.tokens = {m: int(tokens[m]) for m in self.modalities}
         self.spec = {"type": "scmrl", **{k: spec[k] for k in keys}, "tokens": self.tokens, "modalities": list(self.modalities)}
@@ -96,7 +100,9 @@ class ScmrlHostHead(AlignedHead):
         s = self.spec
         n = " and ".join(f"{n} {m}" for m, n in self.tokens.items())
         bits = "/".join(str(divisor_bits(k, self.aligned_steps)) for k in self.tokens.values())
-        crossed = {"residual": f"x + {s['residual_alpha']:g} x_res", "attention": "x_res alone", "none": "none"}[s["cross_modal"]]
+        crossed = {"residual": f"x + {s['residual_alpha']:g} x_res", "attention": "x_res alone", "none": "none"}[
+            s["cross_modal"]
+        ]
         return [
             (f"cross-modal: {crossed}", f"{n} tokens, {s['attention_heads']} heads, CCSSA / 2^{bits}"),
             (f"MLP, readout: {s['fusion']}", f"ratio {s['mlp_ratio']}, mean over {self.aligned_steps} steps"),

@@ -96,7 +96,15 @@ _MAY_BE_ZERO = {
     "entropy_floor", "entropy_weight", "smoothing", "sao", "warmup_epochs", "workers", "train_pairs", "test_pairs",
 }  # fmt: skip
 _ANY_NUMBER = {"audio_snr_db"}
-_AT_MOST = {"lam": 1, "entropy_floor": 1, "smoothing": 0.99, "audio_drop": 1, "seed": 1 << 40, "shift_pixels": 64, "batch_size": 1 << 20}
+_AT_MOST = {
+    "lam": 1,
+    "entropy_floor": 1,
+    "smoothing": 0.99,
+    "audio_drop": 1,
+    "seed": 1 << 40,
+    "shift_pixels": 64,
+    "batch_size": 1 << 20,
+}
 MAX_NUMBER = 1 << 53  # of any setting; sizes of the network have their own limits
 MAX_FILE_BYTES = 1 << 20
 

@@ -106,5 +106,6 @@ def _draw(axes: list[Any], history: list[dict[str, Any]]) -> None:
         axis.set_xlabel("time step" if axis is attention else "epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.get_legend_handles_labels()[0]:  # S-CMRL has no k and rho
+            axis.legend(fontsize=8)
     attention.set_ylim(0, 1)

@@ -46,12 +46,8 @@ class Trainer:
     ) -> None:
         o = config.optimiser
         self.config, self.train_set, self.test_set, self.ranks, self.quiet = config, train_set, test_set, ranks, quiet
-        if wrong := _misfit(config, train_set):
+        if wrong := _contradiction(config) or _misfit(config, train_set):
             raise ConfigError(wrong)
-        if config.loss.balance == "la" and config.model.attention != "uniform":
-            raise ConfigError(
-                'loss.balance "la" weights all steps equally and cannot train attention; set model.attention = "uniform"'
-            )
         ranks.check_batches(len(train_set), o.batch_size)
         torch.manual_seed(o.seed)
         self.model = TaafSnn(config.model).to(ranks.device)
@@ -187,13 +183,21 @@ def _prefixed(metrics: dict[str, float]) -> Metrics:
     return {f"test_{k}": v for k, v in metrics.items()}
 
 
+def _contradiction(config: TrainConfig) -> str | None:
+    """Why these settings do not go together, or None."""
+    m, balance = config.model, config.loss.balance
+    if problem := m.problem():
+        return f"model: {problem}"
+    if (m.head == "scmrl") != (balance == "scmrl"):
+        return f'loss.balance (={balance!r}): "scmrl" goes with model.head "scmrl", all others with "taaf"'
+    if balance == "la" and m.attention != "uniform":
+        return 'loss.balance "la" weights all steps equally and cannot train attention; set model.attention = "uniform"'
+    return None
+
+
 def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
     """Why this network cannot be trained on this data set, or None."""
     m = config.model
-    if problem := m.problem():
-        return f"model: {problem}"
-    if (m.head == "scmrl") != (config.loss.balance == "scmrl"):
-        return f'loss.balance (={config.loss.balance!r}): "scmrl" goes with model.head "scmrl", all others with "taaf"'
     if data.modalities != m.modalities:
         return f"model: modalities {m.modalities}, the data set has {data.modalities}; set model.first_name"
     if len(data.label_names) != m.classes:

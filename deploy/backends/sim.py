@@ -90,7 +90,8 @@ class LavaNetwork:
         self.head = HostHeadProcess(
             arrays=bundle.head.arrays, spec=bundle.head.spec, n_windows=self.n_windows, window_steps=self.window,
             input_steps={b: bundle.input_steps(b) for b in bundle.graphs}, delays=self.delays,
-            shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()}, classes=len(bundle.manifest["labels"]), confidence=confidence,
+            shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()},
+            classes=len(bundle.manifest["labels"]), confidence=confidence,
         )  # fmt: skip
         self.inputs, self.confidence, self.folder = inputs, confidence, folder
         for (name, graph), port in zip(bundle.graphs.items(), (self.head.first_in, self.head.second_in), strict=True):
