@@ -1,0 +1,115 @@
+"""S-CMRL's losses and learning rate against float64 formulas, and its ablations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scmrl_nets import small_config
+
+from taaf.models.errors import ConfigError
+from taaf.models.head import TaafOutput
+from taaf.models.taaf import TaafSnn
+from taaf.training.balance import LossOptions
+from taaf.training.config import LossConfig, OptimiserConfig, TrainConfig, from_dict
+from taaf.training.cross_modal import CrossModal
+from taaf.training.data import InMemory
+from taaf.training.distributed import Ranks
+from taaf.training.losses import semantic_alignment_loss
+from taaf.training.schedule import cosine_factor, make_schedule
+from taaf.training.trainer import Trainer
+
+
+def _sao(first: np.ndarray, second: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    total, n = 0.0, len(labels)
+    for i in range(n):
+        scores = [float(first[i] @ second[j]) / temperature for j in range(n)]
+        norm = max(scores) + math.log(sum(math.exp(s - max(scores)) for s in scores))
+        total += sum(scores[j] - norm for j in range(n) if labels[i] == labels[j])
+    return -total / n**2
+
+
+def test_semantic_alignment() -> None:
+    """-mean_ij 1[y_i = y_j] log softmax_j(f_1 f_2^T / tau). Seen failing with softmax over i, with a mean over pairs only."""
+    rng = np.random.default_rng(0)
+    first, second, labels = rng.random((9, 5)), rng.random((9, 5)), rng.integers(0, 3, 9)
+    for temperature in (0.07, 1.0):
+        found = semantic_alignment_loss(*map(torch.from_numpy, (first, second, labels)), temperature)
+        assert found.item() == pytest.approx(_sao(first, second, labels, temperature), abs=1e-12)
+    assert semantic_alignment_loss(*map(torch.from_numpy, (first, second, labels))).item() == pytest.approx(
+        _sao(first, second, labels, 0.07), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("sao", [0.0, 0.5])
+def test_whole_loss(sao: float) -> None:
+    """CE of the time mean with smoothed labels, plus the weighted alignment of residuals averaged over time.
+
+    Seen failing with cross entropy per step, with alignment of the last step only.
+    """
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(size=(6, 4, 3)), rng.integers(0, 3, 6)
+    residuals = {m: rng.random((6, 4, 5)) for m in ("event", "audio")}
+    mean = logits.mean(1)
+    log_p = mean - np.log(np.exp(mean).sum(1, keepdims=True))
+    target = 0.9 * np.eye(3)[labels] + 0.1 / 3
+    expected = -(target * log_p).sum(1).mean() + sao * _sao(*(r.mean(1) for r in residuals.values()), labels, 0.07)
+    alpha = torch.full((6, 4), 0.25, dtype=torch.float64)
+    wide = {m: torch.from_numpy(r) for m, r in residuals.items()}
+    output = TaafOutput({"fused": torch.from_numpy(logits)}, {"fused": alpha}, residuals=wide)
+    empty = torch.zeros(0)
+    loss, watched = CrossModal(LossOptions(sao=sao)).loss(None, (empty, empty), output, torch.from_numpy(labels))  # type: ignore[arg-type]
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+    assert ("loss_sao" in watched) == bool(sao)
+
+
+def test_warm_up_and_cosine() -> None:
+    """Linear over the warm-up, then half a cosine to 0, as AdamW sees it. Seen failing with a warm-up of one step more."""
+    o = OptimiserConfig(epochs=4, schedule="cosine", warmup_epochs=1, learning_rate=0.3)
+    optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=o.learning_rate)
+    schedule, rates = make_schedule(optimiser, o, 5), []
+    for _ in range(20):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    rising = [0.3 * (k + 1) / 6 for k in range(5)]
+    falling = [0.3 * 0.5 * (1 + math.cos(math.pi * k / 15)) for k in range(15)]
+    np.testing.assert_allclose(rates, rising + falling, atol=1e-12)
+    assert cosine_factor(20, 5, 20) == 0 and cosine_factor(0, 0, 1) == 1
+
+
+@pytest.mark.parametrize(("mode", "layers"), [("none", 2), ("attention", 11), ("residual", 11)])
+@pytest.mark.needs_slayer
+def test_ablations_train(mode: str, layers: int) -> None:
+    """Each variant has the layers it uses, and every parameter but SAO's gets a gradient."""
+    torch.manual_seed(0)
+    model = TaafSnn(small_config(cross_modal=mode)).train()
+    assert len(model.head.projections) == 2 * layers
+    first, second = (torch.rand(4, 2, 34, 34, 8) < 0.2).float(), (torch.rand(4, 160, 12) < 0.3).float()
+    output = model(first, second)
+    assert set(output.logits) == {"fused"} and set(output.residuals) == (set() if mode == "none" else {"event", "audio"})
+    loss, _ = CrossModal(LossOptions()).loss(model, (first, second), output, torch.arange(4))
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.needs_slayer
+def test_head_and_strategy_go_together() -> None:
+    """One line says which setting does not fit."""
+    rng = np.random.default_rng(0)
+    data = InMemory(
+        rng.random((4, 2, 34, 34, 8)) < 0.2,
+        rng.random((4, 160, 12)) < 0.3,
+        np.arange(4),
+        ("event", "audio"),
+        tuple("0123456789"),
+    )
+    for config, mention in (
+        (TrainConfig(model=small_config()), "loss.balance \\(='taaf'\\): \"scmrl\" goes with"),
+        (TrainConfig(loss=LossConfig(balance="scmrl")), "loss.balance"),
+        (TrainConfig(model=small_config(fusion="film"), loss=LossConfig(balance="scmrl")), "allows concat, sum"),
+    ):
+        with pytest.raises(ConfigError, match=mention):
+            Trainer(config, data, data, Ranks.single())
+    with pytest.raises(ConfigError, match="allowed taaf, scmrl"):
+        from_dict({"model": {"head": "both"}})
