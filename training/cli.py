@@ -11,6 +11,8 @@ from typing import Any
 from taaf.models.console import check_target, make_parser, not_negative, positive, run
 from taaf.models.errors import ConfigError
 
+CONFIGS = Path(__file__).parent / "configs"
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of taaf-train."""
@@ -19,13 +21,19 @@ def build_parser() -> argparse.ArgumentParser:
         "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with lava-dl SLAYER. Writes "
         "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
         [
-            "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --out runs/ead_mini --resume",
+            "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --head scmrl",
+            "taaf-train --out runs/ead_mini --resume",
             "taaf-train --config training/configs/paper_scale.toml --calibrate-only --out runs/paper",
             "taaf-train --ablation --out runs/ablation", "taaf-train --compare runs/a runs/b --plot curves.png",
             "torchrun --nproc-per-node 2 -m taaf.training.cli --out runs/two",
         ],
     )  # fmt: skip
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration (default: the reference model's)")
+    parser.add_argument(
+        "--head",
+        choices=["taaf", "scmrl"],
+        help="which system's shipped configuration to take (default taaf); without --config",
+    )
     parser.add_argument("--out", type=Path, help="output folder (default runs/ead_mini, runs/ablation with --ablation)")
     parser.add_argument("--epochs", type=positive, help="override [optimiser] epochs")
     parser.add_argument("--seed", type=not_negative, help="override [optimiser] seed")
@@ -67,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(args: argparse.Namespace) -> int:
     if args.plot is not None and not args.compare:
         raise ConfigError(f"--plot {args.plot}: needs --compare")
+    if args.head and (args.config or args.ablation or args.compare):
+        raise ConfigError(f"--head {args.head}: takes a shipped configuration; leave it out and set model.head in --config")
     study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
@@ -83,8 +93,9 @@ def _work(args: argparse.Namespace) -> int:
     overrides = {
         "optimiser": {"epochs": args.epochs, "seed": args.seed}, "data": {"root": args.root, "train_pairs": args.limit}
     }  # fmt: skip
-    config = load_config(args.config, overrides)
-    out = args.out or Path("runs/ead_mini")
+    shipped = {"scmrl": "scmrl_ead_mini"}.get(args.head)
+    config = load_config(CONFIGS / f"{shipped}.toml" if shipped else args.config, overrides)
+    out = args.out or Path("runs") / (shipped or "ead_mini")
     last = out / "last.pt"
     if args.init is not None and (args.resume or args.calibrate_only):
         raise ConfigError(f"--init {args.init}: starts a training; leave out --resume and --calibrate-only")

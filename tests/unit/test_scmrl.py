@@ -65,7 +65,9 @@ def _by_hand(a: dict[str, np.ndarray], c: ModelConfig, aligned: dict[str, np.nda
         (steps, n, _), n_other = x[m].shape, x[other].shape[1]
         mixed = x[m]
         if c.cross_modal != "none":
-            spatial, temporal = ([layer(f"{m}_{kind}_{r}", x[m if r == "q" else other]) for r in "qkv"] for kind in ("spatial", "temporal"))  # fmt: skip
+            spatial, temporal = (
+                [layer(f"{m}_{kind}_{r}", x[m if r == "q" else other]) for r in "qkv"] for kind in ("spatial", "temporal")
+            )
             s, e = np.zeros((steps, n, width)), np.zeros((steps, n, width))
             for h in range(c.attention_heads):
                 part = slice(h * d, (h + 1) * d)
@@ -165,7 +167,7 @@ def test_numpy_head_equals_torch_head(changes: dict[str, Any], monkeypatch: pyte
 
 
 def test_macs_are_those_of_the_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Projections counted where they happen; products of the attention written out. Seen failing with k and v of own tokens."""
+    """Projections counted where they happen; products of the attention written out. Seen failing with one of k, v left out."""
     model = _network(audio_inputs=64)
     head = host_head(head_arrays(model), head_spec(model))
     assert isinstance(head, ScmrlHostHead)
@@ -215,7 +217,8 @@ def test_a_manifest_without_type_is_taaf() -> None:
     ("change", "mention"),
     [
         ({"head": "taaf"}, "2 branches"), ({"audio_branch": "dense"}, "two branches"), ({"fusion": "film"}, "allows concat, sum"),
-        ({"attention": "taaf"}, "averages over time"), ({"token_channels": 20}, "multiple of 8"), ({"attention_heads": 3}, "attention_heads"),
+        ({"attention": "taaf"}, "averages over time"), ({"token_channels": 20}, "multiple of 8"),
+        ({"attention_heads": 3}, "attention_heads"),
         ({"stem_halvings": 5}, "4 convolutions"), ({"audio_levels": 3}, "audio_levels"), ({"residual_alpha": 0.3}, "multiple of 1/64"),
     ],
 )  # fmt: skip

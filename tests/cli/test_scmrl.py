@@ -1,0 +1,115 @@
+"""S-CMRL through the real executables: train, export, deploy on engine and Lava, HTML report, refusals."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import assert_refused, run_command
+
+from taaf.training import cli
+
+CONFIG = """
+[data]
+train_pairs = 200
+test_pairs = 12
+[model]
+head = "scmrl"
+first_branch = "sps"
+audio_branch = "sps"
+attention = "uniform"
+alignment = "fixed"
+aligned_steps = 4
+token_channels = 16
+attention_heads = 2
+mlp_ratio = 2
+fusion = "sum"
+[optimiser]
+epochs = 2
+batch_size = 20
+schedule = "cosine"
+warmup_epochs = 1
+freeze_epoch = 2
+[loss]
+balance = "scmrl"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.needs_lava
+def test_from_training_to_report(tmp_path: Path) -> None:
+    """Every command takes the model as it takes TAAF's; host operations are told apart; resumed training goes on."""
+    (tmp_path / "c.toml").write_text(CONFIG)
+    run = tmp_path / "run"
+    done = run_command("train", "--config", tmp_path / "c.toml", "--out", run, "--json", "-q")
+    assert done.returncode == 0, done.stderr
+    assert {"loss_sao", "loss_fused", "test_audio"} <= set(json.loads(done.stdout)["metrics"])
+    assert (run / "curves.png").is_file()
+    assert "Warning" not in done.stderr
+    again = run_command("train", "--config", tmp_path / "c.toml", "--out", run, "--resume", "--json", "-q")
+    assert again.returncode == 0, again.stderr
+    bundle = tmp_path / "bundle"
+    done = run_command("export", run / "model.pt", "--to", "netx", "--out", bundle, "--json", "-q")
+    assert done.returncode == 0, done.stderr
+    layers = json.loads(done.stdout)["layers"]
+    assert len(layers) == 10 and all(x["exact"] for x in layers)
+    done = run_command("deploy", bundle, "--backend", "fast", "--report", tmp_path / "r.html")
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "s-cmrl on",
+        "agreement   100 %",
+        "attention products",
+        "attention projections",
+        "not part of the chip's energy",
+    ):
+        assert words in done.stdout
+    assert "cross-modal: x + 1.5 x_res" in (tmp_path / "r.html").read_text()
+    done = run_command("deploy", bundle, "--backend", "sim", "--samples", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["agreement"]["exact"] and len(report["agreement"]["layer_mismatches"]) == 10
+    parts = report["host_mac_parts"]
+    assert sum(parts.values()) == report["host_macs_per_window"] and parts["attention products"] > 0
+    for args in (("--fit", "loihi2", bundle), ("--fit", "loihi1", run / "model.pt")):
+        fit = run_command("export", *args)
+        assert fit.returncode == 0, fit.stderr
+    nir = run_command("export", run / "model.pt", "--to", "nir", "--out", tmp_path / "backbone.nir")
+    assert nir.returncode == 0, nir.stderr
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["head"]["type"] = "mystery"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert_refused(run_command("deploy", bundle, "--backend", "fast"), 2, "type 'mystery' unknown", "allowed taaf, scmrl")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "mention"),
+    [
+        ('head = "scmrl"', 'head = "taaf"', "2 branches"), ('balance = "scmrl"', 'balance = "taaf"', "loss.balance"),
+        ("token_channels = 16", "token_channels = 12", "multiple of 8"), ("smoothing", "", ""),
+    ],
+)  # fmt: skip
+@pytest.mark.needs_slayer
+def test_refusals(old: str, new: str, mention: str, tmp_path: Path) -> None:
+    """One line, exit 2."""
+    text = CONFIG.replace(old, new) if mention else CONFIG + "smoothing = 1.5\n"
+    (tmp_path / "c.toml").write_text(text)
+    done = run_command("train", "--config", tmp_path / "c.toml", "--out", tmp_path / "run")
+    assert_refused(done, 2, mention or "smoothing")
+
+
+def test_head_takes_a_shipped_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--head scmrl is the shipped file, and not a second word beside --config."""
+    (tmp_path / "c.toml").write_text(CONFIG)
+    assert_refused(run_command("train", "--config", tmp_path / "c.toml", "--head", "scmrl"), 2, "--head scmrl", "model.head")
+    seen: list[Any] = []
+    monkeypatch.setattr("taaf.models.slayer_lif.require_lava_dl", lambda: None)
+    monkeypatch.setattr(cli, "_train", lambda args, config, out, ranks: seen.append((config, out)) or 0)
+    assert cli.main(["--head", "scmrl", "--epochs", "3", "--device", "cpu"]) == 0
+    config, out = seen[0]
+    assert (config.model.head, config.loss.balance, config.optimiser.epochs, out) == (
+        "scmrl",
+        "scmrl",
+        3,
+        Path("runs/scmrl_ead_mini"),
+    )
+    assert config.model.problem() is None
