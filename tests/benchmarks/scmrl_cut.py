@@ -42,7 +42,7 @@ def main() -> None:
         print(f"{own}: {tokens.shape[2]} tokens of {channels} channels, {steps} steps; per step over the channel:")
         print(f"  x          {x:9.1f} spikes")
         print(f"  q, k, v, x {x + sum(found.values()):9.1f} spikes ({extra:,} neurons more on the chip)")
-        print(f"  SynOps of q, k, v: {x * len(reads) * channels:,.0f} per step on the chip; on the host as many additions")
+        print(f"  SynOps of q, k, v: {x * len(reads) * channels:,.0f} per step more on the chip")
         print("  " + ", ".join(f"{n} {v:.1f}" for n, v in found.items()))
         total["x"] += x
         total["qkv"] += sum(found.values())
