@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from scmrl_nets import SMALL
 
 from taaf.models.checkpoint import read_checkpoint
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
@@ -17,8 +18,11 @@ from taaf.training.trainer import Trainer
 
 def _trainer(balance: str, **optimiser: Any) -> Trainer:
     settings = {"epochs": 3, "batch_size": 20, "freeze_epoch": 2, **optimiser}
-    model = {"event_channels": 2, "block_channels": 2, "audio_hidden": 16, "features": 16}
-    model["attention"] = "uniform" if balance == "la" else "taaf"  # type: ignore[assignment]
+    model: dict[str, Any] = {"event_channels": 2, "block_channels": 2, "audio_hidden": 16, "features": 16}
+    model["attention"] = "uniform" if balance == "la" else "taaf"
+    if balance == "scmrl":
+        model = {**SMALL, "alignment": "learned"}
+        settings |= {"schedule": "cosine", "warmup_epochs": 1}
     data = {"train_pairs": 40, "test_pairs": 20}
     config = from_dict({"data": data, "model": model, "optimiser": settings, "loss": {"balance": balance, "modulation_end": 3}})
     return Trainer(
