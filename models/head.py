@@ -97,9 +97,9 @@ class TimeAlignment(nn.Module):
         return host_lif(nn.functional.conv1d(features.transpose(1, 2), weight, bias, padding=1))
 
 
-def uniform_linear(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, nn.Parameter]:
+def uniform_linear(shapes: Mapping[str, tuple[int, ...]]) -> nn.ParameterDict:
     """Initial values of a fusion's arrays, as torch's Linear has them; spiking ones wide enough to fire at 20 % active inputs."""
-    found, fan_in = {}, 1
+    found, fan_in = nn.ParameterDict(), 1  # filled one by one: made from a dict it would sort them
     for name, shape in shapes.items():
         value = torch.empty(shape)
         if name.endswith("_spiking_weight"):
@@ -120,7 +120,7 @@ class TaafHead(nn.Module):
         super().__init__()
         self.config = config
         self.fusion = FUSIONS[config.fusion]
-        self.weights = nn.ParameterDict(uniform_linear(self.fusion.shapes(config.features, config.classes)))
+        self.weights = uniform_linear(self.fusion.shapes(config.features, config.classes))
         n_in = config.classes if config.attention_on == "logits" else 2 * config.features
         for name in ("query", "key"):
             value = torch.eye(n_in, config.classes) + 0.02 * torch.randn(n_in, config.classes)

@@ -55,7 +55,7 @@ class ScmrlHead(nn.Module):
             {name: _TokenDense(n_in, n_out, V_UNITS) for name, (n_out, n_in) in self.options.projections().items()}
         )
         self.fusion = FUSIONS[config.fusion]
-        self.weights = nn.ParameterDict(uniform_linear(self.fusion.shapes(config.token_channels, config.classes)))
+        self.weights = uniform_linear(self.fusion.shapes(config.token_channels, config.classes))
 
     def joint(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """Fused logits (N, T, classes) and the mean residual of each modality, (N, T, C)."""

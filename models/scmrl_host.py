@@ -39,9 +39,8 @@ class ScmrlHostHead(AlignedHead):
                 raise BundleError(f"head: {key} {spec.get(key)!r} unknown; allowed {', '.join(values)}")
         told = spec.get("tokens")
         tokens = told if isinstance(told, dict) else {}
-        for key, value in {k: spec.get(k) for k in _SIZES}.items() | {
-            f"tokens.{m}": tokens.get(m) for m in self.modalities
-        }.items():
+        sizes = {k: spec.get(k) for k in _SIZES} | {f"tokens.{m}": tokens.get(m) for m in self.modalities}
+        for key, value in sizes.items():
             if type(value) is not int or not 1 <= value <= _MAX_SIZE:
                 raise BundleError(f"head: {key} (={str(value)[:40]!r}) must be a whole number from 1 to {_MAX_SIZE}")
         alpha = spec.get("residual_alpha")
