@@ -81,12 +81,12 @@ class Cutter:
         self._memory: dict[Box, int] = {}
 
     def cut(self, explain: bool = True) -> Cut:
-        """The best cut. Limits that a single neuron exceeds are reported and left out of the search."""
+        """The best cut. A limit that a single neuron exceeds is reported, and raised to what that neuron needs."""
         need = self._need(_ONE)
         allowed = list(self.chip.allowed())
         exceeded = tuple((i, need[i]) for i, limit in enumerate(allowed) if limit is not None and need[i] > limit)
-        for i, _ in exceeded:
-            allowed[i] = None
+        for i, found in exceeded:
+            allowed[i] = found
         tile = self._search(tuple(allowed))
         grid = self._grid(tile)
         used = self._used(tile)
@@ -121,7 +121,7 @@ class Cutter:
             tile = (channels[low], rows, columns)
             found = (spatial * len(starts(self.box[0], tile[0])), self._axons_in(tile), tile)
             best = found if best is None or found[:2] < best[:2] else best
-        assert best is not None, "a single neuron fits: what it exceeds was left out"
+        assert best is not None, "a single neuron fits: what it exceeds was raised"
         return best[2]
 
     def _fits(self, tile: Box, allowed: tuple[int | None, ...]) -> bool:

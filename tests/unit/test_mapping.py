@@ -87,7 +87,8 @@ def test_violations_name_limit_layer_found_and_allowed(
     """What a single neuron exceeds. a: 10 inputs (lists of one word each), read by four cores
     of b (one neuron each, because the host reads it).
 
-    Seen failing: the limit lifted without a record of it.
+    Cores of the layer need no more than that neuron. Seen failing: the limit lifted without a record of it; the limit
+    dropped instead of raised.
     """
     mapping = map_graphs(dense_net(10, 3, 4), replace(LOIHI1, **limits))
     (violation,) = (v for v in mapping.violations if v.layer == layer)
@@ -96,6 +97,8 @@ def test_violations_name_limit_layer_found_and_allowed(
     text = f"{layer}: {limit}: {found} on a core that holds a single neuron, allowed {allowed}"
     assert str(violation) == text
     assert mapping.layer(layer).binding == limit
+    used = {"synapse memory": "synapse_bits", "input axons": "in_axons", "output axons": "out_axons"}[limit]
+    assert max(getattr(core, used) for core in mapping.cores() if core.layer == layer) == found
 
 
 def test_limit_of_neurons_and_of_chips() -> None:
