@@ -144,7 +144,9 @@ def _bundle(args: argparse.Namespace) -> int:
     if args.json:
         layers = [{"layer": c.layer, "spikes": c.spikes, "exact": c.ok} for c in result.checks]
         content = {"schema_version": SCHEMA_VERSION, "bundle": str(result.out), "layers": layers, "compiler": result.report}
-        print(json.dumps({**content, "test_accuracy": result.accuracy, "lava": result.lava, "peak_memory_kib": peak_memory_kib()}))
+        print(
+            json.dumps({**content, "test_accuracy": result.accuracy, "lava": result.lava, "peak_memory_kib": peak_memory_kib()})
+        )
         return 0
     for line in result.report:
         say(f"  {line}")

@@ -30,7 +30,7 @@ def _trained(model: TaafSnn, branch: str, spikes: np.ndarray) -> dict[str, np.nd
 def test_encoder_equals_slayer(twin: TaafSnn) -> None:
     """Host integers = training forward, on frames that change and spectrograms that do not, and beyond the levels' range.
 
-    Seen failing: with rounding half up in `to_levels`, with ``32 // scale`` for ``64 // scale`` in the drive.
+    Seen failing: without the clamp in training's `levels`, with ``32 // scale`` for ``64 // scale`` in the drive.
     """
     for name, encoder in host_encoders(twin).items():
         levels = levels_of(twin, 3)[name]
