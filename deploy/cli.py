@@ -26,6 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
             "taaf-deploy bundle --backend fast --json",
             "taaf-deploy --backend sim --samples 20",
             "taaf-deploy --backend fast --early-exit --plot exit.png",
+            "taaf-deploy --backend fast --report report.html",
+            "taaf-deploy --backend fast --energy-study --plot study.svg",
             "taaf-deploy network.net --backend sim --input spikes.npy --output out.npy",
             "taaf-deploy network.net --backend fast --steps 100 --samples 8",
         ],
@@ -56,8 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--early-exit", type=probability, nargs="?", const=DEFAULT_CONFIDENCE, metavar="P",
         help=f"stop a window as soon as the head is sure: softmax of the fused readout >= P (default {DEFAULT_CONFIDENCE})",
     )  # fmt: skip
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="with --early-exit: picture of accuracy against cost")
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="also write the report as JSON")
+    parser.add_argument(
+        "--energy-study", action="store_true",
+        help="compare with the paper's 18.5 and 49.91: who charges what, at which firing rate, over T and resolution",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="picture of --early-exit (.png) or of --energy-study (.png, .svg)"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write the report: FILE.html as a page with figures, else as JSON"
+    )
     net = parser.add_argument_group("only with a .net file")
     net.add_argument("--input", type=Path, metavar="FILE.npy", help="spikes 0/1, (windows, *shape, steps) or (*shape, steps)")
     net.add_argument("--output", type=Path, metavar="FILE.npy", help="write the last layer's spikes, (windows, *shape, steps)")
@@ -82,11 +92,11 @@ def _work(args: argparse.Namespace) -> int:
 
     bare = args.bundle is not None and args.bundle.suffix == ".net" and not args.bundle.is_dir()
     _require_options_for(args, bare)
-    for option, path, suffix in (("--report", args.report, ""), ("--plot", args.plot, ".png"), ("--output", args.output, "")):
+    for option, path in (("--report", args.report), ("--plot", args.plot), ("--output", args.output)):
         if path is not None:
-            check_target(option, path, suffix)
-    if args.plot is not None and args.early_exit is None:
-        raise ConfigError(f"--plot {args.plot}: needs --early-exit")
+            check_target(option, path)
+    if args.plot is not None:
+        _require_plot(args)
     execute, render = _net(args) if bare else _bundle(args)
     quiet = True if args.quiet or args.json or args.backend == "fast" else None  # None: only on a terminal
     bar: Any = tqdm(disable=quiet, unit="window", desc=args.backend, leave=False)
@@ -99,10 +109,15 @@ def _work(args: argparse.Namespace) -> int:
         report = execute(bar.update, started)
     finally:
         bar.close()
+    details = report.pop("details", None)
     text = json.dumps(report, indent=None if args.json else 1)
     if args.report is not None:
-        write_at_once(args.report, text + "\n")
-    if args.plot is not None:
+        write_at_once(args.report, text + "\n" if details is None else _page(report, details))
+    if args.plot is not None and args.energy_study:
+        from taaf.deploy.energy_study import plot_study
+
+        plot_study(report["energy_study"], args.plot)
+    elif args.plot is not None:
         from taaf.deploy.early_exit import plot_early_exit
 
         plot_early_exit(report["early_exit"], args.plot)
@@ -114,6 +129,26 @@ def _work(args: argparse.Namespace) -> int:
     return 0
 
 
+def _require_plot(args: argparse.Namespace) -> None:
+    """One study, and a suffix its picture can have."""
+    if (args.early_exit is None) != args.energy_study:
+        found = "both" if args.energy_study else "none"
+        raise ConfigError(f"--plot {args.plot}: needs one of --early-exit and --energy-study, found {found}")
+    allowed = (".png", ".svg") if args.energy_study else (".png",)
+    if args.plot.suffix.lower() not in allowed:
+        raise ConfigError(f"--plot {args.plot}: found {args.plot.suffix or 'no suffix'}, expected {' or '.join(allowed)}")
+
+
+def _wants_page(args: argparse.Namespace) -> bool:
+    return args.report is not None and args.report.suffix.lower() in (".html", ".htm")
+
+
+def _page(report: dict[str, Any], details: dict[str, Any]) -> str:
+    from taaf.deploy.html.page import render_page
+
+    return render_page(report, details)
+
+
 def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
     """What runs a bundle, and what renders its report."""
     from taaf.deploy.report import render
@@ -121,7 +156,18 @@ def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Ca
 
     path, split = args.bundle or zoo_path("ead_mini"), args.split or "test"
     return partial(
-        deploy, Request(path, args.backend, args.samples, split, args.time_limit, args.early_exit, args.root)
+        deploy,
+        Request(
+            path,
+            args.backend,
+            args.samples,
+            split,
+            args.time_limit,
+            args.early_exit,
+            args.root,
+            _wants_page(args),
+            args.energy_study,
+        ),
     ), render
 
 
@@ -132,7 +178,7 @@ def _net(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Calla
 
     request = NetRequest(
         args.bundle, args.backend, args.input, args.samples, args.steps, args.rate, args.seed, args.layers, args.time_limit,
-        args.output,
+        args.output, _wants_page(args), args.energy_study,
     )  # fmt: skip
     return partial(deploy_net, request), render_net
 

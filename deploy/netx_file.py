@@ -42,6 +42,8 @@ class NetRequest:
     layers: int | None = None
     time_limit_s: float | None = None
     output: Path | None = None
+    details: bool = False  # also what the HTML report draws
+    study: bool = False  # also the comparison with the paper's energies
 
 
 def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
     counts, ann_macs = count(graph, engine.activity), dense_macs(graph) * steps
     fields = ("n_neurons", "n_synapses", "spikes_out", "effective_synops", "dense_synops", "neuron_updates")
     totals: dict[str, int] = {f: sum(getattr(c, f) for c in counts) for f in fields}
-    return {
+    report = {
         "schema_version": SCHEMA_VERSION, "kind": "netx", "file": str(request.path), "sha256": sha256(request.path),
         "backend": request.backend, "file_layers": file.n_layers, "notes": [*file.notes, *_silent(counts)],
         "input": {**origin, "shape": list(graph.input.shape)}, "output": {"layer": out, "shape": list(graph.shapes[out])},
@@ -92,6 +94,16 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
     }  # fmt: skip
+    if request.study:
+        from taaf.deploy.energy_study import energy_study
+
+        name, counted = request.path.stem, {graph.name: engine.activity}
+        report["energy_study"] = energy_study(name, {graph.name: graph}, counted, {graph.name: steps}, {}, {})
+    if request.details:
+        from taaf.deploy.report_details import graph_details
+
+        report["details"] = graph_details(graph, engine, spikes[0])
+    return report
 
 
 def _silent(counts: list[Any]) -> list[str]:

@@ -7,7 +7,12 @@ from taaf.deploy.report import energy_table, layers_table
 
 def render_net(report: dict[str, Any]) -> str:
     """What `taaf-deploy FILE.net` prints."""
-    return "\n\n".join([_summary(report), layers_table(report), energy_table(report)])
+    parts = [_summary(report), layers_table(report), energy_table(report)]
+    if "energy_study" in report:
+        from taaf.deploy.energy_study import render_study
+
+        parts.append(render_study(report["energy_study"]))
+    return "\n\n".join(parts)
 
 
 def _summary(r: dict[str, Any]) -> str:

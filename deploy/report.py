@@ -10,6 +10,10 @@ def render(report: dict[str, Any]) -> str:
         parts += [layers_table(report), energy_table(report), _paper(report)]
     if "early_exit" in report:
         parts.append(_early_exit(report))
+    if "energy_study" in report:
+        from taaf.deploy.energy_study import render_study
+
+        parts.append(render_study(report["energy_study"]))
     return "\n\n".join(parts)
 
 
@@ -22,14 +26,11 @@ def _summary(r: dict[str, Any]) -> str:
         f"{r['model']} on {where}",
         f"  bundle      {r['bundle']}",
         f"  windows     {r['samples']} of the {r['split']} split, {r['time_steps']:,} time steps, {r['seconds']['run']:.2f} s running",
-        f"  accuracy    fused {acc['fused']:.1f} %   event only {acc['event']:.1f} %   audio only {acc['audio']:.1f} %",
+        f"  accuracy    {_accuracies(acc)}",
     ]
     if "accuracy_percent_all" in r:
         full = r["accuracy_percent_all"]
-        lines.append(
-            f"              fused {full['fused']:.1f} %   event only {full['event']:.1f} %   audio only {full['audio']:.1f} %"
-            f"   on all {r['samples_all']} (exact engine)"
-        )
+        lines.append(f"              {_accuracies(full)}   on all {r['samples_all']} (exact engine)")
     compared = f"{a['neuron_steps_compared']:,} neuron-steps" if a["neuron_steps_compared"] else "spikes not recorded"
     verdict = "100 %" if a["exact"] else "BROKEN"
     lines.append(
@@ -55,6 +56,10 @@ def _summary(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _accuracies(percent: dict[str, float]) -> str:
+    return "   ".join(f"{u}{'' if u == 'fused' else ' only'} {value:.1f} %" for u, value in percent.items())
+
+
 def layers_table(r: dict[str, Any]) -> str:
     """Measured: neurons, spikes and operations of every layer."""
     n = r["samples"]
@@ -71,6 +76,10 @@ def layers_table(r: dict[str, Any]) -> str:
         lines.append(
             f"  host head: {r['host_macs_per_window']:,} multiply-accumulates per evaluation, one "
             f"{'per step until the decision' if 'early_exit' in r else 'per window'} (not part of the chip's energy)"
+        )
+    for branch, macs in r.get("encoder_macs_per_window", {}).items():
+        lines.append(
+            f"  host encoder of {branch}: {macs:,} integer multiply-accumulates per window (not part of the chip's energy)"
         )
     return "\n".join(lines)
 
@@ -111,11 +120,16 @@ def _early_exit(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def whose(paper: dict[str, Any]) -> str:
+    """What network the cited figures belong to, seen from the one that ran."""
+    return "the same architecture with the authors' weights and data" if paper["same_size"] else "another and larger network"
+
+
 def _paper(r: dict[str, Any]) -> str:
     p = r["paper"]
     return "\n".join(
         [
-            f"Cited, another and larger network (two spiking ResNet18, CREMA-D): {p['title']}",
+            f"Cited, {whose(p)} (two spiking ResNet18, CREMA-D): {p['title']}",
             f"  SNN {p['snn']} {p['unit']}   ANN {p['ann']} {p['unit']}   (printed \"{p['printed_unit']}\")",
             f"  the unit must be {p['unit']}: {p['unit_reason']}",
         ]

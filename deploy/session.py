@@ -10,14 +10,14 @@ import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
 from taaf.deploy.backends.fast import run_fast
-from taaf.export.bundle import Bundle, read_bundle
+from taaf.export.bundle import Bundle, read_bundle, relay_channels
 from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.study import of_papers_size
 from taaf.models.config import ModelConfig
 from taaf.models.errors import BundleError, ConfigError, DataError
-from taaf.models.host_head import OUTPUTS
 from taaf.training.config import from_dict, with_root
 from taaf.training.sources import Windows, open_windows
 
@@ -36,6 +36,8 @@ class Request:
     time_limit_s: float | None
     early_exit: float | None = None
     root: str | None = None
+    details: bool = False  # also what the HTML report draws
+    study: bool = False  # also the comparison with the paper's energies
 
 
 def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -55,8 +57,8 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     n = request.samples or min(DEFAULT_SAMPLES.get(request.backend, most), most)
     if n > most:
         raise ConfigError(f"--samples {n}: the {request.split} split has {most} with known results; allowed 1..{most}")
-    inputs = {m: x[:n] for m, x in split.inputs.items()}
-    _require_fit(bundle, inputs)
+    _require_fit(bundle, split.inputs)
+    inputs = bundle.encode({m: x[:n] for m, x in split.inputs.items()})
     started(n)
     begun = time.perf_counter()
     result = _run(bundle, inputs, request, tick)
@@ -75,7 +77,9 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
     if request.backend != "fast":
-        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, split.inputs, request.early_exit), split.labels)
+        report["accuracy_percent_all"] = _accuracy(
+            run_fast(bundle, bundle.encode(split.inputs), request.early_exit), split.labels
+        )
         report["samples_all"] = len(split)
     if result.activity:
         report.update(_costs(bundle, result, n))
@@ -84,6 +88,12 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
 
         report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
         report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
+    if request.study:
+        report["energy_study"] = _study(bundle, result)
+    if request.details:
+        from taaf.deploy.report_details import bundle_details
+
+        report["details"] = bundle_details(bundle, result, inputs, split.labels[:n])
     return report
 
 
@@ -92,9 +102,8 @@ def _windows(bundle: Bundle, request: Request) -> Windows:
     data = with_root(from_dict({"data": bundle.manifest.get("data", {})}, f"{bundle.path}: manifest").data, request.root)
     if request.split == "human" and data.set != "ead-mini":
         raise ConfigError(f"--split human: {data.set} has no such split; allowed test")
-    steps = ModelConfig(event_steps=bundle.input_steps("event"), audio_steps=bundle.input_steps("audio"))
-    windows = open_windows(data, steps, request.split)
     known = bundle.golden["labels"]
+    windows = open_windows(data, _input_config(bundle), request.split, limit=len(known))
     if request.split == "test" and not np.array_equal(windows.labels[: len(known)], known[: len(windows)]):
         raise DataError(
             f"{bundle.path}: was verified on {len(known)} windows, the test set found has {len(windows)} with "
@@ -103,10 +112,25 @@ def _windows(bundle: Bundle, request: Request) -> Windows:
     return windows
 
 
+def _input_config(bundle: Bundle) -> ModelConfig:
+    """What a data set must know of the network: steps, and shapes and scales of real-valued inputs."""
+    first, second = bundle.modalities
+    values: dict[str, Any] = {"event_steps": bundle.input_steps(first), "audio_steps": bundle.input_steps(second)}
+    if encoder := bundle.encoders.get(first):
+        values |= {"first_branch": "resnet18", "frame_size": encoder.input_shape[1], "frame_scale": encoder.scale}
+    if encoder := bundle.encoders.get(second):
+        values |= {"audio_branch": "resnet18", "audio_scale": encoder.scale}
+        values |= dict(zip(("audio_bins", "audio_frames"), encoder.input_shape[1:], strict=True))
+    return ModelConfig.from_dict({**ModelConfig().to_dict(), "first_name": first, **values})
+
+
 def _require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> None:
     """Raise `BundleError` unless the bundle takes this data set's inputs."""
     for name, x in inputs.items():
-        wanted = (*bundle.graphs[name].input.shape, bundle.input_steps(name))
+        if name not in bundle.graphs:
+            raise BundleError(f"{bundle.path}: has branches {', '.join(bundle.graphs)}, the data set gives {name}")
+        shape = bundle.encoders[name].input_shape if name in bundle.encoders else bundle.graphs[name].input.shape
+        wanted = (*shape, bundle.input_steps(name))
         if x.shape[1:] != wanted:
             raise BundleError(f"{bundle.path}: branch {name} takes {wanted}, the data set gives {x.shape[1:]}")
 
@@ -114,7 +138,7 @@ def _require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> None:
 def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:
     if request.backend == "fast":
         return run_fast(bundle, inputs, request.early_exit)
-    n = len(inputs["event"])
+    n = len(next(iter(inputs.values())))
     limit = request.time_limit_s or 60 + 2.0 * n
     if request.backend == "sim":
         from taaf.deploy.backends.sim import run_sim
@@ -126,7 +150,7 @@ def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: 
 
 
 def _accuracy(result: BackendResult, labels: np.ndarray) -> dict[str, float]:
-    return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in OUTPUTS}
+    return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in result.logits}
 
 
 def _saturation(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -156,7 +180,7 @@ def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarr
 
     With early exit: the steps the head had seen when it decided, those steps' spikes, and the decision taken there.
     """
-    n = len(inputs["event"])
+    n = len(next(iter(inputs.values())))
     if request.split == "test":
         features = {b: bundle.expected_features(b)[:n] for b in bundle.graphs}
         logits, reference = bundle.golden["logits"][:n], "trained model (SLAYER forward, recorded at export)"
@@ -193,11 +217,32 @@ def _layer_errors(bundle: Bundle, result: BackendResult, inputs: dict[str, np.nd
     return errors
 
 
+def _study(bundle: Bundle, result: BackendResult) -> dict[str, Any]:
+    from taaf.deploy.energy_study import energy_study
+
+    if not result.activity:
+        raise ConfigError("--energy-study: this backend does not record spikes; allowed sim and fast")
+    branches = bundle.manifest["branches"]
+    steps = {b: bundle.input_steps(b) for b in bundle.graphs}
+    relays = {b: relay_channels(branches[b]) for b in bundle.graphs}
+    encoders = {b: e.n_macs for b, e in bundle.encoders.items()}
+    name = bundle.manifest["model"]
+    if data_set(bundle) == "generated":
+        name += " on generated inputs"
+    return energy_study(name, bundle.graphs, result.activity, steps, relays, encoders)
+
+
+def data_set(bundle: Bundle) -> str:
+    """Name of the data set in the manifest."""
+    return str(bundle.manifest.get("data", {}).get("set", "ead-mini"))
+
+
 def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
     counts: list[LayerCounts] = []
     for branch, graph in bundle.graphs.items():
         counts += count(graph, result.activity[branch])
     branches = bundle.manifest["branches"]
+    encoder_macs = {b: e.n_macs * bundle.input_steps(b) for b, e in bundle.encoders.items()}
     ann_macs = sum(branches[b]["ann_macs"] * bundle.input_steps(b) for b in bundle.graphs)
     fields = ("n_neurons", "n_synapses", "spikes_out", "effective_synops", "dense_synops", "neuron_updates")
     totals: dict[str, float] = {f: sum(getattr(c, f) for c in counts) for f in fields}
@@ -207,7 +252,11 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
         "layers": [c.to_dict() for c in counts],
         "totals": {**totals, "spikes_in": inputs},
         "host_macs_per_window": bundle.head.n_macs(steps),
+        "encoder_macs_per_window": encoder_macs,
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
-        "paper": load_chip("taaf_paper"),
+        "paper": {
+            **load_chip("taaf_paper"),
+            "same_size": bool(encoder_macs) and of_papers_size(ann_macs + sum(encoder_macs.values())),
+        },
     }

@@ -1,7 +1,8 @@
 """The deployment bundle: a directory with a manifest, one NetX file per branch, the head and expected results.
 
     manifest.json   format, branches (files, shapes, windows, phases), head, labels, SHA-256 of every file, tools
-    event.net audio.net   loadable by stock lava-dl
+    event.net audio.net   loadable by stock lava-dl; named after the branches
+    encoder_visual.npz    where a branch takes real numbers: the convolution that encodes them on the host
     head.npz        alignment, classifier and attention as plain arrays
     golden.npz      expected feature spikes and logits of the whole test set, from the trained model
 
@@ -12,18 +13,19 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from taaf.export.intervals import LayerIntervals, analyse
-from taaf.export.manifest import manifest_problems
+from taaf.export.manifest import manifest_problems, modalities_of
 from taaf.export.targets.netx_reader import read_netx
 from taaf.models.arrays import read_npz
 from taaf.models.errors import BundleError, TaafError
-from taaf.models.host_head import MODALITIES, HostHead
+from taaf.models.host_encoder import HostEncoder
+from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
 from taaf.models.output import staged_folder
 
@@ -42,6 +44,16 @@ class Bundle:
     graphs: dict[str, Graph]
     head: HostHead
     golden: dict[str, np.ndarray]
+    encoders: dict[str, HostEncoder] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, str]:
+        """Names of the branches, in order."""
+        return self.head.modalities
+
+    def encode(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Inputs of a data set (`taaf.training.sources.Windows`) -> spikes for the chip, uint8 (N, *shape, T)."""
+        return {m: self.encoders[m](x) if m in self.encoders else x for m, x in inputs.items()}
 
     @property
     def window_steps(self) -> int:
@@ -75,6 +87,12 @@ class Bundle:
     def n_features(self, branch: str) -> int:
         graph = self.graphs[branch]
         return int(graph.shapes[graph.output][0])
+
+
+def relay_channels(branch: dict[str, Any]) -> dict[str, int]:
+    """LIF -> relay channels at its end, as a manifest's branch names them; only reported, so that nothing else checks them."""
+    told = branch.get("relays")
+    return {k: v for k, v in told.items() if type(v) is int and v > 0} if isinstance(told, dict) else {}
 
 
 def sha256(path: Path) -> str:
@@ -124,9 +142,15 @@ def read_bundle(path: Path) -> Bundle:
     for name, wanted in manifest["files"].items():
         _verify_file(path, name, wanted)
     try:
-        graphs = {b: read_netx(path / manifest["branches"][b]["file"], b) for b in MODALITIES}
+        branches = {b: manifest["branches"][b] for b in modalities_of(manifest)}
+        graphs = {b: read_netx(path / entry["file"], b) for b, entry in branches.items()}
+        encoders = {
+            b: HostEncoder.from_bundle(_read_npz(path / entry["encoder_file"]), entry["encoder_spec"])
+            for b, entry in branches.items()
+            if "encoder_file" in entry
+        }
         head = HostHead(_read_npz(path / manifest["head"]["file"]), manifest["head"])
-        bundle = Bundle(path, manifest, graphs, head, _read_npz(path / manifest["golden"]["file"]))
+        bundle = Bundle(path, manifest, graphs, head, _read_npz(path / manifest["golden"]["file"]), encoders)
         _check_fit(bundle)
     except TaafError:
         raise
@@ -160,11 +184,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{file}: 'files' must map file names to SHA-256 sums")
     if problems := manifest_problems(manifest):
         raise BundleError(f"{file}: {'; '.join(problems)}")
-    used = [manifest["head"]["file"], manifest["golden"]["file"], *(manifest["branches"][b]["file"] for b in MODALITIES)]
-    for name in [*files, *used]:
+    for name in [*files, *_used_files(manifest)]:
         if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or name not in files:
             raise BundleError(f"{file}: file name {name!r} is not allowed or has no SHA-256 sum")
     return manifest
+
+
+def _used_files(manifest: dict[str, Any]) -> list[Any]:
+    branches = [manifest["branches"][name] for name in modalities_of(manifest)]
+    used = [branch[key] for branch in branches for key in ("file", "encoder_file") if key in branch]
+    return [manifest["head"]["file"], manifest["golden"]["file"], *used]
 
 
 def _no_number(text: str) -> None:
@@ -193,7 +222,7 @@ def _check_fit(bundle: Bundle) -> None:
     from taaf.export.limits import check_limits  # imports torch
 
     n = len(bundle.golden["labels"])
-    wanted = {"logits": "f", "labels": "i", **{f"features_{b}": "u" for b in MODALITIES}}
+    wanted = {"logits": "f", "labels": "i", **{f"features_{b}": "u" for b in bundle.graphs}}
     if wrong := [k for k, kind in wanted.items() if bundle.golden[k].dtype.kind != kind]:
         raise BundleError(f"{bundle.path}: golden.npz holds {wrong[0]} as {bundle.golden[wrong[0]].dtype}")
     if bundle.golden["labels"].ndim != 1 or not n or not np.isfinite(bundle.golden["logits"]).all():
@@ -204,6 +233,9 @@ def _check_fit(bundle: Bundle) -> None:
         branch = bundle.manifest["branches"][name]
         if list(graph.input.shape) != branch["input_shape"]:
             raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, the manifest says {branch['input_shape']}")
+        if name in bundle.encoders and bundle.encoders[name].output_shape != graph.input.shape:
+            given = bundle.encoders[name].output_shape
+            raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, its encoder gives {given}")
         steps = bundle.input_steps(name)
         if not 1 <= steps <= bundle.window_steps:
             raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")

@@ -44,6 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--verify-lava", type=not_negative, default=0, metavar="N", help="also run N windows on the Lava runtime (default 0)"
     )
     parser.add_argument(
+        "--windows", type=positive, metavar="N",
+        help="verify, and record expected results, on the first N test windows (default: all; of large networks as many as "
+        "keep it within a minute)",
+    )  # fmt: skip
+    parser.add_argument(
         "--allow-saturation", action="store_true",
         help="also export layers whose u or v may leave 24 bits, where the chip wraps and clips and training does not; "
         "they are reported, deployments count what happens, and verification still decides (default: refuse)",
@@ -64,6 +69,13 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: generated spikes)",
     )  # fmt: skip
     return parser
+
+
+def peak_memory_kib() -> int:
+    """Largest resident size of this process so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,8 +123,7 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _bundle(args: argparse.Namespace) -> int:
-    from taaf.export.frontend import require_exportable
-    from taaf.export.netx_bundle import export_netx
+    from taaf.export.netx_bundle import export_netx, windows_to_verify
     from taaf.models.checkpoint import read_checkpoint
     from taaf.training.config import from_dict, with_root
     from taaf.training.sources import open_windows
@@ -123,23 +134,26 @@ def _bundle(args: argparse.Namespace) -> int:
 
     # complain about the checkpoint before loading data
     config = from_dict(read_checkpoint(args.model)["config"], f"{args.model}: configuration")
-    require_exportable(config.model)
-    test = open_windows(with_root(config.data, args.root), config.model, "test", args.quiet)
+    limit = args.windows or windows_to_verify(config.model)
+    test = open_windows(with_root(config.data, args.root), config.model, "test", args.quiet, limit)
+    inputs = {m: x[:limit] for m, x in test.inputs.items()}
     result = export_netx(
-        args.model, args.out or Path("bundle"), test.inputs, test.labels, list(test.label_names),
+        args.model, args.out or Path("bundle"), inputs, test.labels[:limit], list(test.label_names),
         verify_lava=args.verify_lava, quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
     )  # fmt: skip
     if args.json:
         layers = [{"layer": c.layer, "spikes": c.spikes, "exact": c.ok} for c in result.checks]
         content = {"schema_version": SCHEMA_VERSION, "bundle": str(result.out), "layers": layers, "compiler": result.report}
-        print(json.dumps({**content, "test_accuracy": result.accuracy, "lava": result.lava}))
+        print(
+            json.dumps({**content, "test_accuracy": result.accuracy, "lava": result.lava, "peak_memory_kib": peak_memory_kib()})
+        )
         return 0
     for line in result.report:
         say(f"  {line}")
     if result.lava:
         say(f"✓ Lava runtime: {result.lava['windows']} windows, {result.lava['spike_mismatches']} spikes differ")
-    say(f"{result.out}: written; test accuracy {result.accuracy['fused']:.1f} % (event {result.accuracy['event']:.1f} %, "
-        f"audio {result.accuracy['audio']:.1f} %)")  # fmt: skip
+    alone = ", ".join(f"{u} {percent:.1f} %" for u, percent in result.accuracy.items() if u != "fused")
+    say(f"{result.out}: written; test accuracy {result.accuracy['fused']:.1f} % ({alone})")
     return 0
 
 

@@ -1,13 +1,17 @@
 """From a trained `TaafSnn` to float-stage graphs, one per branch (weights in units of the fed LIF's threshold)."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from taaf.models import ir
+from taaf.models.branches import EventBranch
 from taaf.models.config import ModelConfig
-from taaf.models.errors import UnsupportedLayerError
+from taaf.models.host_encoder import HostEncoder
 from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
+from taaf.models.resnet import SpikingResNet18
 from taaf.models.slayer_lif import SlayerLif
 from taaf.models.taaf import TaafSnn
 
@@ -53,30 +57,69 @@ class _Builder:
         return ir.Graph(self.name, self.nodes, self.edges)
 
 
-def require_exportable(config: ModelConfig) -> None:
-    """Raise `UnsupportedLayerError` if the branches of this configuration have no exporter."""
-    for name, kind, wanted in (("event", config.first_branch, "conv"), ("audio", config.audio_branch, "dense")):
-        if kind != wanted or name not in config.modalities:
-            raise UnsupportedLayerError(
-                f"{config.modalities}: branches {config.first_branch!r}, {config.audio_branch!r} cannot be exported yet; "
-                "allowed: event branch 'conv' with audio branch 'dense'"
-            )
-
-
 def float_graphs(model: TaafSnn) -> dict[str, ir.Graph]:
-    """Float-stage graphs of the event and the audio branch, LIF names as in the branches' ``trace``."""
-    config = model.config
-    require_exportable(config)
-    event, audio = model.branches["event"], model.branches["audio"]
-    b = _Builder("event", (2, config.event_size, config.event_size))
+    """Float-stage graphs of both branches (their chip part), LIF names as in the branches' ``trace``."""
+    return {name: _branch_graph(name, branch, model.config) for name, branch in model.branches.items()}
+
+
+def host_encoders(model: TaafSnn) -> dict[str, HostEncoder]:
+    """The integer encoders of branches with real-valued input; none for branches that take spikes."""
+    shapes = model.config.input_shapes
+    return {m: _encoder(b, shapes[m]) for m, b in model.branches.items() if isinstance(b, SpikingResNet18)}
+
+
+def _branch_graph(name: str, branch: object, config: ModelConfig) -> ir.Graph:
+    if isinstance(branch, SpikingResNet18):
+        return _resnet(name, branch, config)
+    return _event(name, branch, config) if isinstance(branch, EventBranch) else _audio(name, branch, config)
+
+
+def _event(name: str, event: Any, config: ModelConfig) -> ir.Graph:
+    b = _Builder(name, config.input_shapes[name])
     stem = b.add(_lif("stem_lif", event.stem_lif), [b.synapse("stem", event.stem, "input")])
     inner = b.add(_lif("block1_lif", event.block1_lif), [b.synapse("block1", event.block1, stem)])
     paths = [b.synapse("block2", event.block2, inner), b.synapse("shortcut", event.shortcut, stem)]
     outer = b.add(_lif("block2_lif", event.block2_lif), [b.add(ir.Sum("join"), paths)])
     flat = b.add(ir.Flatten("flatten"), [outer])
     b.add(_lif("readout_lif", event.readout_lif), [b.synapse("readout", event.readout, flat)])
+    return b.graph()
 
-    a = _Builder("audio", (model.config.audio_inputs,))
+
+def _audio(name: str, audio: Any, config: ModelConfig) -> ir.Graph:
+    a = _Builder(name, config.input_shapes[name])
     hidden = a.add(_lif("hidden_lif", audio.hidden_lif), [a.synapse("hidden", audio.hidden, "input")])
     a.add(_lif("readout_lif", audio.readout_lif), [a.synapse("readout", audio.readout, hidden)])
-    return {"event": b.graph(), "audio": a.graph()}
+    return a.graph()
+
+
+def _resnet(name: str, branch: SpikingResNet18, config: ModelConfig) -> ir.Graph:
+    """Everything behind the encoder. The sum over the map and the dense layer are one dense layer of repeated weights."""
+    stem = _encoder(branch, config.input_shapes[name])
+    b = _Builder(name, stem.output_shape)
+    last = b.add(_lif("pool_lif", branch.pool_lif), [b.synapse("pool", branch.pool, "input")])
+    for i, block in enumerate(branch.blocks, start=1):
+        inner = b.add(_lif(f"block{i}_lif1", block.lif1), [b.synapse(f"block{i}_conv1", block.conv1, last)])
+        paths = [b.synapse(f"block{i}_conv2", block.conv2, inner), _shortcut(b, f"block{i}_shortcut", block, last)]
+        last = b.add(_lif(f"block{i}_lif2", block.lif2), [b.add(ir.Sum(f"block{i}_join"), paths)])
+    _, height, width = b.graph().shapes[last]
+    dense, norm = _synapse("readout", branch.readout)
+    assert isinstance(dense, ir.Dense)
+    everywhere = replace(dense, weight=np.repeat(dense.weight, height * width, axis=1))
+    current = b.add(norm, [b.add(everywhere, [b.add(ir.Flatten("flatten"), [last])])])
+    b.add(_lif("readout_lif", branch.readout_lif), [current])
+    return b.graph()
+
+
+def _shortcut(b: _Builder, name: str, block: Any, source: str) -> str:
+    if block.shortcut is not None:
+        return b.synapse(name, block.shortcut, source)
+    channels = len(block.conv2.weight)
+    return b.add(ir.Conv2d(name, np.eye(channels, dtype=np.float32)[:, :, None, None]), [source])  # one threshold each
+
+
+def _encoder(branch: SpikingResNet18, input_shape: tuple[int, ...]) -> HostEncoder:
+    stem, neuron = branch.stem, branch.stem_lif.parameters_
+    assert neuron.i_decay == 4096 and len(input_shape) == 3
+    weight, bias = (t.detach().numpy().astype(np.int32) for t in (stem.integer_weight(), stem.integer_bias()))
+    fields = (branch.scale, stem.stride, stem.padding, neuron.v_decay, neuron.v_th_mant)
+    return HostEncoder(weight, bias, input_shape, *fields)

@@ -15,18 +15,19 @@ import torch
 from tqdm import tqdm
 
 from taaf.export.bundle import read_bundle, sha256, write_bundle
-from taaf.export.frontend import float_graphs
+from taaf.export.frontend import float_graphs, host_encoders
 from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph
 from taaf.export.targets.netx import write_netx
-from taaf.export.verify import LayerCheck, require_exact, verify_branch
+from taaf.export.verify import LayerCheck, blocks_of, require_exact, verify_branch, verify_encoder
 from taaf.hw_sim.counters import dense_macs
 from taaf.models.checkpoint import load_model
 from taaf.models.config import ModelConfig
 from taaf.models.errors import BackendUnavailableError, ParityError
 from taaf.models.head import host_forward
-from taaf.models.host_head import MODALITIES, HeadOutput
+from taaf.models.host_encoder import HostEncoder
+from taaf.models.host_head import HeadOutput
 from taaf.models.ir import Graph
 from taaf.models.output import undisturbed
 from taaf.models.taaf import TaafSnn
@@ -38,7 +39,10 @@ ENCODERS = {
     }
 }
 BINNED = "events per channel and time bin, straight to the chip"  # the sets on disk are events already
+CONVOLVED = "8-bit input levels, convolution and LIF on the host, in integers; their spikes go to the chip"
 _STOP_LIMIT_S = 8.0
+_VERIFY_MACS = 5e10  # dense multiply-accumulates: a few seconds in the engine, about ten in the reference
+_RESNET18_MACS = 1.75e9  # per time step on the chip, width 64, input 224 x 224
 _LOGIT_TOLERANCE = 1e-9  # torch float64 against NumPy float64
 
 
@@ -62,7 +66,7 @@ def export_netx(
     Parameters
     ----------
     inputs : dict
-        Verification windows per modality, (N, *shape, T) uint8, usually the whole test set.
+        Verification windows per modality, usually the whole test set (`taaf.training.sources.Windows`).
     verify_lava : int
         Also run this many windows through the Lava runtime (0: none).
     allow_saturation : bool
@@ -83,13 +87,22 @@ def export_netx(
     for name, graph in float_graphs(model).items():
         unlowered[name], chains[name] = compile_graph(graph, saturate=True, report=report)
         intervals[name] = analyse_checked(chains[name], window, allow_saturation, report)
-    steps = {"event": config.event_steps, "audio": config.audio_steps}
+    encoders = host_encoders(model)
+    for name, encoder in encoders.items():
+        share = 100 * encoder.peak * 4096 / max(1, encoder.v_decay) / (1 << 24)
+        proven = "proven" if share < 100 and encoder.v_decay else "not proven: only the verified windows tell"
+        report.say(
+            f"encoder: {name}: {encoder.n_macs:,} MACs per step on the host; {share:.3g} % of training's float32, {proven}"
+        )
+    steps = dict(zip(config.modalities, (config.event_steps, config.audio_steps), strict=True))
     found: dict[str, Any] = {}
     data = {k: v for k, v in content["config"].get("data", {}).items() if k not in ("root", "cache", "workers")}
 
     def fill(stage: Path) -> None:
         for name, graph in chains.items():
             write_netx(graph, stage / f"{name}.net")
+        for name, encoder in encoders.items():
+            np.savez(stage / f"encoder_{name}.npz", **encoder.arrays())
         np.savez(stage / "head.npz", **head_arrays(model))
         found["golden"] = _trained_results(model, inputs, labels)
         np.savez_compressed(stage / "golden.npz", **found["golden"])
@@ -106,10 +119,10 @@ def export_netx(
                 "file": f"{m}.net", "input_shape": list(chains[m].input.shape), "input_steps": steps[m],
                 "reset_interval": window, "reset_offset": 1, "output_delay": len(chains[m].lifs()),
                 "layers": [{"name": n.name, "delay": i + 1} for i, n in enumerate(chains[m].lifs())],
-                "relays": {n: r for n, r in report.relays.items() if n in chains[m].nodes},
-                "ann_macs": dense_macs(unlowered[m]), "encoder": ENCODERS.get(data.get("set", "ead-mini"), {}).get(m, BINNED),
+                "relays": report.relays_of(chains[m]),
+                "ann_macs": dense_macs(unlowered[m]), **_encoder_entry(m, encoders.get(m), data.get("set", "ead-mini")),
                 "intervals": [row.to_dict() for row in intervals[m]],
-            } for m in MODALITIES
+            } for m in config.modalities
         },
         "head": {"file": "head.npz", "type": "taaf", **head_spec(config), "aligned_steps": config.aligned_steps},
         "golden": {"file": "golden.npz", "source": "SLAYER CPU forward and float64 head of the checkpoint"},
@@ -118,8 +131,22 @@ def export_netx(
         "tools": _tools(),
     }  # fmt: skip
     write_bundle(out, manifest, fill, check)
-    accuracy = {u: float(100 * (found["golden"][f"predictions_{u}"] == labels).mean()) for u in ("fused", *MODALITIES)}
+    accuracy = {u: float(100 * (found["golden"][f"predictions_{u}"] == labels).mean()) for u in ("fused", *config.modalities)}
     return ExportResult(out, found["checks"], report.lines, accuracy, found["lava"])
+
+
+def windows_to_verify(config: ModelConfig) -> int:
+    """How many windows are verified unless told otherwise: fewer of ResNet18 branches, by the size of their maps."""
+    pixels = sum(int(np.prod(config.input_shapes[m][1:])) for m in config.input_scales)
+    macs = _RESNET18_MACS * (config.resnet_width / 64) ** 2 * pixels / 224**2 * max(config.event_steps, config.audio_steps)
+    return max(1, int(_VERIFY_MACS / max(1.0, macs)))
+
+
+def _encoder_entry(name: str, encoder: HostEncoder | None, data_set: str) -> dict[str, Any]:
+    """What the manifest says about how inputs become spikes."""
+    if encoder is None:
+        return {"encoder": ENCODERS.get(data_set, {}).get(name, BINNED)}
+    return {"encoder": CONVOLVED, "encoder_file": f"encoder_{name}.npz", "encoder_spec": encoder.spec()}
 
 
 def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: CompileReport) -> list[LayerIntervals]:
@@ -135,13 +162,14 @@ def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: C
 
 def head_spec(config: ModelConfig) -> dict[str, Any]:
     """What `taaf.models.host_head.HostHead` must know beside the arrays."""
-    return {k: getattr(config, k) for k in ("fusion", "attention", "attention_on", "features", "classes")}
+    keys = ("fusion", "attention", "attention_on", "features", "classes")
+    return {k: getattr(config, k) for k in keys} | {"modalities": list(config.modalities)}
 
 
 def head_arrays(model: TaafSnn) -> dict[str, np.ndarray]:
     """The host head's arrays in float64; alignment already on its grid."""
     arrays = dict(model.head.weights.items())
-    for m in MODALITIES:
+    for m in model.config.modalities:
         weight, bias = model.align[m].quantised()
         arrays |= {f"align_{m}_weight": weight, f"align_{m}_bias": bias}
     return {k: v.detach().double().numpy() for k, v in arrays.items()}
@@ -150,16 +178,17 @@ def head_arrays(model: TaafSnn) -> dict[str, np.ndarray]:
 def _trained_results(model: TaafSnn, inputs: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
     """Feature spikes (packed bits), logits and predictions of the trained model, in evaluation batches."""
     parts: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(labels), 250):
-        block = [torch.from_numpy(inputs[m][start : start + 250].astype(np.float32)) for m in MODALITIES]
+    names, scales = model.config.modalities, model.config.input_scales
+    for rows in blocks_of(len(labels), float_graphs(model).values(), model.config.event_steps, 250):
+        block = [torch.from_numpy(inputs[m][rows].astype(np.float32) / np.float32(scales.get(m, 1))) for m in names]
         features, output = model.predict(*block)
-        for m in MODALITIES:
+        for m in names:
             parts.setdefault(f"features_{m}", []).append(features[m].numpy().astype(np.uint8))
         for u in output.logits:
             parts.setdefault(f"logits_{u}", []).append(output.decision(u).numpy())
     joined = {k: np.concatenate(v) for k, v in parts.items()}
     golden = {k: np.packbits(v) if k.startswith("features") else v for k, v in joined.items()}
-    golden |= {f"predictions_{u}": joined[f"logits_{u}"].argmax(1).astype(np.uint8) for u in ("fused", *MODALITIES)}
+    golden |= {f"predictions_{u}": joined[f"logits_{u}"].argmax(1).astype(np.uint8) for u in ("fused", *names)}
     return {
         **{k: v for k, v in golden.items() if not k.startswith("logits")},
         "logits": joined["logits_fused"],
@@ -176,17 +205,21 @@ def _verify(
     features: dict[str, np.ndarray] = {}
     total = sum(len(x) for x in inputs.values())
     with tqdm(total=total, desc="verify", unit="window", disable=quiet or None, leave=False) as bar:
-        for name in MODALITIES:
-            args = (bundle.graphs[name], unlowered[name], inputs[name], report.relays)
-            branch, features[name] = verify_branch(model, *args, bar.update)
+        for name, graph in bundle.graphs.items():
+            spikes = inputs[name]
+            if name in bundle.encoders:
+                check, spikes = verify_encoder(model, name, bundle.encoders[name], spikes)
+                checks.append(check)
+            branch, features[name] = verify_branch(model, graph, unlowered[name], spikes, report.relays_of(graph), bar.update)
             checks += branch
     for line in checks:
         say(str(line))
     require_exact(checks)
+    for finding in filter(None, (c.finding for c in checks)):
+        report.say(f"finding: {finding}")
     _verify_head(model, bundle.head(features), features)
-    say(
-        f"✓ host head: NumPy float64 = torch float64 on {len(features['event'])} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)"
-    )
+    windows = len(inputs[model.config.first_name])
+    say(f"✓ host head: NumPy float64 = torch float64 on {windows} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)")
     return checks
 
 

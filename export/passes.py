@@ -20,14 +20,21 @@ class CompileReport:
     """What the compiler did and what it cost, per pass."""
 
     lines: list[str] = field(default_factory=list)
-    relays: dict[str, int] = field(default_factory=dict)  # LIF -> number of relay channels at its end
+    relays: dict[str, int] = field(default_factory=dict)  # branch.LIF -> number of relay channels at its end
+
+    def relays_of(self, graph: Graph) -> dict[str, int]:
+        """LIF -> number of relay channels, of one branch."""
+        return {n: k for n in graph.nodes if (k := self.relays.get(f"{graph.name}.{n}"))}
 
     def say(self, line: str) -> None:
         self.lines.append(line)
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
-    """W <- W g / sqrt(var + eps), b <- offset - mean g / sqrt(var + eps) (+ b g / sqrt(...)), in float32."""
+    """W <- W g / sqrt(var + eps), b <- offset - mean g / sqrt(var + eps) (+ b g / sqrt(...)), in the norm's precision.
+
+    The factor itself is taken in float64 and rounded once, as training does (`taaf.models.qat.QatSynapse.fold_scale`).
+    """
     replaced: dict[str, Node | None] = {}
     rewire: dict[str, str] = {}
     for norm in graph.nodes.values():
@@ -40,7 +47,8 @@ def fold_batch_norm(graph: Graph) -> Graph:
                 f"{graph.name}.{norm.name}: batch norm after {type(synapse).__name__} cannot be folded; "
                 "allowed directly after a convolution or dense layer that feeds nothing else"
             )
-        scale = norm.gain / np.sqrt(norm.var + np.float32(norm.eps))
+        sigma = np.sqrt(norm.var.astype(np.float64) + norm.eps)
+        scale = (norm.gain / sigma).astype(norm.gain.dtype)
         bias = norm.offset - norm.mean * scale
         if synapse.bias is not None:
             bias = bias + synapse.bias * scale
@@ -182,7 +190,7 @@ def _lower_join(graph: Graph, join: Sum, report: CompileReport) -> Graph:
         shortcut.name: None,
         join.name: None,
     }
-    report.relays[h_name] = len(read)
+    report.relays[f"{graph.name}.{h_name}"] = len(read)
     extra = len(read) * int(np.prod(graph.shapes[h_name][1:]))
     report.say(f"residual: {where}: {len(read)} relay channels in {h_name} (+{extra} neurons, +{extra} axons)")
     return graph.rebuilt(replaced, {join.name: main.name})

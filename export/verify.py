@@ -1,6 +1,6 @@
 """Proof before writing: SLAYER forward = integer reference = fast engine on the re-read bundle, every spike, per layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,12 @@ import torch
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import ParityError
+from taaf.models.host_encoder import HostEncoder
 from taaf.models.ir import Graph
 from taaf.models.taaf import TaafSnn
+
+SATURATED = 0.9
+_BLOCK_VALUES = 1 << 23  # of the widest layer's trace; bounds memory
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class LayerCheck:
 
     layer: str
     spikes: int
+    rate: float  # spikes per neuron and step
     slayer_mismatches: int
     engine_mismatches: int
     relay_mismatches: int
@@ -33,6 +38,16 @@ class LayerCheck:
             f"  SLAYER {self.slayer_mismatches}, engine {self.engine_mismatches}, relays {self.relay_mismatches} differ"
         )  # fmt: skip
         return f"{mark} {self.layer:22s} {self.spikes:>10,d} spikes{detail}"
+
+    @property
+    def finding(self) -> str | None:
+        """What a user should know of its rate, or None."""
+        if self.spikes and self.rate < SATURATED:
+            return None
+        kind = (
+            f"saturated: {100 * self.rate:.0f} % of its neurons fire at every step" if self.spikes else "dead: it never fires"
+        )
+        return f"{self.layer} is {kind} (on the verified windows); what is behind it learns nothing from it"
 
 
 def verify_branch(
@@ -61,9 +76,9 @@ def verify_branch(
     """
     names = [lif.name for lif in graph.lifs()]
     wrong = {n: np.zeros(3, np.int64) for n in names}
-    total = dict.fromkeys(names, 0)
+    total, size = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
     engine, features = Engine(graph), []
-    for block, trained in _slayer_blocks(model, graph.name, spikes):
+    for block, trained in _slayer_blocks(model, graph, spikes):
         fast = engine.run(block, keep_all=True).spikes
         slow: dict[str, list[np.ndarray]] = {n: [] for n in [graph.input.name, *names]}
         for window in block:
@@ -78,8 +93,9 @@ def verify_branch(
                 _relay_errors(fast[name][:, own:], slow, graph, unlowered, name),
             )  # fmt: skip
             total[name] += int(exact.sum())
+            size[name] += exact.size
         features.append(trained[graph.output])
-    checks = [LayerCheck(f"{graph.name}.{n}", total[n], *map(int, wrong[n])) for n in names]
+    checks = [LayerCheck(f"{graph.name}.{n}", total[n], total[n] / max(1, size[n]), *map(int, wrong[n])) for n in names]
     return checks, np.concatenate(features)
 
 
@@ -96,13 +112,32 @@ def _relay_errors(relayed: np.ndarray, slow: dict[str, list[np.ndarray]], graph:
     return int((relayed != origin).sum())
 
 
+def verify_encoder(model: TaafSnn, branch: str, encoder: HostEncoder, levels: np.ndarray) -> tuple[LayerCheck, np.ndarray]:
+    """Compare the host's integer encoder with the trained one on input levels (N, C, H, W, T); also returns its spikes."""
+    spikes, wrong = encoder(levels), 0
+    net = model.branches[branch].eval()
+    for window, exact in zip(levels, spikes, strict=True):
+        with torch.no_grad():
+            trained = net.encode(torch.from_numpy(window[None].astype(np.float32) / np.float32(encoder.scale)))
+        wrong += int((trained[0].numpy() != exact).sum())
+    return LayerCheck(f"{branch}.encoder (host)", int(spikes.sum(dtype=np.int64)), float(spikes.mean()), wrong, 0, 0), spikes
+
+
+def blocks_of(n: int, graphs: Iterable[Graph], steps: int, most: int) -> Iterator[slice]:
+    """Slices of up to ``most`` windows, such that the widest layer's spikes of a block stay within bounds."""
+    widest = max(int(np.prod(shape)) for graph in graphs for shape in graph.shapes.values())
+    size = max(1, min(most, _BLOCK_VALUES // (widest * steps)))
+    return (slice(start, start + size) for start in range(0, n, size))
+
+
 def _slayer_blocks(
-    model: TaafSnn, branch: str, spikes: np.ndarray, size: int = 100
+    model: TaafSnn, graph: Graph, spikes: np.ndarray, size: int = 100
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """(input block, {LIF name: spikes}) of the trained branch, uint8."""
     model.eval()
-    for start in range(0, len(spikes), size):
-        block = spikes[start : start + size]
+    branch = graph.name
+    for rows in blocks_of(len(spikes), [graph], spikes.shape[-1], size):
+        block = spikes[rows]
         with torch.no_grad():
             trace = model.branches[branch].trace(torch.from_numpy(block.astype(np.float32)))
         yield block, {n: v.numpy().astype(np.uint8) for n, v in trace.items()}

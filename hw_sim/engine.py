@@ -4,23 +4,30 @@ A float32 holds every integer up to 2^24, a float64 up to 2^53. Each layer's lar
 weights before anything runs (`taaf.hw_sim.intervals`); float32 is used where the bound proves it exact, float64 otherwise.
 (Bounds say nothing about Winograd kernels, whose intermediate values are fractions: where PyTorch would use them,
 everything is float64.) The same bounds, for the length of the windows that arrive, tell which layers can wrap u or clip v
-at all; only those look for it, and count it. The results equal `taaf.hw_sim.reference` on every spike (tests/conformance).
+at all; only those look for it, and count it. Relay channels of lowered residual blocks are not computed: the block's two synapse
+groups end in one LIF, and the relays' spikes are copied (`taaf.hw_sim.relays`). Convolutions of very few spikes run by events
+(`taaf.hw_sim.events`). The results equal `taaf.hw_sim.reference`
+of the graph as given on every spike (tests/conformance).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from taaf.hw_sim.delays import DelayPlan, delay_plan, delayed_linear
+from taaf.hw_sim.events import convolve_events, few_spikes
 from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
+from taaf.hw_sim.relays import without_relays
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
 from taaf.models.nodes import PerChannel, Shape, spread
 from taaf.models.stage import require_integer_stage, require_spikes
 
+_PASS_VALUES = 1 << 24  # of a layer's current
 _EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
 
 
@@ -64,7 +71,9 @@ class Engine:
     graph : Graph
         Integer stage.
     chunk : int
-        Windows per pass; bounds memory and keeps a step's state in cache.
+        Most windows per pass; fewer of large networks. Bounds memory and keeps a step's state in cache.
+    relays : bool
+        Compute relay channels like any others (for measurements; the results are the same).
 
     Raises
     ------
@@ -74,12 +83,14 @@ class Engine:
         If a sum could exceed what even float64 holds exactly.
     """
 
-    def __init__(self, graph: Graph, chunk: int = 32) -> None:
+    def __init__(self, graph: Graph, chunk: int = 32, relays: bool = False) -> None:
         require_integer_stage(graph)
-        self.graph = graph
+        self.given = graph
+        self.graph, self._relays = (graph, {}) if relays else without_relays(graph)
         self.chunk = chunk
+        self._lif_plans: dict[str, _LifPlan] = {}
         self._exact = {d: limit for d, limit in _EXACT.items() if d == torch.float64 or _float32_convolves_exactly()}
-        self._plan = [(node, self._prepare(node)) for node in graph.nodes.values()]
+        self._plan = [(node, self._prepare(node)) for node in self.graph.nodes.values()]
         self._watch: dict[int, dict[str, _Watch]] = {}  # window length -> LIF name -> what it must look for
 
     def _prepare(self, node: Node) -> "_SynapsePlan | _LifPlan | torch.dtype | None":
@@ -105,12 +116,18 @@ class Engine:
         alone = self.graph.sources(lif.name) == [node.name] and fed.bias_in_drive
         return _SynapsePlan(
             fed.dtype,
-            _exact_tensor(64 * node.weight.astype(np.int64), fed.dtype),
+            _exact_tensor(64 * node.weight, fed.dtype),
             fed.bias if alone else None,
+            _diagonal(node),
             None if not isinstance(node, Dense) or node.delay is None else delay_plan(node.delay),
         )
 
     def _lif_plan(self, lif: Lif) -> "_LifPlan":
+        if lif.name not in self._lif_plans:
+            self._lif_plans[lif.name] = self._new_lif_plan(lif)
+        return self._lif_plans[lif.name]
+
+    def _new_lif_plan(self, lif: Lif) -> "_LifPlan":
         where = f"{self.graph.name}.{lif.name}"
         synapses = self.graph.synapses_of(lif.name)
         ranges = lif_ranges(self.graph, lif)
@@ -133,6 +150,7 @@ class Engine:
             bias=None if lif.bias is None else _exact_tensor(64 * lif.bias.astype(np.int64), dtype),
             bias_in_drive=direct and not memory and not ranges.may_wrap.any() and lif.bias is not None and lif.bias.ndim == 1,
             memory=memory,
+            whole_for=_whole_for(leaks),
             recurrent=None if recurrent is None else _exact_tensor(64 * recurrent.astype(np.int64), dtype),
         )
 
@@ -169,14 +187,25 @@ class Engine:
         activity = Activity(len(spikes), spikes.shape[-1])
         kept: dict[str, list[np.ndarray]] = {}
         wanted = {n.name for n in self.graph.lifs()} if keep_all else {self.graph.output}
-        for start in range(0, max(len(spikes), 1), self.chunk):  # once even without windows: results get their shapes
-            block = np.ascontiguousarray(np.moveaxis(spikes[start : start + self.chunk], -1, 0), np.uint8)  # (T, N, ...)
+        sources = {r.source for r in self._relays.values()} if keep_all else set()
+        chunk = self._chunk_for(spikes.shape[-1])
+        for start in range(0, max(len(spikes), 1), chunk):  # once even without windows: results get their shapes
+            block = np.ascontiguousarray(np.moveaxis(spikes[start : start + chunk], -1, 0), np.uint8)  # (T, N, ...)
             for name, value in self._run_block(torch.from_numpy(block), activity):
-                activity.add(name, value.flatten(0, 1).sum(0).to(torch.int64).numpy())  # below 2^24: exact
-                if name in wanted:
+                activity.add(name, value.sum((0, 1)).to(torch.int64).numpy())  # below 2^24: exact
+                if name in wanted or name in sources:
                     kept.setdefault(name, []).append(value.to(torch.uint8).numpy())
-        joined = {n: np.moveaxis(np.concatenate(parts, axis=1), 0, -1) for n, parts in kept.items()}
-        return EngineResult(joined, activity)
+        joined = {n: np.concatenate(parts, axis=1) for n, parts in kept.items()}  # (T, N, ...)
+        for name, relays in self._relays.items():
+            activity.spikes[name] = np.concatenate([activity.spikes[name], relays.of(activity.spikes[relays.source])])
+            if name in wanted:
+                joined[name] = np.concatenate([joined[name], relays.of(joined[relays.source])], axis=2)
+        return EngineResult({n: np.moveaxis(x, 0, -1) for n, x in joined.items() if n in wanted}, activity)
+
+    def _chunk_for(self, steps: int) -> int:
+        """Windows per pass, such that a pass of the widest layer stays within `_PASS_VALUES`."""
+        widest = max(int(np.prod(shape)) for shape in self.graph.shapes.values())
+        return max(1, min(self.chunk, _PASS_VALUES // (widest * max(1, steps))))
 
     def _run_block(self, block: torch.Tensor, activity: Activity) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield (name, spikes (T, N, ...)) of the input and of every LIF; wraps and clips are added to ``activity``."""
@@ -195,7 +224,9 @@ class Engine:
             elif isinstance(plan, _SynapsePlan):
                 value[node.name] = _synapse(node, plan, inputs[0])
             elif isinstance(node, Sum):
-                value[node.name] = sum(inputs[1:], start=inputs[0])
+                value[node.name] = inputs[0]
+                for more in inputs[1:]:
+                    value[node.name].add_(more)  # nobody else reads a current
             else:
                 value[node.name] = inputs[0].flatten(2)
             if isinstance(node, Input | Lif):
@@ -211,7 +242,13 @@ class _SynapsePlan:
     dtype: torch.dtype
     weight: torch.Tensor  # 64 W
     bias: torch.Tensor | None  # 64 b, where the LIF's bias can be added with the current
+    diagonal: bool  # a 1x1 convolution of every channel with itself
     delay: DelayPlan | None
+
+    @cached_property
+    def by_source(self) -> torch.Tensor:
+        """(C, kH, kW, C'), for convolution by events."""
+        return self.weight.permute(1, 2, 3, 0).contiguous()
 
 
 @dataclass(frozen=True)
@@ -223,6 +260,7 @@ class _LifPlan:
     bias: torch.Tensor | None
     bias_in_drive: bool
     memory: bool  # u keeps something from step to step
+    whole_for: int  # so many times v can leak and still be a whole number, as it starts as a multiple of 64
     recurrent: torch.Tensor | None
 
 
@@ -235,7 +273,12 @@ class _Watch:
 def _synapse(node: Node, plan: _SynapsePlan, spikes: torch.Tensor) -> torch.Tensor:
     """64 a(t) (+ 64 bias) of all steps at once."""
     x = spikes.flatten(0, 1).to(plan.dtype)
-    if isinstance(node, Conv2d):
+    if plan.diagonal:
+        y = x * plan.weight.diagonal().permute(2, 0, 1)
+        y = y if plan.bias is None else y.add_(plan.bias[:, None, None])
+    elif isinstance(node, Conv2d) and few_spikes(node, x):
+        y = convolve_events(node, plan.by_source, plan.bias, x)
+    elif isinstance(node, Conv2d):
         y = functional.conv2d(x, plan.weight, plan.bias, node.stride, node.padding, node.dilation, node.groups)
     elif plan.delay is not None:
         y = delayed_linear(x.unflatten(0, spikes.shape[:2]), plan.weight, plan.delay).flatten(0, 1)
@@ -269,7 +312,13 @@ def _lif(plan: _LifPlan, drive: torch.Tensor, watch: _Watch) -> tuple[torch.Tens
             wraps += int(torch.count_nonzero(a != wide))
         if plan.memory:
             u = a
-        _truncate(v.mul_(plan.keep_v), whole).add_(a)
+        if step:
+            v.mul_(plan.keep_v)
+            if watch.clip or step > plan.whole_for:
+                _truncate(v, whole)
+            v.add_(a)
+        else:
+            v.copy_(a)
         if late_bias is not None:
             v.add_(late_bias)
         if watch.clip:
@@ -294,6 +343,22 @@ def _is_power_of_two(n: int, or_zero: bool) -> bool:
     return (n > 0 or or_zero) and n & (n - 1) == 0
 
 
+def _whole_for(leaks: list[int]) -> int:
+    """Leaks of 2^-k in a row that keep a multiple of 64 whole; 0 for others."""
+    if any(d == 4096 or not _is_power_of_two(4096 - d, or_zero=False) for d in leaks):
+        return 0
+    halvings = max((4096 // (4096 - d)).bit_length() - 1 for d in leaks)
+    return 6 // halvings if halvings else 1 << 30
+
+
+def _diagonal(node: Node) -> bool:
+    """Whether a convolution only scales every channel: the identity shortcut of a residual block."""
+    if not isinstance(node, Conv2d) or node.groups != 1 or node.weight.shape[2:] != (1, 1):
+        return False
+    square = node.weight.shape[0] == node.weight.shape[1] and node.stride == (1, 1) and node.padding == (0, 0)
+    return square and np.count_nonzero(node.weight) == np.count_nonzero(node.weight[:, :, 0, 0].diagonal())
+
+
 def _per_channel(value: PerChannel, shape: Shape, factor: float, dtype: torch.dtype) -> float | torch.Tensor:
     """``factor`` (a power of two) times one value, or times one per channel such that it broadcasts over ``shape``."""
     if np.ndim(value) == 0:
@@ -302,7 +367,7 @@ def _per_channel(value: PerChannel, shape: Shape, factor: float, dtype: torch.dt
 
 
 def _exact_tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.float64)).to(dtype)
+    return torch.from_numpy(values.astype(np.float32 if dtype == torch.float32 else np.float64))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense, Shape
+from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense
 from taaf.models.nodes import spread
 
 UV_LIMIT = 1 << 23  # u wraps above 2^23 and at -2^23, v clips to +-(2^23 - 1)
@@ -88,31 +88,63 @@ class LifRanges:
 
 def synaptic_range(graph: Graph, lif: Lif) -> Range:
     """Range of a(t) per neuron, all groups of synapses that end in this LIF together."""
-    shape = graph.shapes[lif.name]
+    everywhere = tuple(np.arange(n) for n in graph.shapes[lif.name][1:])
+    return _synaptic_range(graph, lif, everywhere)
+
+
+def _synaptic_range(graph: Graph, lif: Lif, places: tuple[np.ndarray, ...]) -> Range:
+    """`synaptic_range` at some rows and columns of the map (of flat layers: everywhere)."""
+    shape = (graph.shapes[lif.name][0], *map(len, places))
     low, high = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for node in graph.synapses_of(lif.name):
-        (source,) = graph.sources(node.name)
-        low += _end(node, graph.shapes[source], np.minimum)
-        high += _end(node, graph.shapes[source], np.maximum)
+        inside = [mask[at].astype(np.int64) for mask, at in zip(_taps_inside(graph, node), places, strict=True)]
+        low += _end(node, inside, np.minimum)
+        high += _end(node, inside, np.maximum)
     return Range(low, high)
 
 
-def _end(node: Conv2d | Dense, in_shape: Shape, which: np.ufunc) -> np.ndarray:
-    weight = which(node.weight.astype(np.int64), 0)
+def _taps_inside(graph: Graph, node: Conv2d | Dense) -> list[np.ndarray]:
+    """Per axis of the map (output position, kernel tap): whether the tap reads a pixel of the map, not padding."""
+    if not isinstance(node, Conv2d):
+        return []
+    (source,) = graph.sources(node.name)
+    fields = (
+        graph.shapes[source][1:],
+        graph.shapes[node.name][1:],
+        node.weight.shape[2:],
+        node.stride,
+        node.padding,
+        node.dilation,
+    )
+    return [
+        ((at := np.arange(m)[:, None] * s - p + np.arange(k) * d) >= 0) & (at < n)
+        for n, m, k, s, p, d in zip(*fields, strict=True)
+    ]
+
+
+def _end(node: Conv2d | Dense, inside: list[np.ndarray], which: np.ufunc) -> np.ndarray:
+    total: np.ndarray = which(node.weight, 0).sum(1, dtype=np.int64)
     if isinstance(node, Conv2d):
-        _, *size = node.out_shape([in_shape])
-        inside = [  # (output position, kernel tap): 1 where the tap reads a pixel of the map, not padding
-            ((at := np.arange(m)[:, None] * s - p + np.arange(k) * d) >= 0) & (at < n)
-            for n, m, k, s, p, d in zip(
-                in_shape[1:], size, node.weight.shape[2:], node.stride, node.padding, node.dilation, strict=True
-            )
-        ]
-        end: np.ndarray = np.einsum("oij,yi,xj->oyx", weight.sum(1), *(mask.astype(np.int64) for mask in inside), optimize=True)
+        end: np.ndarray = np.einsum("oij,yi,xj->oyx", total, *inside, optimize=True)
         return end
-    total: np.ndarray = weight.sum(1)
     if isinstance(node, RecurrentDense):
-        total = total + which(node.weight_rec.astype(np.int64), 0).sum(1)
+        total = total + which(node.weight_rec, 0).sum(1, dtype=np.int64)
     return total
+
+
+def _different_places(graph: Graph, lif: Lif) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per axis of the map: positions that stand for all, and which of them stands for each position.
+
+    Positions from which the same taps of all kernels read the map have the same ranges: of a large map few differ.
+    """
+    masks = [_taps_inside(graph, node) for node in graph.synapses_of(lif.name)]
+    if lif.bias is not None and lif.bias.ndim == 3:
+        return [(np.arange(n), np.arange(n)) for n in graph.shapes[lif.name][1:]]
+    found = []
+    for axis in zip(*masks, strict=True):
+        _, first, same = np.unique(np.concatenate(axis, axis=1), axis=0, return_index=True, return_inverse=True)
+        found.append((first, same.reshape(-1)))
+    return found
 
 
 def lif_ranges(graph: Graph, lif: Lif, steps: int | None = None) -> LifRanges:
@@ -125,7 +157,8 @@ def lif_ranges(graph: Graph, lif: Lif, steps: int | None = None) -> LifRanges:
     steps : int, optional
         Time steps from rest to the next reset (the window length); by default any number.
     """
-    a, shape = synaptic_range(graph, lif), graph.shapes[lif.name]
+    places = _different_places(graph, lif)
+    a, shape = _synaptic_range(graph, lif, tuple(first for first, _ in places)), graph.shapes[lif.name]
     drive = Range(64 * a.low, 64 * a.high)
     neuron = _Neuron(
         decay_u=spread(lif.i_decay, shape),
@@ -134,7 +167,15 @@ def lif_ranges(graph: Graph, lif: Lif, steps: int | None = None) -> LifRanges:
         bias=spread(0 if lif.bias is None else lif.bias, shape) * 64,
     )
     u, v = neuron.always(drive) if steps is None else neuron.within(drive, steps)
+    a, u, v = (Range(_spread(r.low, places), _spread(r.high, places)) for r in (a, u, v))
     return LifRanges(a, u, v, retained_u=int(_decayed(np.array(UV_LIMIT), neuron.decay_u).max()))
+
+
+def _spread(values: np.ndarray, places: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """From the positions that stand for all to all positions."""
+    for axis, (_, same) in enumerate(places, start=1):
+        values = values.take(same, axis=axis)
+    return values
 
 
 @dataclass(frozen=True)

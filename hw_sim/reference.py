@@ -37,12 +37,16 @@ class Trace:
 
 
 def convolve(node: Conv2d, x: np.ndarray) -> np.ndarray:
-    """Integer cross-correlation of (C, H, W) by explicit sums over kernel positions."""
+    """Integer cross-correlation of (C, H, W) by explicit sums over kernel positions.
+
+    The products are summed in float64, which holds all integers up to 2^53: NumPy multiplies integer matrices slowly.
+    """
+    assert int(np.abs(node.weight.astype(np.int64)).sum()) * int(np.abs(x).max(initial=0)) < 1 << 53
     c_out, c_in, k_h, k_w = node.weight.shape
     (s_h, s_w), (p_h, p_w), (d_h, d_w) = node.stride, node.padding, node.dilation
     _, h_out, w_out = node.out_shape([x.shape])
-    padded = np.pad(x.astype(np.int64), ((0, 0), (p_h, p_h), (p_w, p_w)))
-    out = np.zeros((c_out, h_out, w_out), np.int64)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (p_h, p_h), (p_w, p_w)))
+    out = np.zeros((c_out, h_out * w_out))
     per_group = c_out // node.groups
     for g in range(node.groups):
         rows = slice(g * per_group, (g + 1) * per_group)
@@ -51,8 +55,8 @@ def convolve(node: Conv2d, x: np.ndarray) -> np.ndarray:
             for j in range(k_w):
                 y, x0 = i * d_h, j * d_w
                 patch = group[:, y : y + s_h * (h_out - 1) + 1 : s_h, x0 : x0 + s_w * (w_out - 1) + 1 : s_w]
-                out[rows] += np.einsum("oc,chw->ohw", node.weight[rows, :, i, j].astype(np.int64), patch)
-    return out
+                out[rows] += node.weight[rows, :, i, j].astype(np.float64) @ patch.reshape(c_in, -1)
+    return out.astype(np.int64).reshape(c_out, h_out, w_out)
 
 
 def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:

@@ -11,14 +11,13 @@ import numpy as np
 from taaf.models.errors import BundleError
 from taaf.models.fusion import FUSIONS, SPIKING_GRID, SPIKING_LIMIT, Ops, temporal_attention
 
-MODALITIES = ("event", "audio")
-OUTPUTS = ("fused", "event", "audio")
+MODALITIES = ("event", "audio")  # of bundles that do not name theirs
 _TAU, _THRESHOLD = 0.5, 1.0
 
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """Keys "fused", "event", "audio".
+    """Keys "fused" and the two modalities.
 
     Attributes
     ----------
@@ -76,7 +75,7 @@ class HostHead:
         fusion (`taaf.models.fusion`); all finite.
     spec : dict
         ``fusion`` (name), ``attention`` ("taaf": Eqs 5-7, or "uniform": 1/T), ``attention_on`` ("logits" or "features"),
-        ``features`` (F) and ``classes`` (C).
+        ``features`` (F) and ``classes`` (C); optionally ``modalities``, the names of the two branches in order.
 
     Raises
     ------
@@ -94,7 +93,10 @@ class HostHead:
         for key in ("features", "classes"):
             if type(spec.get(key)) is not int or spec[key] < 1:
                 raise BundleError(f"head: {key} (={spec.get(key)!r}) must be a whole number >= 1")
-        self.spec = {key: spec[key] for key in (*allowed, "features", "classes")}
+        first, second = spec.get("modalities", MODALITIES)
+        self.modalities = (first, second)
+        self.outputs = ("fused", first, second)
+        self.spec = {key: spec[key] for key in (*allowed, "features", "classes")} | {"modalities": [first, second]}
         self.fusion = FUSIONS[spec["fusion"]]
         self.arrays = {k: np.asarray(v, np.float64) for k, v in arrays.items()}
         self._check()
@@ -102,11 +104,11 @@ class HostHead:
     def _check(self) -> None:
         features, classes = self.spec["features"], self.spec["classes"]
         attended = classes if self.spec["attention_on"] == "logits" else 2 * features
-        steps = len(np.atleast_1d(self.arrays.get("align_event_bias", np.zeros(0))))
+        steps = len(np.atleast_1d(self.arrays.get(f"align_{self.modalities[0]}_bias", np.zeros(0))))
         wanted: dict[str, tuple[int | None, ...]] = {**self.fusion.shapes(features, classes)}
         wanted |= {"query": (attended, classes), "key": (attended, classes)}
-        wanted |= {f"align_{m}_weight": (steps, None, 3) for m in MODALITIES} | {
-            f"align_{m}_bias": (steps,) for m in MODALITIES
+        wanted |= {f"align_{m}_weight": (steps, None, 3) for m in self.modalities} | {
+            f"align_{m}_bias": (steps,) for m in self.modalities
         }
         if missing := [n for n in wanted if n not in self.arrays]:
             raise BundleError(f"head: {', '.join(missing)} missing; export the bundle again")
@@ -134,19 +136,19 @@ class HostHead:
 
     def __call__(self, features: dict[str, np.ndarray]) -> HeadOutput:
         """Decide: feature spikes (N, F, T_m) per modality -> `HeadOutput`."""
-        first, second = (self.align(m, features[m]) for m in MODALITIES)
-        logits = dict(zip(OUTPUTS, self.fusion.outputs(NUMPY_OPS, self.arrays, first, second), strict=True))
+        first, second = (self.align(m, features[m]) for m in self.modalities)
+        logits = dict(zip(self.outputs, self.fusion.outputs(NUMPY_OPS, self.arrays, first, second), strict=True))
         attended = logits
         if self.spec["attention_on"] == "features":
             silent = np.zeros_like(first)
             pairs = ((first, second), (first, silent), (silent, second))
-            attended = {u: np.concatenate(pair, axis=-1) for u, pair in zip(OUTPUTS, pairs, strict=True)}
+            attended = {u: np.concatenate(pair, axis=-1) for u, pair in zip(self.outputs, pairs, strict=True)}
         alpha = {u: self.alpha(x) for u, x in attended.items()}
         return HeadOutput({u: (alpha[u][..., None] * o).sum(axis=1) for u, o in logits.items()}, alpha)
 
     def fused(self, features: dict[str, np.ndarray]) -> np.ndarray:
         """Only the fused readout, (N, C)."""
-        first, second = (self.align(m, features[m]) for m in MODALITIES)
+        first, second = (self.align(m, features[m]) for m in self.modalities)
         logits = self.fusion.outputs(NUMPY_OPS, self.arrays, first, second)[0]
         attended = logits if self.spec["attention_on"] == "logits" else np.concatenate([first, second], axis=-1)
         readout: np.ndarray = (self.alpha(attended)[..., None] * logits).sum(axis=1)
@@ -159,8 +161,8 @@ class HostHead:
         activations (gates, the q k^T v of cross attention) are not included.
         """
         features, classes = self.spec["features"], self.spec["classes"]
-        steps = len(self.arrays["align_event_bias"])
-        align = sum(3 * steps * steps_in[m] * features for m in MODALITIES)
+        steps = len(self.arrays[f"align_{self.modalities[0]}_bias"])
+        align = sum(3 * steps * steps_in[m] * features for m in self.modalities)
         attend = steps * classes  # the readout
         if self.spec["attention"] == "taaf":
             attend += 2 * steps * self.arrays["query"].size + steps**2 * classes

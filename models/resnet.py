@@ -1,10 +1,13 @@
 """Spiking ResNet18, the paper's branch for CREMA-D and AVE (arXiv 2505.14535, section 4; TET block, Deng et al. 2022).
 
-    7x7/2 conv - BN - LIF - 3x3/2 conv - BN - LIF - 8 blocks - mean over the map - dense - LIF
+    host    7x7/2 conv - BN - LIF                                             (the encoder, `taaf.models.host_encoder`)
+    chip    3x3/2 conv - BN - LIF - 8 blocks - sum over the map - dense - LIF
     block:  conv - BN - LIF - conv - BN - (+ shortcut) - LIF
 
-The second stem convolution stands where ResNet18 max-pools: max pooling has no exact form on the chip. Real-valued
-inputs (frames, spectrograms) enter as currents of the first convolution (direct coding); its LIF is the encoder.
+Real-valued inputs (frames, spectrograms) enter as currents of the first convolution (direct coding), rounded to 8 bits;
+its spikes go to the chip. Two things differ from ResNet18, because the chip has no exact form of them: the second stem
+convolution stands where ResNet18 max-pools, and the dense layer takes the sum over the map instead of its mean (each
+position has the same weights, so that a factor 1 / (H W) is in the weights, which batch norm scales anyway).
 """
 
 import torch
@@ -12,13 +15,14 @@ from torch import nn
 
 from taaf.models.branches import lif
 from taaf.models.config import ModelConfig
+from taaf.models.host_encoder import LEVELS
 from taaf.models.qat import QatConv2d, QatDense, over_time
 
-V_TH = 128
+V_TH = 128  # below the weight of a relay, which must fire at once; larger ones could leave 24 bits in the readout
 
 
 class SpikingBlock(nn.Module):
-    """conv-BN-LIF-conv-BN-add-LIF; the shortcut is the identity, or 1x1 conv-BN where shape changes."""
+    """conv-BN-LIF-conv-BN-add-LIF; the shortcut is the identity (one threshold), or 1x1 conv-BN where shape changes."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, config: ModelConfig) -> None:
         super().__init__()
@@ -29,27 +33,33 @@ class SpikingBlock(nn.Module):
         self.shortcut = QatConv2d(n_in, n_out, 1, stride, v_th_mant=V_TH, gain=0.7) if changes else None
         self.lif2 = lif(V_TH, config)
 
-    def forward(self, spikes: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W, T) -> (N, C', H', W', T)."""
+    def around(self, spikes: torch.Tensor) -> torch.Tensor:
+        """Current of the shortcut, in threshold units."""
+        return spikes if self.shortcut is None else over_time(self.shortcut, spikes)
+
+    def forward(self, spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, C, H, W, T) -> spikes of both LIFs, (N, C', H', W', T) each."""
         inner = self.lif1(over_time(self.conv1, spikes))
-        around = spikes if self.shortcut is None else over_time(self.shortcut, spikes)
-        return self.lif2(over_time(self.conv2, inner) + around)
+        return inner, self.lif2(over_time(self.conv2, inner) + self.around(spikes))
 
 
 class SpikingResNet18(nn.Module):
-    """(N, channels, H, W, T) real or binary -> feature spikes (N, F, T).
+    """(N, channels, H, W, T) real -> feature spikes (N, F, T).
 
     Parameters
     ----------
     channels : int
         Input channels: 3 for frames, 1 for spectrograms.
+    scale : int
+        Input levels per unit, a power of two up to 64.
     config : ModelConfig
         ``resnet_width`` (64 in the paper) and ``features`` are read.
     """
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, channels: int, scale: int, config: ModelConfig) -> None:
         super().__init__()
         width = config.resnet_width
+        self.scale = scale
         self.stem = QatConv2d(channels, width, 7, 2, v_th_mant=V_TH)
         self.stem_lif = lif(V_TH, config)
         self.pool = QatConv2d(width, width, 3, 2, v_th_mant=V_TH)
@@ -61,10 +71,23 @@ class SpikingResNet18(nn.Module):
         self.readout_lif = lif(V_TH, config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        spikes = self.stem_lif(over_time(self.stem, x))
-        spikes = self.pool_lif(over_time(self.pool, spikes))
-        for block in self.blocks:
-            spikes = block(spikes)
-        pooled = spikes.mean((2, 3))  # (N, 8 width, T)
-        features: torch.Tensor = self.readout_lif(over_time(self.readout, pooled))
-        return features
+        return self.trace(self.encode(x))["readout_lif"]
+
+    def levels(self, x: torch.Tensor) -> torch.Tensor:
+        """The input as the encoder takes it: multiples of 1 / scale, -128 to 127 of them."""
+        return torch.round(x * self.scale).clamp(*LEVELS) / self.scale
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Host part: real (N, channels, H, W, T) -> spikes of the stem (N, width, H', W', T)."""
+        spikes: torch.Tensor = self.stem_lif(over_time(self.stem, self.levels(x)))
+        return spikes
+
+    def trace(self, spikes: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Chip part: spikes of every LIF population, by name, for the stem's spikes."""
+        found = {"pool_lif": self.pool_lif(over_time(self.pool, spikes))}
+        last = found["pool_lif"]
+        for i, block in enumerate(self.blocks, start=1):
+            found[f"block{i}_lif1"], last = block(last)
+            found[f"block{i}_lif2"] = last
+        found["readout_lif"] = self.readout_lif(over_time(self.readout, last.sum((2, 3))))
+        return found

@@ -17,9 +17,9 @@ from taaf.models.head import TaafHead, TaafOutput, TimeAlignment, host_forward
 from taaf.models.resnet import SpikingResNet18
 
 
-def _branch(kind: str, channels: int, config: ModelConfig) -> nn.Module:
+def _branch(kind: str, channels: int, scale: int, config: ModelConfig) -> nn.Module:
     if kind == "resnet18":
-        return SpikingResNet18(channels, config)
+        return SpikingResNet18(channels, scale, config)
     return EventBranch(config) if kind == "conv" else AudioBranch(config)
 
 
@@ -31,7 +31,10 @@ class TaafSnn(nn.Module):
         self.config = config
         first, second = config.modalities
         self.branches = nn.ModuleDict(
-            {first: _branch(config.first_branch, 3, config), second: _branch(config.audio_branch, 1, config)}
+            {
+                first: _branch(config.first_branch, 3, config.frame_scale, config),
+                second: _branch(config.audio_branch, 1, config.audio_scale, config),
+            }
         )
         learned = config.alignment == "learned"
         self.align = nn.ModuleDict(

@@ -1,4 +1,4 @@
-"""Which tests belong to which Python. On 3.10, which has Lava, every test runs; no skip goes unnoticed anywhere."""
+"""Which tests belong to which Python. On 3.10, which has Lava, every test runs (one if there is a browser); no other skip."""
 
 import os
 import sys
@@ -13,13 +13,23 @@ collect_ignore = ["unit/test_norse.py", "conformance/test_nir_lava.py"] if "need
 
 
 def _lacks(item: pytest.Item) -> bool:
-    return any(item.get_closest_marker(name) for name in MISSING)
+    return any(item.get_closest_marker(name) for name in MISSING) or _lacks_browser(item)
+
+
+def _lacks_browser(item: pytest.Item) -> bool:
+    if item.get_closest_marker("needs_browser") is None:
+        return False
+    from browser import find_browser  # a program, not a package: looked for
+
+    return find_browser() is None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs Lava where there is none."""
+    """Skip what needs Lava, or a browser, where there is none."""
     for item in items:
-        if _lacks(item):
+        if _lacks_browser(item):
+            item.add_marker(pytest.mark.skip(reason="needs Chromium (Debian: apt-get install chromium); found none on PATH"))
+        elif _lacks(item):
             item.add_marker(pytest.mark.skip(reason="needs Lava, which ends at Python 3.10"))
 
 

@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
         "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
         [
             "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --out runs/ead_mini --resume",
+            "taaf-train --config training/configs/paper_scale.toml --calibrate-only --out runs/paper",
             "taaf-train --ablation --out runs/ablation", "taaf-train --compare runs/a runs/b --plot curves.png",
             "torchrun --nproc-per-node 2 -m taaf.training.cli --out runs/two",
         ],
@@ -34,6 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:N, or a list dealt out to torchrun's processes"
     )
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs into --out/tensorboard")
+    parser.add_argument(
+        "--calibrate-only", action="store_true",
+        help="do not train: set thresholds and scales of random ResNet18 branches from data statistics so that every layer "
+        "fires at 5-20 %%, and write model.pt",
+    )  # fmt: skip
+    parser.add_argument(
+        "--init", type=Path, metavar="MODEL.pt", help="start from this checkpoint's weights, e.g. calibrated ones"
+    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on from last.pt in --out")
     again.add_argument("--overwrite", action="store_true", help="start anew although --out holds a training")
@@ -77,11 +86,15 @@ def _work(args: argparse.Namespace) -> int:
     config = load_config(args.config, overrides)
     out = args.out or Path("runs/ead_mini")
     last = out / "last.pt"
+    if args.init is not None and (args.resume or args.calibrate_only):
+        raise ConfigError(f"--init {args.init}: starts a training; leave out --resume and --calibrate-only")
     if args.resume and not last.is_file():
         raise ConfigError(f"{last}: nothing to resume; leave --resume out to start a training there")
     if last.exists() and not (args.resume or args.overwrite):
         raise ConfigError(f"{out}: holds a training already; use --resume, --overwrite or another --out")
     require_lava_dl()
+    if args.calibrate_only:
+        return _calibrate(args, config, out)
     from taaf.training.distributed import join
 
     with join(args.device) as ranks:
@@ -99,6 +112,8 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
     train_set = open_split(config.data, config.model, "train", quiet)
     test_set = open_split(config.data, config.model, "test", quiet)
     trainer = Trainer(config, train_set, test_set, ranks, quiet)
+    if args.init is not None:
+        trainer.start_from(args.init)
     make_folder(out)
     if args.overwrite and ranks.is_main:
         for name in ("last.pt", "model.pt", "metrics.jsonl", "curves.png"):
@@ -132,6 +147,34 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
     accuracy = ", ".join(f"{u} {metrics[f'test_{u}']:.1f} %" for u in ("fused", *config.model.modalities))
     speech = f"; recorded human speech: fused {human['fused']:.1f} %, audio {human['audio']:.1f} %" if human else ""
     print(f"{out / 'model.pt'}: test accuracy {accuracy}{speech}")
+    return 0
+
+
+def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
+    from dataclasses import asdict
+
+    from taaf.models.checkpoint import save_checkpoint
+    from taaf.models.output import make_folder
+    from taaf.training.calibrate import N_SAMPLES, calibrated, require_alive
+    from taaf.training.sources import open_split
+
+    parts = [open_split(config.data, config.model, split, args.quiet or args.json) for split in ("train", "test")]
+    model, rates = calibrated(config, *parts)
+    if not (args.quiet or args.json):
+        for rate in rates:
+            print(rate, file=sys.stderr)
+    require_alive(rates)
+    make_folder(out)
+    target = out / "model.pt"
+    found = [asdict(r) for r in rates]
+    save_checkpoint(target, model, config.to_dict(), metrics={"calibration": found})
+    if args.json:
+        print(json.dumps({"schema_version": 1, "model": str(target), "calibration": found}))
+        return 0
+    low, high = (100 * f(r.rate for r in rates) for f in (min, max))
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{target}: {size:,} random parameters, calibrated on {N_SAMPLES} samples; {len(rates)} populations fire at "
+          f"{low:.1f}-{high:.1f} % on others")  # fmt: skip
     return 0
 
 

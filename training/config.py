@@ -49,10 +49,11 @@ class LossConfig(LossOptions):
 class DataConfig:
     """Where the samples come from.
 
-    ``set``: "ead-mini" (shipped) or a name of `taaf.training.datasets.registry`, which needs ``root``, the folder of the
-    data on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in ``root``). ``split``: "official" or
-    "speaker-disjoint". ``on_bad``: "stop" at a bad media file or "skip" it. ``train_pairs``, ``test_pairs``: only the
-    first so many (0: all). ``audio_snr_db``: noise added to EAD-mini's audio (99 or more: none).
+    ``set``: "ead-mini" (shipped), "generated" (`taaf.training.generated`) or a name of `taaf.training.datasets.registry`,
+    which needs ``root``, the folder of the data on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in
+    ``root``). ``split``: "official" or "speaker-disjoint". ``on_bad``: "stop" at a bad media file or "skip" it.
+    ``train_pairs``, ``test_pairs``: only the first so many (0: all). ``audio_snr_db``: noise added to EAD-mini's audio (99 or
+    more: none).
     """
 
     set: str = "ead-mini"

@@ -8,6 +8,7 @@ import numpy as np
 
 from taaf.models.config import ModelConfig
 from taaf.models.errors import ConfigError, DataError
+from taaf.models.host_encoder import to_levels
 from taaf.training.config import DataConfig
 from taaf.training.data import Batch, InMemory, PairDataset, Sample
 from taaf.training.ead_mini import LABELS, load_split
@@ -46,6 +47,11 @@ def open_split(data: DataConfig, model: ModelConfig, split: str, quiet: bool = T
     if data.set == "ead-mini":
         part = load_split(split, slice(limit), data.audio_snr_db)
         return InMemory(part.event, part.audio, part.labels, ("event", "audio"), LABELS)
+    if data.set == "generated":
+        from taaf.training.generated import GeneratedPairs
+
+        made = GeneratedPairs(model, split)
+        return made if limit is None else FirstSamples(made, limit)
     if not data.root:
         raise ConfigError(f"data.root: empty; {data.set} is not shipped, give --root FOLDER (or data.root), where it lies")
     if model.event_steps != model.audio_steps:
@@ -66,12 +72,12 @@ MAX_WINDOWS = 1000  # of a set on disk; verification and deployment keep them in
 
 @dataclass(frozen=True)
 class Windows:
-    """Spikes as a network on a chip takes them.
+    """Inputs as a deployed network takes them.
 
     Attributes
     ----------
     inputs : dict
-        Modality -> (N, *shape, T) uint8 in {0, 1}.
+        Modality -> (N, *shape, T): spikes uint8 in {0, 1} for the chip, or input levels int8 for the host's encoder.
     labels : numpy.ndarray
         (N,) int64.
     label_names : tuple of str
@@ -86,24 +92,33 @@ class Windows:
         return len(self.labels)
 
 
-def open_windows(data: DataConfig, model: ModelConfig, split: str, quiet: bool = True) -> Windows:
-    """The samples of a split as spikes: all of EAD-mini, the first 1 000 of a set on disk.
+def open_windows(data: DataConfig, model: ModelConfig, split: str, quiet: bool = True, limit: int = MAX_WINDOWS) -> Windows:
+    """The samples of a split as a deployed network takes them: all of EAD-mini, the first ``limit`` of other sets.
 
     Raises
     ------
     ConfigError, DataError
-        As `open_split`; also if the inputs are real numbers (direct coding), which a chip does not take.
+        As `open_split`; also if an input is not finite, or real numbers arrive at a branch that takes spikes.
     """
     found = open_split(data, model, split, quiet)
     if isinstance(found, InMemory):
         first, second, labels = found.first, found.second, found.labels
     else:
-        batch = found.batch(range(min(len(found), MAX_WINDOWS)))
-        for name, x in zip(found.modalities, batch, strict=False):
-            if not bool(((x == 0) | (x == 1)).all()):
-                raise DataError(
-                    f"{data.set}: {name} inputs are real numbers, a chip takes spikes; encode them on the host first"
-                )
-        first, second, labels = (x.numpy() for x in batch)
-        first, second = first.astype(np.uint8), second.astype(np.uint8)
+        n = min(len(found), limit, MAX_WINDOWS)
+        samples = [found.batch([i]) for i in range(n)]  # converted one by one: floats take four times the memory
+        scales = [model.input_scales.get(m) for m in found.modalities]
+        first, second = (
+            np.concatenate([_deployed(data.set, found.modalities[k], s[k].numpy(), scale) for s in samples])
+            for k, scale in enumerate(scales)
+        )
+        labels = np.concatenate([s[2].numpy() for s in samples])
     return Windows(dict(zip(found.modalities, (first, second), strict=True)), labels, found.label_names)
+
+
+def _deployed(dataset: str, name: str, x: np.ndarray, scale: int | None) -> np.ndarray:
+    if scale is not None and np.isfinite(x).all():
+        return to_levels(x, scale)
+    if not ((x == 0) | (x == 1)).all():
+        kind = "hold values that are NaN or infinite" if scale else "are real numbers, a chip takes spikes"
+        raise DataError(f"{dataset}: {name} inputs {kind}; correct them, or use a branch with an encoder (resnet18)")
+    return x.astype(np.uint8)

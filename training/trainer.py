@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from taaf.models.checkpoint import load_model, read_checkpoint, save_checkpoint
+from taaf.models.config import ModelConfig
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.models.output import write_at_once
 from taaf.models.qat import freeze_statistics
@@ -63,6 +64,15 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, o.learning_rate, total_steps=total, pct_start=rise)
         self.step = ranks.wrap(TrainingStep(self.model, self.balance), may_skip=config.loss.alpha_detach)
         self.history: list[Metrics] = []
+
+    def start_from(self, checkpoint: Path) -> None:
+        """Take the weights of a checkpoint, e.g. a calibrated one; raises `CheckpointError` if its network is another."""
+        initial, _ = load_model(checkpoint)
+        if initial.config != self.config.model:
+            raise CheckpointError(
+                f"{checkpoint}: its network is not the configured one; use the configuration it was made with"
+            )
+        self.model.load_state_dict(initial.state_dict())
 
     def run(self, out: Path, *, resume: bool = False, on_epoch: Callable[[Metrics], None] = lambda _: None) -> Metrics:
         """Train and write ``model.pt`` (result), ``last.pt`` (to resume) and ``metrics.jsonl``; returns the last metrics."""
@@ -190,6 +200,14 @@ def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
     for name, x, steps in ((m.modalities[0], first, m.event_steps), (m.modalities[1], second, m.audio_steps)):
         if x.shape[-1] != steps:
             return f"model: {name} has {steps} steps, the data set gives {x.shape[-1]}"
+    takes, given = m.input_shapes, {m.modalities[0]: tuple(first.shape[1:-1]), m.modalities[1]: tuple(second.shape[1:-1])}
+    if wrong := [n for n in m.input_scales if takes[n] != given[n]]:
+        hint = "set model.frame_size, audio_bins, audio_frames"
+        return "; ".join(f"model: {n} takes {takes[n]}, the data set gives {given[n]}" for n in wrong) + f"; {hint}"
+    return _too_large(m, first, second)
+
+
+def _too_large(m: ModelConfig, first: torch.Tensor, second: torch.Tensor) -> str | None:
     try:
         with torch.device("meta"):  # before it takes any memory
             n = sum(value.numel() for value in TaafSnn(m).state_dict().values())

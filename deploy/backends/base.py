@@ -16,7 +16,7 @@ class BackendResult:
     features : dict
         Branch -> feature spikes (N, F, input steps) uint8, as sent to the host head; empty if not recorded.
     logits : dict
-        "fused", "event", "audio" -> (N, C) float64.
+        "fused" and the modalities -> (N, C) float64.
     activity : dict
         Branch -> spikes per neuron and layer (`Activity`), or empty if the backend cannot count.
     layers : dict

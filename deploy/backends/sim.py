@@ -93,11 +93,11 @@ class LavaNetwork:
             n_features={b: bundle.n_features(b) for b in bundle.graphs}, classes=len(bundle.manifest["labels"]), confidence=confidence,
         )  # fmt: skip
         self.inputs, self.confidence, self.folder = inputs, confidence, folder
-        for name, graph in bundle.graphs.items():
+        for (name, graph), port in zip(bundle.graphs.items(), (self.head.first_in, self.head.second_in), strict=True):
             file = bundle.path / bundle.manifest["branches"][name]["file"]
             network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1)
             network.net_config.f.close()  # stock NetX leaves the file open
-            self._connect(self._source(name, network.inp.shape), network, getattr(self.head, f"{name}_in"), on_chip)
+            self._connect(self._source(name, network.inp.shape), network, port, on_chip)
             if folder is None:
                 continue
             for lif, layer in zip(graph.lifs(), network.layers, strict=True):
@@ -158,7 +158,8 @@ class LavaNetwork:
                 done += n
                 tick(n)
             steps = None if self.confidence is None else runtime.read(self.head.exit_steps).astype(np.int64)
-            logits = {u: runtime.read(getattr(self.head, f"{u}_logits")) for u in ("fused", "event", "audio")}
+            read = (self.head.fused_logits, self.head.first_logits, self.head.second_logits)
+            logits = {u: runtime.read(v) for u, v in zip(self.bundle.head.outputs, read, strict=True)}
             finished = time.perf_counter()
         layers: dict[str, dict[str, np.ndarray]] = {}
         for (branch, lif), entry in self.rasters.items():

@@ -27,7 +27,7 @@ class HostHeadProcess(AbstractProcess):
     n_windows, window_steps : int
         Windows arrive back to back, one every ``window_steps`` steps.
     input_steps, delays, n_features : dict
-        Per branch: steps of a window that are read, time steps from an input to its output spike, feature neurons.
+        Per branch, in the head's order: steps of a window that are read, time steps from an input to its output spike, feature neurons.
     classes : int
         Number of classes.
     confidence : float, optional
@@ -44,11 +44,12 @@ class HostHeadProcess(AbstractProcess):
             arrays=arrays, spec=spec, n_windows=n_windows, window_steps=window_steps,
             input_steps=input_steps, delays=delays, n_features=n_features, confidence=confidence,
         )  # fmt: skip
-        self.event_in = InPort(shape=(n_features["event"],))
-        self.audio_in = InPort(shape=(n_features["audio"],))
+        first, second = n_features  # branches in the head's order
+        self.first_in = InPort(shape=(n_features[first],))
+        self.second_in = InPort(shape=(n_features[second],))
         self.fused_logits = Var(shape=(n_windows, classes), init=0)
-        self.event_logits = Var(shape=(n_windows, classes), init=0)
-        self.audio_logits = Var(shape=(n_windows, classes), init=0)
+        self.first_logits = Var(shape=(n_windows, classes), init=0)
+        self.second_logits = Var(shape=(n_windows, classes), init=0)
         self.windows_done = Var(shape=(1,), init=0)
         self.exit_steps = Var(shape=(n_windows,), init=0)
         self.decided_out = OutPort(shape=(1,))
@@ -60,11 +61,11 @@ class HostHeadProcess(AbstractProcess):
 class PyHostHeadModel(PyLoihiProcessModel):
     """NumPy only: torch inside a Lava process can deadlock after a fork."""
 
-    event_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    audio_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    first_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    second_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     fused_logits: np.ndarray = LavaPyType(np.ndarray, float)
-    event_logits: np.ndarray = LavaPyType(np.ndarray, float)
-    audio_logits: np.ndarray = LavaPyType(np.ndarray, float)
+    first_logits: np.ndarray = LavaPyType(np.ndarray, float)
+    second_logits: np.ndarray = LavaPyType(np.ndarray, float)
     windows_done: np.ndarray = LavaPyType(np.ndarray, np.int32)
     exit_steps: np.ndarray = LavaPyType(np.ndarray, np.int32)
     decided_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
@@ -84,7 +85,7 @@ class PyHostHeadModel(PyLoihiProcessModel):
         self.confidence: float | None = proc_params.get("confidence")
 
     def run_spk(self) -> None:
-        for modality, port in (("event", self.event_in), ("audio", self.audio_in)):
+        for modality, port in zip(self.head.modalities, (self.first_in, self.second_in), strict=True):
             spikes = port.recv()
             window, step = divmod(self.time_step - 1 - self.delays[modality], self.window_steps)
             if window < 0 or window >= self.n_windows or step >= self.input_steps[modality]:
@@ -108,8 +109,9 @@ class PyHostHeadModel(PyLoihiProcessModel):
         if leading_probability(output.logits["fused"][0]) < only_above:
             return
         self.fused_logits[window] = output.logits["fused"][0]
-        self.event_logits[window] = output.logits["event"][0]
-        self.audio_logits[window] = output.logits["audio"][0]
+        first, second = self.head.modalities
+        self.first_logits[window] = output.logits[first][0]
+        self.second_logits[window] = output.logits[second][0]
         self.exit_steps[window] = seen
         self.windows_done[0] = window + 1
 

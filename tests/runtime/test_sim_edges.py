@@ -15,7 +15,7 @@ from taaf.export.targets.netx import write_netx
 from taaf.hw_sim.early_exit import anytime_logits, cut
 from taaf.hw_sim.engine import Engine
 from taaf.models.errors import GraphError
-from taaf.models.host_head import MODALITIES, OUTPUTS, HostHead, leading_probability
+from taaf.models.host_head import MODALITIES, HostHead, leading_probability
 from taaf.models.ir import Dense, Flatten, Graph, Input, Lif, Node
 
 pytestmark = pytest.mark.needs_lava
@@ -64,7 +64,7 @@ def test_short_windows(window: int, tmp_path: Path) -> None:
             np.testing.assert_array_equal(result.layers[name][lif], expected, err_msg=f"{name}.{lif}")
         assert exact[graph.output].any() and not exact[graph.output].all()
     expected_logits = bundle.head(result.features).logits
-    for output in OUTPUTS:
+    for output in ("fused", *MODALITIES):
         np.testing.assert_allclose(result.logits[output], expected_logits[output], atol=1e-9)
 
 

@@ -58,8 +58,7 @@ def test_ends_are_reached(case: str) -> None:
 _end, _fixed_point, _decayed = intervals._end, intervals._least_fixed_point, intervals._decayed
 FAULTS: dict[str, tuple[str, Callable]] = {
     "one weight step less": ("_end", lambda node, shape, which: _end(node, shape, which) - 2 * np.sign(_end(node, shape, which))),
-    "padding counts": ("_end", lambda node, shape, which: np.broadcast_to(
-        which(node.weight, 0).sum((1, 2, 3))[:, None, None], node.out_shape([shape])).astype(np.int64)),
+    "padding counts": ("_end", lambda node, inside, which: _end(node, [np.ones_like(m) for m in inside], which)),
     "rounds down": ("_decayed", lambda x, decay: x * (4096 - decay) >> 12),
 }  # fmt: skip
 
