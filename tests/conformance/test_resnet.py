@@ -48,7 +48,7 @@ def test_encoder_equals_slayer(twin: TaafSnn) -> None:
 def test_every_layer_equals_slayer(twin: TaafSnn) -> None:
     """Training forward = reference before lowering = engine on the chain, relays removed or not; exact counts too.
 
-    Seen failing: with the shortcut's stride 1 in `taaf.hw_sim.relays`, with a readout that repeats weights per row.
+    Seen failing: with other shortcut weights in `taaf.hw_sim.relays`, with a readout that tiles weights instead of repeating.
     """
     unlowered, chains, report = compiled(twin)
     inputs = {name: encoder(levels_of(twin, 2)[name]) for name, encoder in host_encoders(twin).items()}
