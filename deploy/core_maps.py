@@ -10,7 +10,7 @@ from taaf.hw_sim.mapping import map_graphs
 from taaf.models.errors import ConfigError, TaafError
 from taaf.models.ir import Graph
 
-MAX_CORES = 20_000  # that are listed one by one
+MAX_CORES = 40_000  # that are listed one by one
 
 
 def core_maps(graphs: Mapping[str, Graph], activity: Mapping[str, Activity]) -> list[dict[str, Any]]:

@@ -59,5 +59,7 @@ def to_nir_file(args: argparse.Namespace) -> int:
         return 0
     for name, branch in result["branches"].items():
         print(f"✓ {name}: {branch['nodes']} nodes, reading back gives the identical integer graph")
+    for name in result["without_encoder"]:
+        print(f"  {name}: starts with the spikes of the host's encoder, which is in a bundle (--to netx), not in this file")
     print(f"{result['nir']}: written")
     return 0

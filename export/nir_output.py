@@ -29,9 +29,11 @@ def model_to_nir(model: Path, out: Path) -> dict[str, Any]:
     if out.exists() and not (out.is_file() and h5py.is_hdf5(out)):
         raise BundleError(f"{out}: exists and is not a NIR file; choose another --out")
     if model.is_dir():
-        graphs = read_bundle(model).graphs
+        bundle = read_bundle(model)
+        graphs, encoded = bundle.graphs, list(bundle.encoders)
     else:
         trained, _ = load_model(model)
+        encoded = list(trained.config.input_scales)
         compiled = {b: compile_graph(g, saturate=True, report=CompileReport()) for b, g in float_graphs(trained).items()}
         for _, chain in compiled.values():
             check_limits(chain)
@@ -42,7 +44,7 @@ def model_to_nir(model: Path, out: Path) -> dict[str, Any]:
         require_same(graphs, integer_graphs(read_nir(draft)))
     save_nir(out, to_nir(graphs))
     return {
-        "nir": str(out), "sha256": sha256(out),
+        "nir": str(out), "sha256": sha256(out), "without_encoder": encoded,
         "branches": {b: {"nodes": len(g.nodes), "layers": [lif.name for lif in g.lifs()]} for b, g in graphs.items()},
     }  # fmt: skip
 

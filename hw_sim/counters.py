@@ -10,10 +10,9 @@ Definitions (NeuroBench's, on integer graphs):
 
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from taaf.hw_sim.engine import Activity
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Lif, Node, RecurrentDense
@@ -37,24 +36,31 @@ class LayerCounts:
         return asdict(self)
 
 
+_KNOWN: WeakKeyDictionary[Node, dict[tuple[tuple[int, ...], bool], np.ndarray]] = WeakKeyDictionary()  # nodes never change
+
+
 def fan_out(node: Node, in_shape: tuple[int, ...], nonzero_only: bool) -> np.ndarray:
-    """Synapses that leave each input position of a synapse node; int64 of ``in_shape``."""
-    if isinstance(node, Conv2d):
-        mask = (node.weight != 0) if nonzero_only else np.ones_like(node.weight)
-        out_shape = node.out_shape([in_shape])
-        weight = torch.from_numpy(mask.astype(np.float64))
-        ones = torch.ones(1, *out_shape, dtype=torch.float64)
-        extra = tuple(
-            n + 2 * p - d * (k - 1) - 1 - s * (m - 1)
-            for n, p, d, k, s, m in zip(
-                in_shape[1:], node.padding, node.dilation, node.weight.shape[2:], node.stride, out_shape[1:], strict=True
-            )
-        )
-        back = functional.conv_transpose2d(ones, weight, None, node.stride, node.padding, extra, node.groups, node.dilation)
-        return back[0].round().to(torch.int64).numpy()
-    assert isinstance(node, Dense)
-    mask = (node.weight != 0) if nonzero_only else np.ones_like(node.weight, bool)
-    return mask.sum(0).astype(np.int64)
+    """Synapses that leave each input position of a synapse node; int64 of ``in_shape``, not to be changed."""
+    known = _KNOWN.setdefault(node, {})
+    if (in_shape, nonzero_only) not in known:
+        known[in_shape, nonzero_only] = _fan_out(node, in_shape, nonzero_only)
+    return known[in_shape, nonzero_only]
+
+
+def _fan_out(node: Node, in_shape: tuple[int, ...], nonzero_only: bool) -> np.ndarray:
+    assert isinstance(node, Conv2d | Dense)
+    mask = (node.weight != 0) if nonzero_only else np.ones(node.weight.shape, bool)
+    if isinstance(node, Dense):
+        return mask.sum(0, dtype=np.int64)
+    c_out, c_in, *kernel = mask.shape
+    per_tap = mask.reshape(node.groups, c_out // node.groups, c_in, *kernel).sum(1, dtype=np.int64).reshape(-1, *kernel)
+    reads = []  # (input position, kernel tap): 1 where an output position reads it through this tap
+    fields = (in_shape[1:], node.out_shape([in_shape])[1:], kernel, node.stride, node.padding, node.dilation)
+    for n, m, k, s, p, d in zip(*fields, strict=True):
+        at = np.arange(n)[:, None] + p - np.arange(k) * d
+        reads.append(((at % s == 0) & (at >= 0) & (at // s < m)).astype(np.int64))
+    fan: np.ndarray = np.einsum("cij,yi,xj->cyx", per_tap, *reads, optimize=True)
+    return fan
 
 
 def count(graph: Graph, activity: Activity) -> list[LayerCounts]:

@@ -4,63 +4,34 @@ A float32 holds every integer up to 2^24, a float64 up to 2^53. Each layer's lar
 weights before anything runs (`taaf.hw_sim.intervals`); float32 is used where the bound proves it exact, float64 otherwise.
 (Bounds say nothing about Winograd kernels, whose intermediate values are fractions: where PyTorch would use them,
 everything is float64.) The same bounds, for the length of the windows that arrive, tell which layers can wrap u or clip v
-at all; only those look for it, and count it. Relay channels of lowered residual blocks are not computed: the block's two synapse
-groups end in one LIF, and the relays' spikes are copied (`taaf.hw_sim.relays`). Convolutions of very few spikes run by events
-(`taaf.hw_sim.events`). The results equal `taaf.hw_sim.reference`
-of the graph as given on every spike (tests/conformance).
+at all; only those look for it, and count it. Relay channels of lowered residual blocks are not computed: the block's two
+synapse groups end in one LIF, and the relays' spikes are copied (`taaf.hw_sim.relays`). Convolutions of very few spikes run
+by events (`taaf.hw_sim.events`). The results equal `taaf.hw_sim.reference` of the graph as given on every spike
+(tests/conformance).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from taaf.hw_sim.activity import Activity, EngineResult
 from taaf.hw_sim.delays import DelayPlan, delay_plan, delayed_linear
 from taaf.hw_sim.events import convolve_events, few_spikes
+from taaf.hw_sim.exact import exact_tensor, float32_convolves_exactly, is_power_of_two, per_channel, scales_channels, whole_for
 from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
 from taaf.hw_sim.relays import without_relays
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
-from taaf.models.nodes import PerChannel, Shape, spread
 from taaf.models.stage import require_integer_stage, require_spikes
+
+__all__ = ["Activity", "Engine", "EngineResult"]
 
 _PASS_VALUES = 1 << 24  # of a layer's current
 _EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
-
-
-@dataclass
-class Activity:
-    """Exact counts over all windows of a run.
-
-    Attributes
-    ----------
-    n_windows, n_steps : int
-        Windows run and time steps per window.
-    spikes : dict
-        Node name (input and every LIF) -> spikes per neuron, int64, shape of the node.
-    wraps, clips : dict
-        LIF name -> how often, over all neurons and steps, u wrapped and v was clipped; only layers where it happened.
-    """
-
-    n_windows: int = 0
-    n_steps: int = 0
-    spikes: dict[str, np.ndarray] = field(default_factory=dict)
-    wraps: dict[str, int] = field(default_factory=dict)
-    clips: dict[str, int] = field(default_factory=dict)
-
-    def add(self, name: str, counts: np.ndarray) -> None:
-        self.spikes[name] = self.spikes.get(name, 0) + counts
-
-
-@dataclass
-class EngineResult:
-    """``spikes[name]``: uint8 (N, ..., T) for the output LIF, or for every LIF and the input if asked for."""
-
-    spikes: dict[str, np.ndarray]
-    activity: Activity
 
 
 class Engine:
@@ -89,7 +60,7 @@ class Engine:
         self.graph, self._relays = (graph, {}) if relays else without_relays(graph)
         self.chunk = chunk
         self._lif_plans: dict[str, _LifPlan] = {}
-        self._exact = {d: limit for d, limit in _EXACT.items() if d == torch.float64 or _float32_convolves_exactly()}
+        self._exact = {d: limit for d, limit in _EXACT.items() if d == torch.float64 or float32_convolves_exactly()}
         self._plan = [(node, self._prepare(node)) for node in self.graph.nodes.values()]
         self._watch: dict[int, dict[str, _Watch]] = {}  # window length -> LIF name -> what it must look for
 
@@ -116,9 +87,9 @@ class Engine:
         alone = self.graph.sources(lif.name) == [node.name] and fed.bias_in_drive
         return _SynapsePlan(
             fed.dtype,
-            _exact_tensor(64 * node.weight, fed.dtype),
+            exact_tensor(64 * node.weight, fed.dtype),
             fed.bias if alone else None,
-            _diagonal(node),
+            scales_channels(node),
             None if not isinstance(node, Dense) or node.delay is None else delay_plan(node.delay),
         )
 
@@ -136,7 +107,7 @@ class Engine:
         leaks = [int(d) for d in np.unique(lif.v_decay)]
         memory = int(np.min(lif.i_decay)) < 4096
         bound = (2 << 24 << 12) + drive + bias  # general: the product v (4096 - v_decay), plus what is added
-        if not memory and all(_is_power_of_two(4096 - d, or_zero=True) for d in leaks) and ranges.v.peak < 1 << 24:
+        if not memory and all(is_power_of_two(4096 - d, or_zero=True) for d in leaks) and ranges.v.peak < 1 << 24:
             bound = max(ranges.v.peak, drive) + bias  # a power of two only moves the binary point
         dtype = self._dtype_for(bound, where)
         recurrent = next((n.weight_rec for n in synapses if isinstance(n, RecurrentDense)), None)
@@ -144,14 +115,14 @@ class Engine:
         shape = self.graph.shapes[lif.name]
         return _LifPlan(
             dtype=dtype,
-            threshold=_per_channel(lif.v_th_mant, shape, 64.0, dtype),
-            keep_u=_per_channel(np.subtract(4096, lif.i_decay), shape, 2.0**-12, dtype),
-            keep_v=_per_channel(np.subtract(4096, lif.v_decay), shape, 2.0**-12, dtype),
-            bias=None if lif.bias is None else _exact_tensor(64 * lif.bias.astype(np.int64), dtype),
+            threshold=per_channel(lif.v_th_mant, shape, 64.0, dtype),
+            keep_u=per_channel(np.subtract(4096, lif.i_decay), shape, 2.0**-12, dtype),
+            keep_v=per_channel(np.subtract(4096, lif.v_decay), shape, 2.0**-12, dtype),
+            bias=None if lif.bias is None else exact_tensor(64 * lif.bias.astype(np.int64), dtype),
             bias_in_drive=direct and not memory and not ranges.may_wrap.any() and lif.bias is not None and lif.bias.ndim == 1,
             memory=memory,
-            whole_for=_whole_for(leaks),
-            recurrent=None if recurrent is None else _exact_tensor(64 * recurrent.astype(np.int64), dtype),
+            whole_for=0 if memory else whole_for(leaks),
+            recurrent=None if recurrent is None else exact_tensor(64 * recurrent.astype(np.int64), dtype),
         )
 
     def _dtype_for(self, bound: int, where: str) -> torch.dtype:
@@ -337,43 +308,3 @@ def _truncate(x: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
 def _wrap(u: torch.Tensor) -> torch.Tensor:
     high = torch.where(u > UV_LIMIT, u - 2 * UV_LIMIT, u)
     return torch.where(high <= -UV_LIMIT, u + 2 * UV_LIMIT, high)
-
-
-def _is_power_of_two(n: int, or_zero: bool) -> bool:
-    return (n > 0 or or_zero) and n & (n - 1) == 0
-
-
-def _whole_for(leaks: list[int]) -> int:
-    """Leaks of 2^-k in a row that keep a multiple of 64 whole; 0 for others."""
-    if any(d == 4096 or not _is_power_of_two(4096 - d, or_zero=False) for d in leaks):
-        return 0
-    halvings = max((4096 // (4096 - d)).bit_length() - 1 for d in leaks)
-    return 6 // halvings if halvings else 1 << 30
-
-
-def _diagonal(node: Node) -> bool:
-    """Whether a convolution only scales every channel: the identity shortcut of a residual block."""
-    if not isinstance(node, Conv2d) or node.groups != 1 or node.weight.shape[2:] != (1, 1):
-        return False
-    square = node.weight.shape[0] == node.weight.shape[1] and node.stride == (1, 1) and node.padding == (0, 0)
-    return square and np.count_nonzero(node.weight) == np.count_nonzero(node.weight[:, :, 0, 0].diagonal())
-
-
-def _per_channel(value: PerChannel, shape: Shape, factor: float, dtype: torch.dtype) -> float | torch.Tensor:
-    """``factor`` (a power of two) times one value, or times one per channel such that it broadcasts over ``shape``."""
-    if np.ndim(value) == 0:
-        return factor * int(value)
-    return torch.from_numpy(factor * spread(value, shape)).to(dtype)
-
-
-def _exact_tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    return torch.from_numpy(values.astype(np.float32 if dtype == torch.float32 else np.float64))
-
-
-@torch.no_grad()
-def _float32_convolves_exactly() -> bool:
-    """Try it. NNPACK (used for batches where oneDNN is off or missing) rounds sums that float32 holds."""
-    integers = torch.arange(16 * 8 * 10 * 10, dtype=torch.float64)
-    x, weight = integers.reshape(16, 8, 10, 10) % 7 % 2, 64 * (integers[: 8 * 8 * 9].reshape(8, 8, 3, 3) * 37 % 255 - 127)
-    exact = functional.conv2d(x, weight, padding=1)
-    return torch.equal(functional.conv2d(x.float(), weight.float(), padding=1).double(), exact)

@@ -96,13 +96,16 @@ class QatSynapse(nn.Module):
         return (y - mean.reshape(shape)) * gain.reshape(shape) + self.offset.reshape(shape)
 
 
+def _random_weight(*shape: int) -> torch.Tensor:
+    weight = torch.empty(shape)
+    return weight if weight.is_meta else nn.init.kaiming_normal_(weight)  # slow on the meta device, where it does nothing
+
+
 class QatConv2d(QatSynapse):
     """Convolution (square odd kernel, padding k // 2) without bias, with batch norm; x (N, C, H, W) -> (N, C', H', W')."""
 
     def __init__(self, n_in: int, n_out: int, kernel: int, stride: int, v_th_mant: int, gain: float = 1.0) -> None:
-        weight = torch.empty(n_out, n_in, kernel, kernel)
-        nn.init.kaiming_normal_(weight)
-        super().__init__(weight, v_th_mant, gain)
+        super().__init__(_random_weight(n_out, n_in, kernel, kernel), v_th_mant, gain)
         self.stride, self.padding = stride, kernel // 2
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -113,9 +116,7 @@ class QatDense(QatSynapse):
     """Fully connected synapses without bias, with batch norm; x (N, F) -> (N, F')."""
 
     def __init__(self, n_in: int, n_out: int, v_th_mant: int, gain: float = 1.0) -> None:
-        weight = torch.empty(n_out, n_in)
-        nn.init.kaiming_normal_(weight)
-        super().__init__(weight, v_th_mant, gain)
+        super().__init__(_random_weight(n_out, n_in), v_th_mant, gain)
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return functional.linear(x, weight)

@@ -25,8 +25,7 @@ def core_part(maps: Sequence[dict[str, Any]]) -> list[Markup]:
         if m["violations"]:
             found = [f"{v['layer']}: {v['limit']} {v['found']:,}, allowed {v['allowed']:,}" for v in m["violations"]]
             parts.append(element("ul", *(element("li", x) for x in found)))
-        if m["cores"]:
-            parts.append(_figure(m))
+        parts.append(_figure(m) if m["cores"] else element("p", "Too many cores to draw one by one."))
         parts.append(_layers(m))
         parts += [_cost(c) for c in m["costs"]]
         parts.append(_constants(m))

@@ -2,7 +2,7 @@
 
     uv run python tests/benchmarks/fuzz.py --format all --n 10000
 
-Every input is read in a worker process with 5 s and 2 GiB; it must be accepted or refused with one of taaf's errors.
+Every input is read in a worker process with 5 s of CPU time and 2 GiB; it must be accepted or refused with one of taaf's errors.
 Anything else (another exception, a crash, a hang, a file written) is a failure: the input is kept under /tmp/taaf-fuzz
 and the exit code is 1.
 """

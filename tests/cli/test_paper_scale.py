@@ -19,7 +19,7 @@ MAX_EXPORT_S, MAX_KIB = 60, 8 << 20
 def test_full_size(tmp_path: Path) -> None:
     """Calibrated, exported with every layer verified in a minute and 8 GiB, and deployed on the engine.
 
-    Seen failing: with the folds of batch norm in float32 (audio.block6_lif1 differs).
+    With batch norm folded in float32 this very network had one wrong layer (audio.block6_lif1).
     """
     made = run_command("train", "--config", CONFIG, "--calibrate-only", "--out", tmp_path, "--json", timeout=1200)
     assert made.returncode == 0, made.stderr

@@ -53,10 +53,7 @@ def _reduced(name: str, tmp_path: Path, **changes: object) -> Path:
 @pytest.mark.slow()
 @pytest.mark.needs_slayer
 def test_crema_d_trains_exports_and_deploys(tmp_path: Path) -> None:
-    """Spiking ResNet18 branches (narrow here) on .flv and .wav: the loss falls, and every spike survives the export.
-
-    Seen failing: with a learning rate of 1e-9 (the loss stays), with a bundle whose encoder has one other weight.
-    """
+    """Spiking ResNet18 branches (narrow here) on .flv and .wav: the loss falls, and every spike survives the export."""
     root = _crema_d(tmp_path / "crema")
     config = _reduced(
         "crema_d", tmp_path, epochs=8, batch_size=3, workers=0, learning_rate=5e-2, freeze_epoch=8, shift_pixels=0

@@ -30,7 +30,7 @@ def _trained(model: TaafSnn, branch: str, spikes: np.ndarray) -> dict[str, np.nd
 def test_encoder_equals_slayer(twin: TaafSnn) -> None:
     """Host integers = training forward, on frames that change and spectrograms that do not, and beyond the levels' range.
 
-    Seen failing: with rounding half up in `to_levels`, with ``32 // scale`` for ``64 // scale`` in the drive.
+    Seen failing: without the clamp in training's `levels`, with ``32 // scale`` for ``64 // scale`` in the drive.
     """
     for name, encoder in host_encoders(twin).items():
         levels = levels_of(twin, 3)[name]
@@ -48,7 +48,7 @@ def test_encoder_equals_slayer(twin: TaafSnn) -> None:
 def test_every_layer_equals_slayer(twin: TaafSnn) -> None:
     """Training forward = reference before lowering = engine on the chain, relays removed or not; exact counts too.
 
-    Seen failing: with the shortcut's stride 1 in `taaf.hw_sim.relays`, with a readout that repeats weights per row.
+    Seen failing: with other shortcut weights in `taaf.hw_sim.relays`, with a readout that tiles weights instead of repeating.
     """
     unlowered, chains, report = compiled(twin)
     inputs = {name: encoder(levels_of(twin, 2)[name]) for name, encoder in host_encoders(twin).items()}

@@ -128,6 +128,22 @@ def _nir_seed(folder: Path) -> bytes:
     return nir_nets.write(folder / "seed.nir", nir_nets.small()).read_bytes()
 
 
+ENCODER = {"input_shape": [3, 9, 8], "scale": 32, "stride": 2, "padding": 3, "v_decay": 2048, "v_th_mant": 128}
+
+
+def _encoder(path: Path) -> None:
+    from taaf.export.bundle import _read_npz
+    from taaf.models.host_encoder import HostEncoder
+
+    HostEncoder.from_bundle(_read_npz(path), ENCODER)(np.zeros((1, 3, 9, 8, 2), np.int8))
+
+
+def _encoder_seed(_folder: Path) -> bytes:
+    out, weight = io.BytesIO(), 2 * np.arange(-20, 274, dtype=np.int16).reshape(2, 3, 7, 7) // 9 * 2
+    np.savez(out, weight=weight, bias=np.arange(2, dtype=np.int16))
+    return out.getvalue()
+
+
 def _bundle_part(part: str) -> Callable[[Path], bytes]:
     return lambda folder: (small_bundle(folder / "seed") / part).read_bytes()
 
@@ -203,6 +219,7 @@ FORMATS: dict[str, Format] = {
     "golden": Format("bundle", lambda _: b"", (), read_deployed, "golden.npz"),
     "net": Format("x.net", _bundle_part("event.net"), (mutate_bytes, mutate_hdf5, mutate_hdf5), _netx),
     "nir": Format("x.nir", _nir_seed, (mutate_bytes, mutate_hdf5, mutate_hdf5), _nir),
+    "encoder": Format("x.npz", _encoder_seed, (mutate_bytes, mutate_zip, mutate_npz), _encoder),
     "npz": Format("x.npz", _bundle_part("golden.npz"), (mutate_bytes, mutate_zip, mutate_npz), _npz),
     "toml": Format("x.toml", _toml_seed, (mutate_bytes, mutate_toml, mutate_toml), _toml),
     "wav": Format("x.wav", _made(_wave, "s.wav"), ONE, _media("audio")),

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-TIME_LIMIT_S = 5.0
+TIME_LIMIT_S = 5.0  # of CPU time: a busy machine is no hang; whatever waits is ended by `_watch`
 MEMORY_BYTES = 2 << 30  # beyond what is mapped at the start
 
 
@@ -50,7 +50,7 @@ def work(formats: list[str], start: int, n: int, seed: int, root: Path, limit_s:
 
     from taaf.models.errors import TaafError
 
-    signal.signal(signal.SIGALRM, _alarm)
+    signal.signal(signal.SIGPROF, _alarm)
     warnings.simplefilter("ignore")
     home = root / "home"
     home.mkdir(exist_ok=True)
@@ -69,23 +69,23 @@ def work(formats: list[str], start: int, n: int, seed: int, root: Path, limit_s:
             current.mkdir()
             path = make_input(form, content, bundle, current, Random(f"{seed}/{name}/{index}"))
             (root / "at").write_text(json.dumps([name, index]))
-            before, begun, failure = listing(root, "nothing"), time.monotonic(), None
+            before, begun, failure = listing(root, "nothing"), time.process_time(), None
             try:
-                signal.setitimer(signal.ITIMER_REAL, limit_s)
+                signal.setitimer(signal.ITIMER_PROF, limit_s)
                 try:
                     form.read(path)
                     outcome = "accepted"
                 finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    signal.setitimer(signal.ITIMER_PROF, 0)
             except TaafError as error:
                 outcome = "refused"
                 if not 0 < len(str(error)) < 5000:
                     outcome, failure = "failed", f"a message of {len(str(error))} characters"
             except TooSlow:
-                outcome, failure = "failed", f"more than {limit_s:g} s"
+                outcome, failure = "failed", f"more than {limit_s:g} s of CPU time"
             except BaseException as error:
                 outcome, failure = "failed", f"{type(error).__name__}: {str(error)[:300]}"
-            slowest = max(slowest, time.monotonic() - begun)
+            slowest = max(slowest, time.process_time() - begun)
             if (after := listing(root, "nothing")) != before:
                 outcome, failure = "failed", f"wrote {sorted(set(after.items()) ^ set(before.items()))[:3]}"
             counts[outcome] += 1

@@ -20,7 +20,7 @@ def _encoder(rng: np.random.Generator, scale: int = 8, limit: int = 30) -> HostE
 def test_equals_brute_force(scale: int, limit: int) -> None:
     """The equation of the module, neuron by neuron in Python integers; small and largest weights.
 
-    Seen failing: with floor instead of truncation of v, with ``>=`` at the threshold, with the bias not scaled by 64.
+    Seen failing: with ``>=`` at the threshold, with the bias not scaled by 64.
     """
     rng = np.random.default_rng(scale)
     encoder = _encoder(rng, scale, limit)
@@ -37,6 +37,13 @@ def test_equals_brute_force(scale: int, limit: int) -> None:
             fired = v > 64 * 128
             v = 0 if fired else v
             assert found[n, c, y, x, t] == fired
+
+
+def test_voltage_is_truncated_toward_zero() -> None:
+    """v = -2, -3, then tz(-1.5) + 66 = 65 > 64; seen failing with the shift rounding down (64, no spike)."""
+    encoder = HostEncoder(np.full((1, 1, 1, 1), 2), np.zeros(1, int), (1, 1, 1), 64, 1, 0, 2048, 1)
+    levels = np.array([-1, -1, 33], np.int8).reshape(1, 1, 1, 1, 3)
+    assert encoder(levels).reshape(-1).tolist() == [0, 0, 1]
 
 
 def test_levels_round_half_to_even_and_clip() -> None:
