@@ -92,7 +92,7 @@ def _work(args: argparse.Namespace) -> int:
 
     bare = args.bundle is not None and args.bundle.suffix == ".net" and not args.bundle.is_dir()
     _require_options_for(args, bare)
-    for option, path in (("--report", args.report), ("--plot", args.plot), ("--output", args.output)):
+    for option, path in (("--report", args.report), ("--output", args.output)):
         if path is not None:
             check_target(option, path)
     if args.plot is not None:
@@ -134,9 +134,7 @@ def _require_plot(args: argparse.Namespace) -> None:
     if (args.early_exit is None) != args.energy_study:
         found = "both" if args.energy_study else "none"
         raise ConfigError(f"--plot {args.plot}: needs one of --early-exit and --energy-study, found {found}")
-    allowed = (".png", ".svg") if args.energy_study else (".png",)
-    if args.plot.suffix.lower() not in allowed:
-        raise ConfigError(f"--plot {args.plot}: found {args.plot.suffix or 'no suffix'}, expected {' or '.join(allowed)}")
+    check_target("--plot", args.plot, *((".png", ".svg") if args.energy_study else (".png",)))
 
 
 def _wants_page(args: argparse.Namespace) -> bool:

@@ -1,6 +1,5 @@
 """The early-exit study of a deployment: accuracy against mean steps and counted cost, as plain data and as a picture."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from taaf.hw_sim.early_exit import ExitPoint, exit_curve
 from taaf.hw_sim.energy import energies
 from taaf.hw_sim.engine import Engine
 from taaf.models.output import written_at_once
+from taaf.models.pictures import new_figure
 
 CONFIDENCES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)
 NEVER = 2.0  # no probability reaches it
@@ -56,13 +56,7 @@ def _row(point: ExitPoint, labels: np.ndarray, full: ExitPoint) -> dict[str, Any
 
 def plot_early_exit(report: dict[str, Any], target: Path) -> None:
     """Accuracy against mean steps and against SynOps per window; the chosen confidence is marked."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot keep its own cache
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = new_figure(10, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
     rows = [*report["curve"], report["full"]]
     for axis, key, scale, title in (

@@ -1,6 +1,5 @@
 """The comparison with the paper's 18.5 and 49.91: from the spikes of a run to plain data, text and a picture."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ from taaf.hw_sim.study import study
 from taaf.hw_sim.workload import Part, Workload, measured_parts
 from taaf.models.ir import Graph
 from taaf.models.output import written_at_once
-
-PLOT_SUFFIXES = (".png", ".svg")
+from taaf.models.pictures import new_figure
 
 
 def energy_study(
@@ -132,13 +130,7 @@ def _sweeps(s: dict[str, Any]) -> str:
 
 def plot_study(s: dict[str, Any], target: Path) -> None:
     """Energy of the paper's network over rate, T and resolution, one line per reading, with the cited figures."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot keep its own cache
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    figure = new_figure(13, 5.2)
     axes = figure.subplots(1, 3, sharey=True)
     titles = {"rate": "firing rate", "steps": "time steps T", "resolution": "side of the input (1 = 224 x 224, 257 x 188)"}
     styles = ["-", "--", "-.", "-", "--", ":", "-"]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+WHERE = {"sim": "Lava runtime, Loihi simulator (fixed_pt)", "fast": "hw_sim exact engine", "loihi2": "Loihi 2"}
+
 
 def render(report: dict[str, Any]) -> str:
     """The table `taaf-deploy` prints."""
@@ -19,11 +21,8 @@ def render(report: dict[str, Any]) -> str:
 
 def _summary(r: dict[str, Any]) -> str:
     a, acc = r["agreement"], r["accuracy_percent"]
-    where = {"sim": "Lava runtime, Loihi simulator (fixed_pt)", "fast": "hw_sim exact engine", "loihi2": "Loihi 2"}[
-        r["backend"]
-    ]
     lines = [
-        f"{r['model']} on {where}",
+        f"{r['model']} on {WHERE[r['backend']]}",
         f"  bundle      {r['bundle']}",
         f"  windows     {r['samples']} of the {r['split']} split, {r['time_steps']:,} time steps, {r['seconds']['run']:.2f} s running",
         f"  accuracy    {_accuracies(acc)}",

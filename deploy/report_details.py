@@ -4,7 +4,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Engine, EngineResult
 from taaf.models.host_head import AlignedHead
 from taaf.models.ir import Conv2d, Dense, Graph, RecurrentDense
+from taaf.models.packages import installed_versions
 
 MAX_ROWS, MIN_ROWS, ALL_ROWS = 48, 8, 512
 MAX_RASTER_STEPS = 512
@@ -99,18 +99,12 @@ def attention(head: AlignedHead, features: Mapping[str, np.ndarray], labels: np.
 
 def provenance(manifest: Mapping[str, Any] | None) -> dict[str, Any]:
     """Command and tool versions of this run, and those the bundle was exported with."""
-    now = {}
-    for name in _TOOLS:
-        try:
-            now[name] = version(name)
-        except PackageNotFoundError:
-            continue
     told = manifest or {}
     lines = told.get("compiler")
     return {
         "command": shlex.join(["taaf-deploy", *sys.argv[1:]]),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "tools": now,
+        "tools": installed_versions(_TOOLS),
         "exported_with": _texts(told.get("tools")),
         "compiler": [str(x)[:MAX_TEXT] for x in lines[:MAX_ENTRIES]] if isinstance(lines, list) else [],
         "files": _texts(told.get("files")),
@@ -151,7 +145,7 @@ def bundle_details(bundle: Bundle, result: BackendResult, inputs: dict[str, np.n
             "n_features": {b: bundle.head.n_features(b) for b in bundle.graphs},
         },
         "window_steps": bundle.window_steps,
-        "generated": bundle.manifest.get("data", {}).get("set") == "generated",
+        "generated": bundle.data_set == "generated",
         "labels": list(bundle.manifest["labels"]),
         "raster": {
             **raster(shown, origin), "label": int(labels[0]), "decision": int(result.logits["fused"][0].argmax()),

@@ -227,14 +227,9 @@ def _study(bundle: Bundle, result: BackendResult) -> dict[str, Any]:
     relays = {b: relay_channels(branches[b]) for b in bundle.graphs}
     encoders = {b: e.n_macs for b, e in bundle.encoders.items()}
     name = bundle.manifest["model"]
-    if data_set(bundle) == "generated":
+    if bundle.data_set == "generated":
         name += " on generated inputs"
     return energy_study(name, bundle.graphs, result.activity, steps, relays, encoders)
-
-
-def data_set(bundle: Bundle) -> str:
-    """Name of the data set in the manifest."""
-    return str(bundle.manifest.get("data", {}).get("set", "ead-mini"))
 
 
 def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:

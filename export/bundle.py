@@ -52,6 +52,11 @@ class Bundle:
         """Names of the branches, in order."""
         return self.head.modalities
 
+    @property
+    def data_set(self) -> str:
+        """Name of the data set it was trained on."""
+        return str(self.manifest.get("data", {}).get("set", "ead-mini"))
+
     def encode(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs of a data set (`taaf.training.sources.Windows`) -> spikes for the chip, uint8 (N, *shape, T)."""
         return {m: self.encoders[m](x) if m in self.encoders else x for m, x in self.shaped(inputs).items()}

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from taaf.hw_sim.fit import Fit, fit
+from taaf.hw_sim.fit import Fit, chips_text, fit
 from taaf.hw_sim.mapping import LayerMap
 from taaf.models.errors import ConfigError
 from taaf.models.ir import Graph
@@ -65,7 +65,7 @@ def render(answer: Fit, what: str) -> str:
     mapping = answer.mapping
     limits = mapping.limits
     verdict = "fits" if answer.fits else "DOES NOT FIT"
-    chips = f"{mapping.n_chips} chip{'' if mapping.n_chips == 1 else 's'}"
+    chips = chips_text(mapping.n_chips)
     lines = [
         f"{what} on {limits.title}: {verdict}: {mapping.n_cores:,} cores on {chips}, allowed {answer.chips_allowed}",
         *(f"  ✗ {finding}" for finding in answer.findings),
@@ -94,9 +94,8 @@ def render(answer: Fit, what: str) -> str:
 
 
 def _row(row: LayerMap) -> str:
-    bound = row.n_cores > 1 or row.peak_utilisation.get(row.binding, 0) > 1
     return (
         f"  {row.layer:24s} {row.n_neurons:9,d} {row.n_cores:6,d} {'x'.join(map(str, row.tile)):>15s}  "
-        f"{row.binding if bound else '-':15s} {f'{row.without_binding:,d}' if bound else '-':>6s}  "
+        f"{row.binding if row.is_bound else '-':15s} {f'{row.without_binding:,d}' if row.is_bound else '-':>6s}  "
         + " ".join(f"{share:9.1%}" for share in row.peak_utilisation.values())
     )

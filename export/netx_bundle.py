@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from taaf.models.host_encoder import HostEncoder
 from taaf.models.host_head import HeadOutput
 from taaf.models.ir import Graph
 from taaf.models.output import undisturbed
+from taaf.models.packages import installed_versions
 from taaf.models.taaf import TaafSnn
 
 MODEL_NAMES = {"taaf": "taaf-snn", "scmrl": "s-cmrl"}
@@ -41,6 +41,7 @@ ENCODERS = {
 }
 BINNED = "events per channel and time bin, straight to the chip"  # the sets on disk are events already
 CONVOLVED = "8-bit input levels, convolution and LIF on the host, in integers; their spikes go to the chip"
+_TOOLS = ("taaf", "torch", "lava-nc", "lava-dl", "numpy", "h5py")
 _STOP_LIMIT_S = 8.0
 _VERIFY_MACS = 5e10  # dense multiply-accumulates: a few seconds in the engine, about ten in the reference
 _RESNET18_MACS = 1.75e9  # per time step on the chip, width 64, input 224 x 224
@@ -106,7 +107,7 @@ def export_netx(
         for name, encoder in encoders.items():
             np.savez(stage / f"encoder_{name}.npz", **encoder.arrays())
         np.savez(stage / "head.npz", **head_arrays(model))
-        found["golden"] = _trained_results(model, inputs, labels)
+        found["golden"] = _trained_results(model, unlowered, inputs, labels)
         np.savez_compressed(stage / "golden.npz", **found["golden"])
 
     def check(stage: Path) -> None:
@@ -130,7 +131,7 @@ def export_netx(
         "golden": {"file": "golden.npz", "source": "SLAYER CPU forward and float64 head of the checkpoint"},
         "allow_saturation": allow_saturation, "compiler": report.lines,
         "training": {"checkpoint_sha256": sha256(checkpoint), "config": content["config"], "metrics": content.get("metrics")},
-        "tools": _tools(),
+        "tools": installed_versions(_TOOLS),
     }  # fmt: skip
     write_bundle(out, manifest, fill, check)
     accuracy = {u: float(100 * (found["golden"][f"predictions_{u}"] == labels).mean()) for u in ("fused", *config.modalities)}
@@ -177,11 +178,13 @@ def head_arrays(model: TaafSnn) -> dict[str, np.ndarray]:
     return {k: v.detach().double().numpy() for k, v in arrays.items()}
 
 
-def _trained_results(model: TaafSnn, inputs: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+def _trained_results(
+    model: TaafSnn, graphs: dict[str, Graph], inputs: dict[str, np.ndarray], labels: np.ndarray
+) -> dict[str, np.ndarray]:
     """Feature spikes (packed bits), logits and predictions of the trained model, in evaluation batches."""
     parts: dict[str, list[np.ndarray]] = {}
     names, scales = model.config.modalities, model.config.input_scales
-    for rows in blocks_of(len(labels), float_graphs(model).values(), model.config.event_steps, 250):
+    for rows in blocks_of(len(labels), graphs.values(), model.config.event_steps, 250):
         block = [torch.from_numpy(inputs[m][rows].astype(np.float32) / np.float32(scales.get(m, 1))) for m in names]
         features, output = model.predict(*block)
         for m in names:
@@ -256,13 +259,3 @@ def _verify_on_lava(stage: Path, n_windows: int) -> dict[str, Any]:
         raise BackendUnavailableError(f"--verify-lava: {stderr.strip() or f'taaf-deploy ended with {process.returncode}'}")
     result: dict[str, Any] = json.loads(stdout)["agreement"]
     return result
-
-
-def _tools() -> dict[str, str]:
-    found = {}
-    for name in ("taaf", "torch", "lava-nc", "lava-dl", "numpy", "h5py"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

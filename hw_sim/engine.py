@@ -56,7 +56,6 @@ class Engine:
 
     def __init__(self, graph: Graph, chunk: int = 32, relays: bool = False) -> None:
         require_integer_stage(graph)
-        self.given = graph
         self.graph, self._relays = (graph, {}) if relays else without_relays(graph)
         self.chunk = chunk
         self._lif_plans: dict[str, _LifPlan] = {}

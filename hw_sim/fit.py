@@ -36,7 +36,7 @@ class Proposal:
     fits: bool
 
     def __str__(self) -> str:
-        size = f"{self.n_cores:,} cores, {_chips(self.n_chips)}"
+        size = f"{self.n_cores:,} cores, {chips_text(self.n_chips)}"
         if self.fits:
             return f"{self.change}: fits, {size}"
         return f"{self.change}: {f'with --chips {self.n_chips}' if self.keeps_limits else 'not enough'} ({size})"
@@ -69,7 +69,7 @@ class Fit:
         """Cores in layers bound by each limit; layers that need one core are bound by none."""
         found: dict[str, int] = {}
         for row in self.mapping.layers:
-            if row.n_cores > 1 or row.peak_utilisation.get(row.binding, 0) > 1:
+            if row.is_bound:
                 found[row.binding] = found.get(row.binding, 0) + row.n_cores
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
@@ -180,5 +180,6 @@ def _mapped(mapping: Mapping, chips: int, change: str, factor: float, graphs: di
     return Proposal(change, factor, found.n_cores, found.n_chips, found.fits, found.fits and found.n_chips <= chips)
 
 
-def _chips(n: int) -> str:
+def chips_text(n: int) -> str:
+    """1 chip, 2 chips."""
     return f"{n} chip{'' if n == 1 else 's'}"

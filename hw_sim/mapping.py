@@ -99,6 +99,11 @@ class LayerMap:
     peak_utilisation: dict[str, float]
     cut: Cut = field(repr=False, compare=False)
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether a limit decides its cores: it needs more than one, or exceeds one."""
+        return self.n_cores > 1 or self.peak_utilisation.get(self.binding, 0) > 1
+
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "cut"}
 

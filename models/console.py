@@ -123,12 +123,12 @@ def probability(text: str) -> float:
     return value
 
 
-def check_target(option: str, path: Path, suffix: str = "") -> None:
+def check_target(option: str, path: Path, *suffixes: str) -> None:
     """Raise `ConfigError` if a file cannot be written at ``path``, before any work is done for it."""
     if path.is_dir() or not path.name:
         raise ConfigError(f"{option} {path}: is a folder; give the name of a file")
-    if suffix and path.suffix.lower() != suffix:
-        raise ConfigError(f"{option} {path}: found {path.suffix or 'no suffix'}, expected {suffix}")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option} {path}: found {path.suffix or 'no suffix'}, expected {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise ConfigError(f"{option} {path}: folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):

@@ -173,14 +173,12 @@ class HostEncoder:
 
     def spec(self) -> dict[str, Any]:
         """What the bundle's manifest says beside the arrays."""
-        keys = ("scale", "stride", "padding", "v_decay", "v_th_mant")
-        return {"input_shape": list(self.input_shape), **{k: getattr(self, k) for k in keys}}
+        return {"input_shape": list(self.input_shape), **{k: getattr(self, k) for k in _FIELDS}}
 
     @staticmethod
     def from_bundle(arrays: dict[str, np.ndarray], spec: dict[str, Any]) -> "HostEncoder":
         """Inverse of `arrays` and `spec`, of values that nobody vouches for."""
-        keys = ("scale", "stride", "padding", "v_decay", "v_th_mant")
         shape = spec.get("input_shape")
         if {"weight", "bias"} - arrays.keys() or not isinstance(shape, list):
             raise BundleError("encoder: weight, bias or input_shape missing; export the bundle again")
-        return HostEncoder(arrays["weight"], arrays["bias"], tuple(shape), **{k: spec.get(k) for k in keys})  # type: ignore[arg-type]
+        return HostEncoder(arrays["weight"], arrays["bias"], tuple(shape), **{k: spec.get(k) for k in _FIELDS})  # type: ignore[arg-type]

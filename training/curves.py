@@ -1,13 +1,13 @@
 """Training curves (the paper's Fig. 2 and more): pictures with matplotlib, logs for TensorBoard."""
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from taaf.models.errors import DataError
 from taaf.models.output import written_at_once
+from taaf.models.pictures import new_figure
 
 _COLOURS = {"fused": "tab:green", "audio": "tab:orange"}
 _OTHER = "tab:blue"
@@ -70,13 +70,7 @@ def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None =
     """
     names = titles or ["/".join(run.resolve().parts[-2:]) for run in runs]
     histories = [(name, read_history(run)) for name, run in zip(names, runs, strict=True)]
-    import matplotlib
-
-    matplotlib.use("Agg")
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns if it cannot keep its own cache
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * len(histories), 12), layout="constrained")
+    figure = new_figure(5.2 * len(histories), 12)
     axes = figure.subplots(4, len(histories), squeeze=False, sharey="row")
     for column, (name, history) in enumerate(histories):
         _draw([row[column] for row in axes], history)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from taaf.deploy.html.activity import activity_figure, activity_table, raster_figure
+from taaf.deploy.html.activity import MEASURED, activity_figure, activity_table, raster_figure
 from taaf.deploy.html.attention import attention_figure, class_figure
 from taaf.deploy.html.cores import core_part
 from taaf.deploy.html.energy import CITED, ESTIMATED, component_figure, energy_figure, energy_notes, energy_table
@@ -67,8 +67,7 @@ def _lead(report: dict[str, Any]) -> str:
 
 
 def _kinds() -> Markup:
-    badge = element("span", "measured", class_="badge measured")
-    told = ((badge, "counted from the spikes of this run"), (ESTIMATED, "counts × published constants"),
+    told = ((MEASURED, "counted from the spikes of this run"), (ESTIMATED, "counts × published constants"),
             (CITED, "from a publication, not ours"))  # fmt: skip
     return element("p", *(element("span", mark, meaning) for mark, meaning in told), class_="kinds")
 

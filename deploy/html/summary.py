@@ -6,9 +6,8 @@ from taaf.deploy.html.energy import CITED
 from taaf.deploy.html.markup import Markup, element, join
 from taaf.deploy.html.numbers import engineering, number
 from taaf.deploy.html.tables import table
+from taaf.deploy.report import WHERE
 from taaf.hw_sim.energy import CONVENTIONS, load_chip
-
-WHERE = {"sim": "Lava runtime, Loihi simulator (fixed_pt)", "fast": "hw_sim exact engine", "loihi2": "Loihi 2"}
 
 
 def title(report: dict[str, Any]) -> str:
