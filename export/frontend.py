@@ -14,7 +14,7 @@ from taaf.models.host_encoder import HostEncoder
 from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
 from taaf.models.resnet import SpikingResNet18
 from taaf.models.slayer_lif import SlayerLif
-from taaf.models.sps import SpikingPatchStem
+from taaf.models.sps import POOL_PADDING, POOL_SIZE, POOL_STRIDE, V_TH, SpikingPatchStem
 from taaf.models.taaf import TaafSnn
 
 
@@ -97,11 +97,18 @@ def _audio(name: str, audio: Any, config: ModelConfig) -> ir.Graph:
 
 
 def _patch_stem(name: str, branch: SpikingPatchStem) -> ir.Graph:
-    """Four convolutions, and the positional one beside relays of what it reads: the host adds their spikes."""
+    """Four convolutions with their poolings, and the positional one beside relays of what it reads (the host adds their spikes).
+
+    Max pooling of spikes is an OR: every synapse of a pooling neuron exceeds the threshold, and its reset leaves nothing behind.
+    """
     b = _Builder(name, branch.shape)
     last = "input"
     for i, (conv, neurons) in enumerate(zip(branch.convs, branch.lifs, strict=True), start=1):
         last = b.add(_lif(f"conv{i}_lif", neurons), [b.synapse(f"conv{i}", conv, last)])
+        if branch.pooled[i - 1]:
+            weight = np.full((n := len(conv.weight), 1, POOL_SIZE, POOL_SIZE), RELAY_WEIGHT / V_TH, np.float32)
+            pool = ir.Conv2d(f"pool{i}", weight, stride=(POOL_STRIDE,) * 2, padding=(POOL_PADDING,) * 2, groups=n)
+            last = b.add(_lif(f"pool{i}_lif", neurons), [b.add(pool, [last])])
     conv, norm = _synapse("position", branch.position)
     assert isinstance(conv, ir.Conv2d)
     channels, centre = len(conv.weight), conv.weight.shape[2] // 2

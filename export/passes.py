@@ -68,8 +68,8 @@ def lower_pool(graph: Graph) -> Graph:
             continue
         if pool.kind not in ("sum", "average"):
             raise UnsupportedLayerError(
-                f"{graph.name}.{pool.name}: {pool.kind} pooling has no exact spiking equivalent on this target; "
-                "use a strided convolution or average pooling followed by a LIF"
+                f"{graph.name}.{pool.name}: {pool.kind} pooling is not lowered; use a strided convolution, average pooling "
+                "followed by a LIF, or for spikes an OR: a convolution of weights above the threshold, followed by a LIF"
             )
         channels = graph.shapes[pool.name][0]
         value = 1.0 if pool.kind == "sum" else 1.0 / (pool.kernel[0] * pool.kernel[1])

@@ -15,6 +15,7 @@ CHOICES = {
     "alignment": ("learned", "fixed"),
     "attention": ("taaf", "uniform"),
     "attention_on": ("logits", "features"),
+    "stem_downsampling": ("stride", "max_pool"),
 }
 MAX_STEPS = 1024
 MAX_SIZE = 1 << 16  # any other width
@@ -25,6 +26,7 @@ ALPHA_GRID = 64  # residual_alpha is a multiple of 1/64, so that tokens stay sho
 _ADDED = (  # older checkpoints do not have them
     "frame_size", "audio_bins", "audio_frames", "frame_scale", "audio_scale",
     "head", "cross_modal", "residual_alpha", "token_channels", "stem_halvings", "attention_heads", "mlp_ratio", "audio_levels",
+    "stem_downsampling",
 )  # fmt: skip
 
 
@@ -63,8 +65,10 @@ class ModelConfig:
         Levels per unit of their 8-bit input (`taaf.models.host_encoder`), a power of two: 32 covers -4..3.97 (normalised
         frames), 8 covers -16..15.9 (logarithms of magnitudes).
     token_channels, stem_halvings, audio_levels : int
-        Of "sps" branches: channels C of a token; how many of the four convolutions have stride 2 (the original pools after
-        each); levels per audio band, so that the audio map is (1, audio_inputs / audio_levels, audio_levels).
+        Of "sps" branches: channels C of a token; how many of the four convolutions halve the map (the original: each);
+        levels per audio band, so that the audio map is (1, audio_inputs / audio_levels, audio_levels).
+    stem_downsampling : str
+        Of "sps" branches: halve by "stride" 2 of the convolution, or by "max_pool" (3x3, stride 2) of its spikes.
     cross_modal : str
         Of head "scmrl": "residual" (x + residual_alpha x_res), "attention" (x_res alone) or "none".
     residual_alpha, attention_heads, mlp_ratio : float, int, int
@@ -102,6 +106,7 @@ class ModelConfig:
     attention_heads: int = 8
     mlp_ratio: int = 4
     audio_levels: int = 4
+    stem_downsampling: str = "stride"
     surrogate_width: float = 0.5
     surrogate_scale: float = 1.0
 
@@ -121,7 +126,7 @@ class ModelConfig:
 
     @property
     def token_maps(self) -> dict[str, tuple[int, int]]:
-        """Height and width of the map of tokens of each "sps" branch: 3x3 convolutions with padding 1."""
+        """Height and width of the map of tokens of each "sps" branch: 3x3 kernels with padding 1, strided or pooling."""
 
         def side(n: int) -> int:
             return -(-n // (1 << self.stem_halvings))

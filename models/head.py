@@ -54,8 +54,8 @@ def host_lif(current: torch.Tensor) -> torch.Tensor:
     fire = _threshold()
     voltage = torch.zeros_like(current[:, 0])
     spikes = []
-    for step in range(current.shape[1]):
-        voltage = TAU * voltage + current[:, step]
+    for now in current.unbind(1):  # its gradient is one stack; that of an index is a whole tensor of zeros per step
+        voltage = TAU * voltage + now
         fired = fire(voltage - THRESHOLD)
         voltage = voltage * (1 - fired)
         spikes.append(fired)

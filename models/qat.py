@@ -11,6 +11,7 @@ frozen, y is what the chip computes, bit for bit.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -122,8 +123,8 @@ class QatDense(QatSynapse):
         return functional.linear(x, weight)
 
 
-def over_time(synapse: QatSynapse, spikes: torch.Tensor) -> torch.Tensor:
-    """Apply a synapse group to every step at once: (N, ..., T) -> (N, ..., T)."""
+def over_time(synapse: Callable[[torch.Tensor], torch.Tensor], spikes: torch.Tensor) -> torch.Tensor:
+    """Apply a synapse group, or another map of single steps, to every step at once: (N, ..., T) -> (N, ..., T)."""
     n, steps = spikes.shape[0], spikes.shape[-1]
     flat = spikes.movedim(-1, 1).reshape(n * steps, *spikes.shape[1:-1])
     y = synapse(flat)

@@ -3,18 +3,24 @@
     4 x [conv 3x3 - BN - LIF], widths C/8, C/4, C/2, C         x: spikes of the last one, a map of tokens
     positional residual: conv 3x3 - BN - LIF                   p; the tokens are x + p, in {0, 1, 2}
 
-Where the original max-pools after a convolution, the convolution itself has stride 2: the chip has no exact form of a max.
+The original max-pools the spikes (3x3, stride 2) of every convolution. Here the first ``stem_halvings`` convolutions halve the
+map, and by default they do so by a stride of their own, as ordinary layers of a chip do. ``stem_downsampling = "max_pool"``
+pools as the original: the maximum of spikes is an OR, and neurons whose every synapse exceeds the threshold compute exactly
+that on the chip, at the price of a population more per pooling and of convolutions on the unreduced map.
+
 The positional residual adds *spikes*, behind the LIF. Residual joins that the compiler lowers add *currents* in front of one,
 so this one is lowered here: the last layer on the chip has channels [p | x], the second half relays, and the host adds them.
 """
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from taaf.models.branches import lif
 from taaf.models.config import STEM_STAGES, ModelConfig
 from taaf.models.qat import QatConv2d, over_time
 
+POOL_SIZE, POOL_STRIDE, POOL_PADDING = 3, 2, 1
 V_TH = 128  # below the weight of a relay, which must fire at once
 
 
@@ -26,7 +32,7 @@ class SpikingPatchStem(nn.Module):
     shape : tuple of int
         (C_in, H, W) of the input.
     config : ModelConfig
-        ``token_channels`` (C) and ``stem_halvings`` are read.
+        ``token_channels`` (C), ``stem_halvings`` and ``stem_downsampling`` are read.
     """
 
     def __init__(self, shape: tuple[int, ...], config: ModelConfig) -> None:
@@ -34,8 +40,10 @@ class SpikingPatchStem(nn.Module):
         self.shape = shape
         channels = config.token_channels
         widths = [shape[0], *(channels // 8 * 2**i for i in range(STEM_STAGES))]
+        halved = [i < config.stem_halvings for i in range(STEM_STAGES)]
+        self.pooled = [is_halved and config.stem_downsampling == "max_pool" for is_halved in halved]
         self.convs = nn.ModuleList(
-            QatConv2d(widths[i], widths[i + 1], 3, 2 if i < config.stem_halvings else 1, v_th_mant=V_TH)
+            QatConv2d(widths[i], widths[i + 1], 3, 2 if halved[i] and not self.pooled[i] else 1, v_th_mant=V_TH)
             for i in range(STEM_STAGES)
         )
         self.lifs = nn.ModuleList(lif(V_TH, config) for _ in range(STEM_STAGES))
@@ -50,6 +58,12 @@ class SpikingPatchStem(nn.Module):
         found, x = {}, spikes.reshape(len(spikes), *self.shape, spikes.shape[-1])
         for i, (conv, neurons) in enumerate(zip(self.convs, self.lifs, strict=True), start=1):
             found[f"conv{i}_lif"] = x = neurons(over_time(conv, x))
+            if self.pooled[i - 1]:
+                found[f"pool{i}_lif"] = x = over_time(_max_pool, x)
         position = self.position_lif(over_time(self.position, x))
         found["tokens_lif"] = torch.cat([position, x], 1)
         return found
+
+
+def _max_pool(spikes: torch.Tensor) -> torch.Tensor:
+    return functional.max_pool2d(spikes, POOL_SIZE, POOL_STRIDE, POOL_PADDING)

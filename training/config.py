@@ -23,7 +23,8 @@ class OptimiserConfig:
     over ``warmup_epochs``, then one cosine to 0: `taaf.training.schedule`).
     ``freeze_epoch``: from this epoch on (0-based) batch norm uses its running statistics, so training sees exactly
     the integer network that is exported. ``shift_pixels``: events are shifted by up to this many pixels per batch.
-    ``audio_drop``: fraction of audio input spikes dropped at random.
+    ``audio_drop``: fraction of audio input spikes dropped at random. ``modality_drop``: fraction of samples of which one
+    modality, either of both, is silenced (ours).
     """
 
     epochs: int = 50
@@ -33,6 +34,7 @@ class OptimiserConfig:
     freeze_epoch: int = 35
     shift_pixels: int = 2
     audio_drop: float = 0.1
+    modality_drop: float = 0.0
     seed: int = 1
     schedule: str = "one_cycle"
     warmup_epochs: int = 5
@@ -56,8 +58,8 @@ class DataConfig:
     ``set``: "ead-mini" (shipped), "generated" (`taaf.training.generated`) or a name of `taaf.training.datasets.registry`,
     which needs ``root``, the folder of the data on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in
     ``root``). ``split``: "official" or "speaker-disjoint". ``on_bad``: "stop" at a bad media file or "skip" it.
-    ``train_pairs``, ``test_pairs``: only the first so many (0: all). ``audio_snr_db``: noise added to EAD-mini's audio (99 or
-    more: none).
+    ``train_pairs``, ``test_pairs``: only the first so many (0: all). ``audio_snr_db``, ``event_snr_db``: noise added
+    to EAD-mini's audio, and to its images before events are simulated (99 or more: none).
     """
 
     set: str = "ead-mini"
@@ -69,6 +71,7 @@ class DataConfig:
     train_pairs: int = 0
     test_pairs: int = 0
     audio_snr_db: float = 99.0
+    event_snr_db: float = 99.0
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,16 @@ _CHOICES = MODEL_CHOICES | {
     "on_bad": ("stop", "skip"),
 }
 _MAY_BE_ZERO = {
-    "weight_decay", "shift_pixels", "audio_drop", "seed", "lam", "phi", "beta", "suppression", "modulation_end", "freeze_epoch",
-    "entropy_floor", "entropy_weight", "smoothing", "sao", "warmup_epochs", "workers", "train_pairs", "test_pairs",
+    "weight_decay", "shift_pixels", "audio_drop", "modality_drop", "seed", "lam", "phi", "beta", "suppression", "modulation_end",
+    "freeze_epoch", "entropy_floor", "entropy_weight", "smoothing", "sao", "warmup_epochs", "workers", "train_pairs", "test_pairs",
 }  # fmt: skip
-_ANY_NUMBER = {"audio_snr_db"}
+_ANY_NUMBER = {"audio_snr_db", "event_snr_db"}
 _AT_MOST = {
     "lam": 1,
     "entropy_floor": 1,
     "smoothing": 0.99,
     "audio_drop": 1,
+    "modality_drop": 1,
     "seed": 1 << 40,
     "shift_pixels": 64,
     "batch_size": 1 << 20,

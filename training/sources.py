@@ -45,7 +45,7 @@ def open_split(data: DataConfig, model: ModelConfig, split: str, quiet: bool = T
     """
     limit = {"train": data.train_pairs, "test": data.test_pairs}.get(split, 0) or None
     if data.set == "ead-mini":
-        part = load_split(split, slice(limit), data.audio_snr_db)
+        part = load_split(split, slice(limit), data.audio_snr_db, data.event_snr_db)
         return InMemory(part.event, part.audio, part.labels, ("event", "audio"), LABELS)
     if data.set == "generated":
         from taaf.training.generated import GeneratedPairs

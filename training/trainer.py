@@ -153,7 +153,7 @@ class Trainer:
         return first, second, labels
 
     def _augment(self, batch: Batch, n_global: int, rng: torch.Generator) -> Batch:
-        """Shift the first input by a few pixels and drop audio spikes; random numbers are those of the global batch."""
+        """Shift the first input by a few pixels, drop audio spikes, silence modalities; random numbers are the global batch's."""
         first, second, labels = batch
         o = self.config.optimiser
         if o.shift_pixels:
@@ -162,6 +162,12 @@ class Trainer:
         if o.audio_drop:
             keep = torch.rand((n_global, *second.shape[1:]), generator=rng) >= o.audio_drop
             second = second * keep[self.ranks.slice_of(n_global)]
+        if o.modality_drop:
+            drawn = torch.rand(n_global, generator=rng)[self.ranks.slice_of(n_global)]
+            silent = (drawn < o.modality_drop / 2, (drawn >= o.modality_drop / 2) & (drawn < o.modality_drop))
+            first, second = (
+                x * (~s).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)) for x, s in zip((first, second), silent, strict=True)
+            )
         return first, second, labels
 
 

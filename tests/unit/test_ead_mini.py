@@ -86,3 +86,20 @@ def test_the_shipped_configuration_is_the_default() -> None:
     """training/configs/ead_mini.toml says what it says: these are the defaults."""
     path = Path(config.__file__).parent / "configs" / "ead_mini.toml"
     assert config.load_config(path, {}) == config.TrainConfig()
+
+
+def test_image_noise_has_its_power() -> None:
+    """Noise power is the image's over the SNR where nothing clips; reproducible; the camera sees it; seen failing with 20 for 10."""
+    images = np.full((40, 28, 28), 128, np.uint8)
+    images[20:] = 100
+    assert ead_mini.add_image_noise(images, 99.0, 1) is images
+    noisy = ead_mini.add_image_noise(images, 17.0, 1)
+    np.testing.assert_array_equal(noisy, ead_mini.add_image_noise(images, 17.0, 1))
+    for part in (slice(20), slice(20, 40)):
+        clean = images[part].astype(float)
+        ratio = (clean**2).mean() / ((noisy[part] - clean) ** 2).mean()
+        assert 10 * np.log10(ratio) == pytest.approx(17.0, abs=0.15)
+    assert ead_mini.add_image_noise(images, 0.0, 1).min() == 0
+    events = [ead_mini.load_split("test", slice(20), event_snr_db=db).event for db in (99.0, 10.0)]
+    audio = [ead_mini.load_split("test", slice(20), event_snr_db=db).audio for db in (99.0, 10.0)]
+    assert events[1].mean() > 1.5 * events[0].mean() and (audio[0] == audio[1]).all()

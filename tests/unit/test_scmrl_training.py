@@ -113,3 +113,19 @@ def test_head_and_strategy_go_together() -> None:
             Trainer(config, data, data, Ranks.single())
     with pytest.raises(ConfigError, match="allowed taaf, scmrl"):
         from_dict({"model": {"head": "both"}})
+
+
+@pytest.mark.needs_slayer
+def test_modality_drop_silences_one_of_both() -> None:
+    """Half of the samples, either modality, never both; seen failing with both conditions on the same draw."""
+    n = 400
+    data = InMemory(
+        np.ones((n, 2, 34, 34, 8)), np.ones((n, 160, 12)), np.arange(n) % 10, ("event", "audio"), tuple("0123456789")
+    )
+    optimiser = OptimiserConfig(batch_size=n, audio_drop=0.0, modality_drop=0.5)
+    config = TrainConfig(model=small_config(), loss=LossConfig(balance="scmrl"), optimiser=optimiser)
+    trainer = Trainer(config, data, data, Ranks.single())
+    first, second, _ = trainer._augment(data.batch(range(n)), n, torch.Generator().manual_seed(0))
+    kept = torch.stack([x.flatten(1).mean(1) for x in (first, second)])
+    assert set(kept.unique().tolist()) == {0.0, 1.0} and (kept.sum(0) >= 1).all()
+    assert all(0.17 < float(1 - k.mean()) < 0.33 for k in kept)
