@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taaf.models import zoo_path
+from taaf.models import SHIPPED, zoo_path
 from taaf.models.console import check_target, make_parser, not_negative, positive, probability, run
 from taaf.models.errors import ConfigError
 
@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
             "taaf-deploy --backend sim",
             "taaf-deploy bundle --backend fast --json",
             "taaf-deploy --backend sim --samples 20",
+            "taaf-deploy --backend fast --head scmrl",
             "taaf-deploy --backend fast --early-exit --plot exit.png",
             "taaf-deploy --backend fast --report report.html",
             "taaf-deploy --backend fast --energy-study --plot study.svg",
@@ -34,6 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "bundle", nargs="?", type=Path, help="bundle directory (default: the shipped reference model) or a .net file"
+    )
+    parser.add_argument(
+        "--head", choices=list(SHIPPED), help="which shipped model to run: TAAF-SNN's (default) or S-CMRL's; without a bundle"
     )
     parser.add_argument(
         "--backend", choices=["sim", "fast", "loihi2"], default="sim",
@@ -152,7 +156,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Ca
     from taaf.deploy.report import render
     from taaf.deploy.session import Request, deploy
 
-    path, split = args.bundle or zoo_path("ead_mini"), args.split or "test"
+    path, split = args.bundle or zoo_path(SHIPPED[args.head or "taaf"]), args.split or "test"
     return partial(
         deploy,
         Request(
@@ -182,7 +186,9 @@ def _net(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Calla
 
 
 def _require_options_for(args: argparse.Namespace, bare: bool) -> None:
-    """Options of a bundle and of a NetX file do not mix."""
+    """Options of a bundle and of a NetX file do not mix, and a given one is not chosen by its head."""
+    if args.head and args.bundle is not None:
+        raise ConfigError(f"--head {args.head}: chooses a shipped bundle, found {args.bundle}; leave one of the two out")
     names = ("split", "early_exit", "plot", "root") if bare else ("input", "output", "layers", "steps", "rate", "seed")
     for name in names:
         if getattr(args, name) is not None:

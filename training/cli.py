@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from taaf.models import SHIPPED
 from taaf.models.console import check_target, make_parser, not_negative, positive, run
 from taaf.models.errors import ConfigError
 
@@ -21,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with lava-dl SLAYER. Writes "
         "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
         [
-            "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --head scmrl",
+            "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --head both",
             "taaf-train --out runs/ead_mini --resume",
             "taaf-train --config training/configs/paper_scale.toml --calibrate-only --out runs/paper",
             "taaf-train --ablation --out runs/ablation", "taaf-train --compare runs/a runs/b --plot curves.png",
@@ -31,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="configuration (default: the reference model's)")
     parser.add_argument(
         "--head",
-        choices=["taaf", "scmrl"],
-        help="which system's shipped configuration to take (default taaf); without --config",
+        choices=["taaf", "scmrl", "both"],
+        help="which system's shipped configuration to take (default taaf); both: one after the other; without --config",
     )
     parser.add_argument("--out", type=Path, help="output folder (default runs/ead_mini, runs/ablation with --ablation)")
     parser.add_argument("--epochs", type=positive, help="override [optimiser] epochs")
@@ -83,37 +84,64 @@ def _work(args: argparse.Namespace) -> int:
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
     if args.compare:
         return _compare(args)
-    from taaf.models.slayer_lif import require_lava_dl
-    from taaf.training.config import load_config
-
     if args.ablation:
+        from taaf.models.slayer_lif import require_lava_dl
         from taaf.training.ablation import ablation_command
 
         require_lava_dl()
         return ablation_command(args)
+    return _trainings(args)
+
+
+def _trainings(args: argparse.Namespace) -> int:
+    """One training, or with ``--head both`` one per system in folders of their own."""
+    from taaf.models.slayer_lif import require_lava_dl
+    from taaf.training.config import load_config
+    from taaf.training.distributed import join
+
+    both = args.head == "both"
+    if both and (args.init or args.calibrate_only):
+        raise ConfigError("--head both: trains two networks from random weights; leave out --init and --calibrate-only")
+    if args.init is not None and (args.resume or args.calibrate_only):
+        raise ConfigError(f"--init {args.init}: starts a training; leave out --resume and --calibrate-only")
     overrides = {
         "optimiser": {"epochs": args.epochs, "seed": args.seed}, "data": {"root": args.root, "train_pairs": args.limit}
     }  # fmt: skip
-    shipped = {"scmrl": "scmrl_ead_mini"}.get(args.head)
-    config = load_config(CONFIGS / f"{shipped}.toml" if shipped else args.config, overrides)
-    out = args.out or Path("runs") / (shipped or "ead_mini")
-    last = out / "last.pt"
-    if args.init is not None and (args.resume or args.calibrate_only):
-        raise ConfigError(f"--init {args.init}: starts a training; leave out --resume and --calibrate-only")
-    if args.resume and not last.is_file():
-        raise ConfigError(f"{last}: nothing to resume; leave --resume out to start a training there")
-    if last.exists() and not (args.resume or args.overwrite):
-        raise ConfigError(f"{out}: holds a training already; use --resume, --overwrite or another --out")
+    out = args.out or Path("runs") / ("both" if both else SHIPPED[args.head or "taaf"])
+    places = {head: out / head for head in SHIPPED} if both else {args.head: out}
+    _require_places(args, list(places.values()))
+    files = {head: CONFIGS / f"{SHIPPED[head]}.toml" if head else args.config for head in places}
+    configs = {head: load_config(path, overrides) for head, path in files.items()}
     require_lava_dl()
     if args.calibrate_only:
-        return _calibrate(args, config, out)
-    from taaf.training.distributed import join
-
+        return _calibrate(args, configs[args.head], out)
     with join(args.device) as ranks:
-        return _train(args, config, out, ranks)
+        found = {head: _train(args, configs[head], folder, ranks) for head, folder in places.items()}
+        if not ranks.is_main:
+            return 0
+    if both:
+        from taaf.training.curves import plot_runs
+
+        plot_runs(list(places.values()), out / "curves.png", list(places))
+    if args.json:
+        print(json.dumps({"schema_version": 1, **({"systems": found} if both else found[args.head])}))
+        return 0
+    for head, told in found.items():
+        print(summary(told, configs[head].model.modalities))
+    return 0
 
 
-def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
+def _require_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
+    """Raise `ConfigError` if there is nothing to resume, or a folder holds a training that nobody gave up."""
+    begun = [folder for folder in folders if (folder / "last.pt").exists()]
+    if args.resume and not begun:
+        raise ConfigError(f"{folders[0] / 'last.pt'}: nothing to resume; leave --resume out to start a training there")
+    if begun and not (args.resume or args.overwrite):
+        raise ConfigError(f"{begun[0]}: holds a training already; use --resume, --overwrite or another --out")
+
+
+def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict[str, Any]:
+    """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
     from taaf.models.output import make_folder
     from taaf.training.curves import TensorBoardLog, plot_runs
@@ -139,27 +167,28 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> int:
             print(describe(m, config.optimiser.epochs, config.model.modalities), file=sys.stderr, flush=True)
 
     try:
-        metrics = trainer.run(out, resume=args.resume, on_epoch=on_epoch)
+        metrics = trainer.run(out, resume=args.resume and (out / "last.pt").exists(), on_epoch=on_epoch)
     except KeyboardInterrupt:
         if (out / "last.pt").is_file():
             raise KeyboardInterrupt(f"finished epochs are in {out / 'last.pt'}; go on with --resume") from None
         raise
     finally:
         log.close()
-    if not ranks.is_main:
-        return 0
-    plot_runs([out], out / "curves.png")
     human = None
-    if config.data.set == "ead-mini":
-        model, _ = load_model(out / "model.pt")
-        human = evaluate(model, open_split(config.data, config.model, "human"))
-    if args.json:
-        print(json.dumps({"schema_version": 1, "model": str(out / "model.pt"), "metrics": metrics, "human": human}))
-        return 0
-    accuracy = ", ".join(f"{u} {metrics[f'test_{u}']:.1f} %" for u in ("fused", *config.model.modalities))
+    if ranks.is_main:
+        plot_runs([out], out / "curves.png")
+        if config.data.set == "ead-mini":
+            model, _ = load_model(out / "model.pt")
+            human = evaluate(model, open_split(config.data, config.model, "human"))
+    return {"model": str(out / "model.pt"), "metrics": metrics, "human": human}
+
+
+def summary(found: dict[str, Any], modalities: tuple[str, str]) -> str:
+    """One line about a finished training."""
+    accuracy = ", ".join(f"{u} {found['metrics'][f'test_{u}']:.1f} %" for u in ("fused", *modalities))
+    human = found["human"]
     speech = f"; recorded human speech: fused {human['fused']:.1f} %, audio {human['audio']:.1f} %" if human else ""
-    print(f"{out / 'model.pt'}: test accuracy {accuracy}{speech}")
-    return 0
+    return f"{found['model']}: test accuracy {accuracy}{speech}"
 
 
 def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:

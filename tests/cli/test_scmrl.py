@@ -1,15 +1,18 @@
 """S-CMRL through the real executables: train, export, deploy on engine and Lava, HTML report, refusals."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import assert_refused, run_command
 
 from taaf.deploy.cli import main as deploy_main
 from taaf.export.cli import main as export_main
-from taaf.training import cli
+from taaf.models.checkpoint import read_checkpoint
+from taaf.training import cli, sources
 
 CONFIG = """
 [data]
@@ -96,7 +99,8 @@ def test_head_takes_a_shipped_configuration(tmp_path: Path, monkeypatch: pytest.
     assert_refused(run_command("train", "--config", tmp_path / "c.toml", "--head", "scmrl"), 2, "--head scmrl", "model.head")
     seen: list[Any] = []
     monkeypatch.setattr("taaf.models.slayer_lif.require_lava_dl", lambda: None)
-    monkeypatch.setattr(cli, "_train", lambda args, config, out, ranks: seen.append((config, out)) or 0)
+    told = {"model": "m", "metrics": dict.fromkeys(("test_fused", "test_event", "test_audio"), 1.0), "human": None}
+    monkeypatch.setattr(cli, "_train", lambda args, config, out, ranks: seen.append((config, out)) or told)
     assert cli.main(["--head", "scmrl", "--epochs", "3", "--device", "cpu"]) == 0
     config, out = seen[0]
     assert (config.model.head, config.loss.balance, config.optimiser.epochs, out) == (
@@ -106,3 +110,24 @@ def test_head_takes_a_shipped_configuration(tmp_path: Path, monkeypatch: pytest.
         Path("runs/scmrl_ead_mini"),
     )
     assert config.model.problem() is None
+
+
+@pytest.mark.needs_slayer
+def test_both_heads(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each system in its folder, both curves in one picture; a stop between the two is resumed; not with one checkpoint."""
+    whole = sources.open_split
+    monkeypatch.setattr(sources, "open_split", lambda *a, **k: sources.FirstSamples(whole(*a, **k), 50))
+    out = tmp_path / "run"
+    command = ["--head", "both", "--epochs", "1", "--limit", "50", "--out", str(out), "-q"]
+    assert cli.main([*command, "--json"]) == 0
+    systems = json.loads(capsys.readouterr().out)["systems"]
+    assert set(systems) == {"taaf", "scmrl"} and systems["taaf"]["metrics"]["test_fused"] >= 0
+    kinds = [read_checkpoint(out / head / "model.pt")["config"]["model"]["head"] for head in systems]
+    assert kinds == ["taaf", "scmrl"] and (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert cli.main(command) == 2 and "holds a training already" in capsys.readouterr().err
+    before = read_checkpoint(out / "scmrl/model.pt")["state"]
+    shutil.rmtree(out / "scmrl")  # as if stopped after the first system
+    assert cli.main([*command, "--resume"]) == 0
+    after = read_checkpoint(out / "scmrl/model.pt")["state"]
+    assert all(torch.equal(after[k], before[k]) for k in before) and capsys.readouterr().out.count("test accuracy") == 2
+    assert cli.main([*command, "--init", str(out / "taaf/model.pt")]) == 2 and "--head both" in capsys.readouterr().err

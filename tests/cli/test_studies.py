@@ -58,6 +58,62 @@ def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> Non
     assert (out / "ablation.csv").read_bytes() == first
 
 
+SMALL_SCMRL = """
+[data]
+train_pairs = 20
+test_pairs = 20
+[model]
+head = "scmrl"
+first_branch = "sps"
+audio_branch = "sps"
+attention = "uniform"
+alignment = "fixed"
+aligned_steps = 2
+token_channels = 8
+attention_heads = 2
+mlp_ratio = 1
+fusion = "sum"
+[optimiser]
+epochs = 1
+batch_size = 10
+[loss]
+balance = "scmrl"
+"""
+
+
+@pytest.mark.slow()
+@pytest.mark.needs_slayer
+def test_the_study_of_scmrl(tmp_path: Path) -> None:
+    """Eight networks under thirteen conditions; tables hold the CSV's means; a second start measures and trains nothing."""
+    out, config = tmp_path / "study", tmp_path / "c.toml"
+    config.write_text(SMALL_SCMRL)
+    command = ("train", "--ablation", "scmrl", "--config", config, "--seeds", 2, "--jobs", 2, "--out", out, "-q")
+    done = run_command(*command)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((out / "scmrl.csv").read_text().splitlines()))
+    conditions = {r["condition"] for r in rows}
+    assert len(conditions) == 13 and {"clean", "audio 30 dB", "event 0 dB", "both 10 dB"} <= conditions
+    systems = {r["row"] for r in rows}
+    assert len(systems) == 10 and len(rows) == 10 * 13 * 2
+    markdown = (out / "scmrl.md").read_text()
+    for condition in conditions:
+        cells = []
+        for system in ("S-CMRL", "TAAF", "concatenation"):
+            values = [float(r["test_fused_percent"]) for r in rows if (r["row"], r["condition"]) == (system, condition)]
+            cells.append(f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}")
+        assert f"| {condition} | {' | '.join(cells)} |" in markdown
+    assert (out / "scmrl_noise.png").read_bytes().startswith(b"\x89PNG")
+    kept = {p: p.stat().st_mtime_ns for p in (*out.glob("cells/*/*/model.pt"), *out.glob("cells/*/*/noise.json"))}
+    assert len(kept) == 2 * 16  # 8 networks: S-CMRL itself stands in three tables
+    stale = next(p for p in kept if p.name == "noise.json")
+    stale.write_text(stale.read_text().replace("checkpoint_sha256", "other"))  # measured on another checkpoint
+    first = (out / "scmrl.csv").read_bytes()
+    assert run_command(*command).returncode == 0
+    assert [p for p in kept if p.stat().st_mtime_ns != kept[p]] == [stale] and (out / "scmrl.csv").read_bytes() == first
+    config.write_text(SMALL)
+    assert_refused(run_command(*command), 2, "--ablation scmrl", "model.head (='taaf')")
+
+
 @pytest.mark.needs_slayer
 def test_ablation_refuses_what_it_ignores(tmp_path: Path) -> None:
     """--resume has no meaning there."""
