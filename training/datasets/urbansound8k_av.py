@@ -61,8 +61,9 @@ def open_urbansound8k_av(
         ``official``: the first 0.7 of each class are the training set (`first_share`), as in S-CMRL's code. It takes files in
         the order in which the disk lists them, so that its exact split cannot be had again; here they are sorted by name. **A
         recording was cut into several slices**: in a disk's order they lie on both sides; sorted, they lie side by side, and
-        at most one recording per class is on both. Accuracies of the two are not comparable. ``recording-disjoint``: about 0.7
-        of each class (`whole_recordings`), and no recording on both sides.
+        one recording per class at most is cut by it (one that holds several classes can be on both sides, too). Accuracies of
+        the two are not comparable. ``recording-disjoint``: about 0.7 of each class (`whole_recordings`), and no recording on
+        both sides.
     quiet : bool
         No progress bar.
 
@@ -70,8 +71,8 @@ def open_urbansound8k_av(
     -------
     AudioVisualPairs
         visual (3, 224, 224, T), ImageNet-normalised; audio (1, 257, 250, T), log STFT of 4 s at 22 050 Hz (`log_stft`): shorter
-        sound is repeated, like CREMA-D's. S-CMRL's code does not repeat it, and scales spectrograms of any length and images
-        to 128x128. Labels index `CLASSES`.
+        sound is repeated, like CREMA-D's. S-CMRL's code does not repeat it, scales spectrograms of any length to 128x128, and
+        cuts 128x128 out of the images. Labels index `CLASSES`.
 
     Raises
     ------
