@@ -57,9 +57,9 @@ class DataConfig:
 
     ``set``: "ead-mini" (shipped), "generated" (`taaf.training.generated`) or a name of `taaf.training.datasets.registry`,
     which needs ``root``, the folder of the data on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in
-    ``root``). ``split``: "official" or "speaker-disjoint". ``on_bad``: "stop" at a bad media file or "skip" it.
-    ``train_pairs``, ``test_pairs``: only the first so many (0: all). ``audio_snr_db``, ``event_snr_db``: noise added
-    to EAD-mini's audio, and to its images before events are simulated (99 or more: none).
+    ``root``). ``split``: "official", or of some sets "speaker-disjoint" or "recording-disjoint". ``on_bad``: "stop" at a bad
+    media file or "skip" it. ``train_pairs``, ``test_pairs``: only the first so many (0: all). ``audio_snr_db``,
+    ``event_snr_db``: noise added to EAD-mini's audio, and to its images before events are simulated (99 or more: none).
     """
 
     set: str = "ead-mini"
@@ -91,7 +91,7 @@ _CHOICES = MODEL_CHOICES | {
     "fusion": tuple(FUSIONS),
     "balance": tuple(STRATEGIES),
     "schedule": ("one_cycle", "cosine"),
-    "split": ("official", "speaker-disjoint"),
+    "split": ("official", "speaker-disjoint", "recording-disjoint"),
     "on_bad": ("stop", "skip"),
 }
 _MAY_BE_ZERO = {

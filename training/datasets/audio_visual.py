@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from taaf.training.datasets.cache import Item
-from taaf.training.datasets.media import list_images, pick_evenly, read_audio, read_images, read_video
+from taaf.training.datasets.media import IMAGE_SUFFIXES, list_images, pick_evenly, read_audio, read_images, read_video
 from taaf.training.datasets.spectrograms import log_power, log_stft, tile_to
 
 IMAGE_SIZE = 224
@@ -14,12 +14,12 @@ IMAGE_SIZE = 224
 
 @dataclass(frozen=True)
 class AudioVisualRecipe:
-    """Decode ``sources = (video file or folder of frames, audio file)``; ``options`` may hold (start, end) of the frames in s.
+    """Decode ``sources = (video, folder of frames or one image, audio file)``; ``options`` may hold (start, end) of a video in s.
 
     Attributes
     ----------
     steps : int
-        Frames T.
+        Frames T; 1 for a still image.
     rate : int
         Audio samples per second.
     seconds : int
@@ -40,6 +40,8 @@ class AudioVisualRecipe:
         if visual.is_dir():
             paths = list_images(visual)
             frames = read_images([paths[i] for i in pick_evenly(len(paths), self.steps)], IMAGE_SIZE)
+        elif visual.suffix.lower() in IMAGE_SUFFIXES:
+            frames = read_images([visual], IMAGE_SIZE)
         else:
             frames = read_video(visual, self.steps, IMAGE_SIZE, (item.options[0], item.options[1]) if item.options else None)
         wave = tile_to(read_audio(sound, self.rate, self.seconds), self.rate * self.seconds)

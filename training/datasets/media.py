@@ -16,7 +16,7 @@ import av
 import numpy as np
 import soundfile
 import soxr
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from taaf.models.errors import DataError
 
@@ -213,6 +213,8 @@ def _read_image(path: Path, size: int) -> np.ndarray:
                 return resize(image.convert("RGB"), size)
     except DataError:
         raise
+    except UnidentifiedImageError as error:  # its text shows the object in memory
+        raise DataError(f"{path}: not readable as an image (neither JPEG nor PNG); replace the file") from error
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise DataError(f"{path}: not readable as an image ({_reason(error)}); replace the file") from error
 

@@ -44,6 +44,11 @@ class AudioVisualPairs(NamedPairs):
 
     Frames are normalised with ImageNet's mean and deviation. The spectrogram is the same at every time step. No
     augmentation: that is the trainer's.
+
+    Parameters
+    ----------
+    still_steps : int
+        Time steps T of a still image, which is cached once; 0: the cached frames are the time steps.
     """
 
     modalities = ("visual", "audio")
@@ -56,8 +61,10 @@ class AudioVisualPairs(NamedPairs):
         label_names: tuple[str, ...],
         sample_names: Sequence[str],
         n_skipped: int = 0,
+        still_steps: int = 0,
     ) -> None:
         self.name, self.label_names, self.n_skipped = name, label_names, n_skipped
+        self._still_steps = still_steps
         self.labels = np.array(labels, np.int64)
         self.sample_names = tuple(sample_names)
         self._files = tuple(files)
@@ -66,6 +73,8 @@ class AudioVisualPairs(NamedPairs):
         arrays = load(self._files[index])
         mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         visual = (torch.from_numpy(arrays["frames"]).float() / 255 - mean) / std  # (3, 224, 224, T)
+        if self._still_steps:
+            visual = visual.repeat(1, 1, 1, self._still_steps)
         audio = torch.from_numpy(arrays["audio"])[None, :, :, None].repeat(1, 1, 1, visual.shape[-1])  # (1, 257, F, T)
         return visual, audio, int(self.labels[index])
 

@@ -13,12 +13,14 @@ from taaf.training.datasets.ave import open_ave
 from taaf.training.datasets.crema_d import open_crema_d
 from taaf.training.datasets.ead import open_ead_mnistdvs, open_ead_nmnist
 from taaf.training.datasets.pairs import NamedPairs
+from taaf.training.datasets.urbansound8k_av import open_urbansound8k_av
 
 OPENERS: dict[str, Callable[..., NamedPairs]] = {
     "crema-d": open_crema_d,
     "ave": open_ave,
     "ead-nmnist": open_ead_nmnist,
     "ead-mnistdvs": open_ead_mnistdvs,
+    "urbansound8k-av": open_urbansound8k_av,
 }
 
 
