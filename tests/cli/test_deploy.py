@@ -27,6 +27,23 @@ def test_fast_reproduces_the_trained_model() -> None:
     assert {e["convention"] for e in report["energy"]} == {"loihi1_davies2018", "loihi1_sanafe", "cmos45_fp32", "cmos45_int8"}
 
 
+@pytest.mark.parametrize("backend", ["fast", pytest.param("sim", marks=pytest.mark.needs_lava)])
+def test_the_shipped_scmrl(backend: str) -> None:
+    """The second system's shipped model: exact on every window that runs, and every layer of Lava; not beside a bundle."""
+    wanted = ["--samples", 2] if backend == "sim" else []
+    done = run_command("deploy", "--head", "scmrl", "--backend", backend, *wanted, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["model"] == "s-cmrl" and report["agreement"]["exact"] and report["host_mac_parts"]["attention products"] > 0
+    if backend == "sim":
+        assert len(report["agreement"]["layer_mismatches"]) == 10
+        return
+    assert report["samples"] == 1000 and report["accuracy_percent"]["fused"] > 90
+    assert_refused(
+        run_command("deploy", zoo_path("ead_mini"), "--head", "scmrl"), 2, "--head scmrl", "leave one of the two out"
+    )
+
+
 @pytest.mark.needs_lava
 def test_sim_prints_one_json_object_and_agrees(tmp_path: Path) -> None:
     """The Lava runtime: stdout is one JSON object, every layer exact, counts equal the engine's; --report is the same."""

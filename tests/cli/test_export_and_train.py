@@ -116,13 +116,16 @@ def test_train_export_deploy_from_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.needs_slayer
-def test_shipped_bundle_is_what_the_shipped_checkpoint_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "layers", "options"), [("ead_mini", 6, ()), ("scmrl_ead_mini", 10, ("--windows", 20))])
+def test_shipped_bundle_is_what_the_shipped_checkpoint_gives(
+    name: str, layers: int, options: tuple[object, ...], tmp_path: Path
+) -> None:
     """Exporting the shipped checkpoint reproduces the shipped networks byte for byte; ✓ for every layer."""
-    done = run_command("export", SHIPPED, "--to", "netx", "--out", tmp_path / "bundle")
+    done = run_command("export", zoo_path(f"{name}.pt"), "--to", "netx", "--out", tmp_path / "bundle", *options)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("✓") == 7 and "✗" not in done.stdout
-    for name in ("event.net", "audio.net", "head.npz"):
-        assert (tmp_path / "bundle" / name).read_bytes() == (zoo_path("ead_mini") / name).read_bytes(), name
+    assert done.stdout.count("✓") == layers + 1 and "✗" not in done.stdout
+    for file in ("event.net", "audio.net", "head.npz"):
+        assert (tmp_path / "bundle" / file).read_bytes() == (zoo_path(name) / file).read_bytes(), file
 
 
 def test_disagreement_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

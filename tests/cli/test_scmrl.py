@@ -16,7 +16,7 @@ from taaf.training import cli, sources
 
 CONFIG = """
 [data]
-train_pairs = 200
+train_pairs = 100
 test_pairs = 12
 [model]
 head = "scmrl"
