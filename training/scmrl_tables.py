@@ -80,8 +80,8 @@ def _header(base: TrainConfig, runs: _Runs) -> str:
         f"{d.test_pairs or 'all'} test pairs, {o.epochs} epochs, S-CMRL with C = {m.token_channels}. {TAAF} and {CONCAT} are the "
         "reference model with its own optimiser settings. S-CMRL's learning rate was chosen among 2e-3, 5e-3, 1e-2 and 2e-2 in short "
         "pilots of seed 1 by clean test accuracy, which favours it a little; nothing was tuned for noise. Differences are paired "
-        f"by seed, mean ± standard error; `*` marks those a paired t-test would call different from zero at 5 %. With {len(runs.seeds)} seeds that "
-        "is weak evidence: the seeds vary initialisation and batch order, not the data."
+        f"by seed, mean ± standard error; `*` marks those a paired t-test would call different from zero at 5 %. With "
+        f"{len(runs.seeds)} seeds that is weak evidence: the seeds vary initialisation and batch order, not the data."
     )
 
 
