@@ -22,8 +22,8 @@ pytestmark = pytest.mark.needs_slayer
 def test_encoder_and_every_layer(how: str, side: int, first: str) -> None:
     """Both modalities; inputs beyond the levels' range are clipped; the host convolves, and pools nothing.
 
-    Seen failing without the clamp in training's `levels`, with the chip's graph starting from conv1's input (``branch.shape``),
-    with conv2's weights in the encoder, and with a trace that convolves again what `encode` gave.
+    Seen failing without the clamp or the rounding in training's `levels`, with the first convolution in the chip's graph too, or
+    in `trace`, and with a graph that lacks pool1.
     """
     model = firing_network(**REAL, stem_downsampling=how)
     _, chains, _ = compiled(model)
@@ -35,7 +35,8 @@ def test_encoder_and_every_layer(how: str, side: int, first: str) -> None:
         assert encoder.output_shape[:2] == (2, side if name == "visual" else -(-33 * side // 32)) and 0 < spikes.mean() < 0.9
         real = torch.from_numpy(x.astype(np.float32) / encoder.scale)
         with torch.no_grad():
-            for pushed in (real, torch.where(real.abs() >= 127 / encoder.scale, 3 * real, real)):
+            inner, part = real.abs() < 127 / encoder.scale, 0.4 / encoder.scale  # of a level
+            for pushed in (real, torch.where(inner, real + part, 3 * real)):
                 np.testing.assert_array_equal(branch.encode(pushed).numpy(), spikes)
             trained = {k: v.numpy() for k, v in branch.trace(torch.from_numpy(spikes.astype(np.float32))).items()}
             features = branch(real).numpy()
