@@ -1,5 +1,7 @@
 """S-CMRL on frames and spectrograms: SLAYER forward = integer encoder on the host, then reference = engine = Lava on every layer."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,16 @@ from on_lava import run_on_lava
 from resnet_nets import compiled, levels_of
 from scmrl_nets import REAL, firing_network
 
+from taaf.deploy.backends.fast import run_fast
+from taaf.deploy.backends.sim import run_sim
+from taaf.export.bundle import read_bundle
 from taaf.export.frontend import host_encoders
+from taaf.export.netx_bundle import export_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
+from taaf.models.checkpoint import save_checkpoint
+from taaf.training.config import TrainConfig
+from taaf.training.generated import GeneratedPairs
 
 pytestmark = pytest.mark.needs_slayer
 
@@ -51,3 +60,31 @@ def test_encoder_and_every_layer(how: str, side: int, first: str) -> None:
             for found in (slow, fast[lif], on_lava[lif]):
                 np.testing.assert_array_equal(found, expected, f"{name}.{lif}")
         np.testing.assert_array_equal(features, fast["tokens_lif"].reshape(features.shape))
+
+
+@pytest.mark.needs_lava
+@pytest.mark.slow
+def test_export_and_run(tmp_path: Path) -> None:
+    """A bundle with encoders: engine and Lava give the trained network's features, logits (1e-9) and decisions.
+
+    Seen failing with frames taken for a multiple of their levels (``scale`` doubled in the bundle's encoder).
+    """
+    network = firing_network(**REAL, stem_downsampling="max_pool")
+    save_checkpoint(tmp_path / "model.pt", network, TrainConfig(model=network.config).to_dict())
+    levels = levels_of(network, 4)
+    export_netx(
+        tmp_path / "model.pt", tmp_path / "bundle", levels, np.arange(4), list(GeneratedPairs.label_names), verify_lava=0,
+        quiet=True,
+    )  # fmt: skip
+    bundle, scales = read_bundle(tmp_path / "bundle"), network.config.input_scales
+    assert bundle.manifest["head"]["tokens"] == {"visual": 16, "audio": 15}
+    features, output = network.predict(*(torch.from_numpy(x.astype(np.float32) / scales[m]) for m, x in levels.items()))
+    chip = bundle.encode(levels)
+    for n, run in ((4, run_fast(bundle, chip)), (2, run_sim(bundle, {m: x[:2] for m, x in chip.items()}, 120))):
+        for m, spikes in run.features.items():
+            np.testing.assert_array_equal(spikes, features[m][:n].numpy())
+        for u, logits in run.logits.items():
+            expected = output.decision(u)[:n].numpy()
+            np.testing.assert_allclose(logits, expected, atol=1e-9)
+            np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
+        assert np.ptp(run.logits["fused"], axis=0).max() > 1e-3

@@ -246,7 +246,7 @@ def test_stems_of_real_numbers() -> None:
     assert shipped.problem() is None
     assert shipped.input_shapes == {"visual": (3, 224, 224), "audio": (1, 257, 250)}
     assert shipped.token_maps == {"visual": (14, 14), "audio": (17, 16)} and shipped.input_scales == {"visual": 32, "audio": 8}
-    assert 100 < windows_to_verify(shipped) < 400 and windows_to_verify(small_config()) > 1000
+    assert 50 < windows_to_verify(shipped) < 200 and windows_to_verify(small_config()) > 1000
     mixed = small_config(audio_branch="sps_real")
     assert mixed.problem() is None and mixed.input_scales == {"audio": 8}
     assert mixed.input_shapes["event"] == (2, 34, 34)
