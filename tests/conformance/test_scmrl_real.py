@@ -67,7 +67,7 @@ def test_encoder_and_every_layer(how: str, side: int, first: str) -> None:
 def test_export_and_run(tmp_path: Path) -> None:
     """A bundle with encoders: engine and Lava give the trained network's features, logits (1e-9) and decisions.
 
-    Seen failing with frames taken for a multiple of their levels (``scale`` doubled in the bundle's encoder).
+    Seen failing (the export refuses) with half the scale in the encoder that the exporter builds.
     """
     network = firing_network(**REAL, stem_downsampling="max_pool")
     save_checkpoint(tmp_path / "model.pt", network, TrainConfig(model=network.config).to_dict())
