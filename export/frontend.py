@@ -10,6 +10,7 @@ from taaf.export.passes import RELAY_WEIGHT
 from taaf.models import ir
 from taaf.models.branches import EventBranch
 from taaf.models.config import ModelConfig
+from taaf.models.encoded_branch import EncodedBranch
 from taaf.models.host_encoder import HostEncoder
 from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
 from taaf.models.resnet import SpikingResNet18
@@ -67,7 +68,8 @@ def float_graphs(model: TaafSnn) -> dict[str, ir.Graph]:
 def host_encoders(model: TaafSnn) -> dict[str, HostEncoder]:
     """The integer encoders of branches with real-valued input; none for branches that take spikes."""
     shapes = model.config.input_shapes
-    return {m: _encoder(b, shapes[m]) for m, b in model.branches.items() if isinstance(b, SpikingResNet18)}
+    branches = model.branches.items()
+    return {m: _encoder(b, shapes[m]) for m, b in branches if isinstance(b, EncodedBranch) and b.scale is not None}
 
 
 def _branch_graph(name: str, branch: object, config: ModelConfig) -> ir.Graph:
@@ -100,11 +102,14 @@ def _patch_stem(name: str, branch: SpikingPatchStem) -> ir.Graph:
     """Four convolutions with their poolings, and the positional one beside relays of what it reads (the host adds their spikes).
 
     Max pooling of spikes is an OR: every synapse of a pooling neuron exceeds the threshold, and its reset leaves nothing behind.
+    The first convolution of a real-valued input is the host's.
     """
-    b = _Builder(name, branch.shape)
+    encodes = branch.scale is not None
+    b = _Builder(name, _encoder(branch, branch.shape).output_shape if encodes else branch.shape)
     last = "input"
     for i, (conv, neurons) in enumerate(zip(branch.convs, branch.lifs, strict=True), start=1):
-        last = b.add(_lif(f"conv{i}_lif", neurons), [b.synapse(f"conv{i}", conv, last)])
+        if i > 1 or not encodes:
+            last = b.add(_lif(f"conv{i}_lif", neurons), [b.synapse(f"conv{i}", conv, last)])
         if branch.pooled[i - 1]:
             weight = np.full((n := len(conv.weight), 1, POOL_SIZE, POOL_SIZE), RELAY_WEIGHT / V_TH, np.float32)
             pool = ir.Conv2d(f"pool{i}", weight, stride=(POOL_STRIDE,) * 2, padding=(POOL_PADDING,) * 2, groups=n)
@@ -147,9 +152,10 @@ def _shortcut(b: _Builder, name: str, block: Any, source: str) -> str:
     return b.add(ir.Conv2d(name, np.eye(channels, dtype=np.float32)[:, :, None, None]), [source])  # one threshold each
 
 
-def _encoder(branch: SpikingResNet18, input_shape: tuple[int, ...]) -> HostEncoder:
-    stem, neuron = branch.stem, branch.stem_lif.parameters_
-    assert neuron.i_decay == 4096 and len(input_shape) == 3
-    weight, bias = (t.detach().numpy().astype(np.int32) for t in (stem.integer_weight(), stem.integer_bias()))
-    fields = (branch.scale, stem.stride, stem.padding, neuron.v_decay, neuron.v_th_mant)
+def _encoder(branch: EncodedBranch, input_shape: tuple[int, ...]) -> HostEncoder:
+    conv, neurons = branch.first_layer()
+    neuron = neurons.parameters_
+    assert branch.scale is not None and neuron.i_decay == 4096 and len(input_shape) == 3
+    weight, bias = (t.detach().numpy().astype(np.int32) for t in (conv.integer_weight(), conv.integer_bias()))
+    fields = (branch.scale, conv.stride, conv.padding, neuron.v_decay, neuron.v_th_mant)
     return HostEncoder(weight, bias, input_shape, *fields)

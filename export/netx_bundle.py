@@ -44,7 +44,7 @@ CONVOLVED = "8-bit input levels, convolution and LIF on the host, in integers; t
 _TOOLS = ("taaf", "torch", "lava-nc", "lava-dl", "numpy", "h5py")
 _STOP_LIMIT_S = 8.0
 _VERIFY_MACS = 5e10  # dense multiply-accumulates: a few seconds in the engine, about ten in the reference
-_RESNET18_MACS = 1.75e9  # per time step on the chip, width 64, input 224 x 224
+_CHIP_MACS = {"resnet18": 1.75e9, "sps_real": 6e7}  # per time step, width 64, input 224 x 224 (a stem: four max poolings)
 _LOGIT_TOLERANCE = 1e-9  # torch float64 against NumPy float64
 
 
@@ -139,9 +139,14 @@ def export_netx(
 
 
 def windows_to_verify(config: ModelConfig) -> int:
-    """How many windows are verified unless told otherwise: fewer of ResNet18 branches, by the size of their maps."""
-    pixels = sum(int(np.prod(config.input_shapes[m][1:])) for m in config.input_scales)
-    macs = _RESNET18_MACS * (config.resnet_width / 64) ** 2 * pixels / 224**2 * max(config.event_steps, config.audio_steps)
+    """How many windows are verified unless told otherwise: fewer of branches with real-valued input, by the size of their maps."""
+    widths = {"resnet18": config.resnet_width, "sps_real": config.token_channels}
+    kinds = dict(zip(config.modalities, (config.first_branch, config.audio_branch), strict=True))
+    macs = 0.0
+    for m in config.input_scales:
+        pixels = int(np.prod(config.input_shapes[m][1:]))
+        macs += _CHIP_MACS[kinds[m]] * (widths[kinds[m]] / 64) ** 2 * pixels / 224**2
+    macs *= max(config.event_steps, config.audio_steps)
     return max(1, int(_VERIFY_MACS / max(1.0, macs)))
 
 
@@ -223,8 +228,10 @@ def _verify(
     require_exact(checks)
     for finding in filter(None, (c.finding for c in checks)):
         report.say(f"finding: {finding}")
-    _verify_head(model, bundle.head(features), features)
     windows = len(inputs[model.config.first_name])
+    for rows in blocks_of(windows, bundle.graphs.values(), bundle.window_steps, 250):
+        block = {m: f[rows] for m, f in features.items()}
+        _verify_head(model, bundle.head(block), block)
     say(f"✓ host head: NumPy float64 = torch float64 on {windows} windows (<= {_LOGIT_TOLERANCE:g}, argmax equal)")
     return checks
 

@@ -10,13 +10,15 @@ CHOICES = {
     "head": ("taaf", "scmrl"),
     "cross_modal": ("none", "attention", "residual"),
     "first_name": ("event", "visual"),
-    "first_branch": ("conv", "resnet18", "sps"),
-    "audio_branch": ("dense", "resnet18", "sps"),
+    "first_branch": ("conv", "resnet18", "sps", "sps_real"),
+    "audio_branch": ("dense", "resnet18", "sps", "sps_real"),
     "alignment": ("learned", "fixed"),
     "attention": ("taaf", "uniform"),
     "attention_on": ("logits", "features"),
     "stem_downsampling": ("stride", "max_pool"),
 }
+REAL = ("resnet18", "sps_real")  # kinds of branches that take frames and spectrograms
+STEMS = ("sps", "sps_real")
 MAX_STEPS = 1024
 MAX_SIZE = 1 << 16  # any other width
 MAX_SCALE = 64  # of an encoder: a current is then a multiple of the chip's own unit
@@ -37,12 +39,12 @@ class ModelConfig:
     Attributes
     ----------
     head : str
-        "taaf" (TAAF-SNN, arXiv 2505.14535) or "scmrl" (S-CMRL, arXiv 2502.12488; both branches are then "sps").
+        "taaf" (TAAF-SNN, arXiv 2505.14535) or "scmrl" (S-CMRL, arXiv 2502.12488; both branches are then patch stems).
     first_name : str
         Name of the first modality, "event" or "visual"; the second is "audio".
     first_branch, audio_branch : str
-        "conv" and "dense" (small, of the embedded model), "resnet18" (of the paper; `resnet_width` channels), or "sps"
-        (spiking patch stem, `taaf.models.sps`).
+        "conv" and "dense" (small, of the embedded model), "resnet18" (of the paper; `resnet_width` channels), or spiking
+        patch stems (`taaf.models.sps`): "sps" takes spikes, "sps_real" frames or spectrograms.
     event_channels, block_channels, event_size : int
         Channels of the conv branch's stem and residual block, side of its square input.
     audio_inputs, audio_hidden : int
@@ -60,15 +62,16 @@ class ModelConfig:
     attention_on : str
         Queries and keys from "logits" (default reading) or from the fused "features".
     frame_size, audio_bins, audio_frames : int
-        Input of "resnet18" branches: frames (3, frame_size, frame_size), spectrograms (1, audio_bins, audio_frames).
+        Input of "resnet18" and "sps_real" branches: frames (3, frame_size, frame_size), spectrograms (1, audio_bins, audio_frames).
     frame_scale, audio_scale : int
         Levels per unit of their 8-bit input (`taaf.models.host_encoder`), a power of two: 32 covers -4..3.97 (normalised
         frames), 8 covers -16..15.9 (logarithms of magnitudes).
     token_channels, stem_halvings, audio_levels : int
-        Of "sps" branches: channels C of a token; how many of the four convolutions halve the map (the original: each);
-        levels per audio band, so that the audio map is (1, audio_inputs / audio_levels, audio_levels).
+        Of patch stems: channels C of a token; how many of the four convolutions halve the map (the original: each, so that its
+        128x128 frames become 8x8 = 64 tokens); of "sps" the levels per audio band, so that the audio map is
+        (1, audio_inputs / audio_levels, audio_levels).
     stem_downsampling : str
-        Of "sps" branches: halve by "stride" 2 of the convolution, or by "max_pool" (3x3, stride 2) of its spikes.
+        Of patch stems: halve by "stride" 2 of the convolution, or by "max_pool" (3x3, stride 2) of its spikes.
     cross_modal : str
         Of head "scmrl": "residual" (x + residual_alpha x_res), "attention" (x_res alone) or "none".
     residual_alpha, attention_heads, mlp_ratio : float, int, int
@@ -119,14 +122,14 @@ class ModelConfig:
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one time step of each input."""
         frames, spectrogram = (3, self.frame_size, self.frame_size), (1, self.audio_bins, self.audio_frames)
-        first = frames if self.first_branch == "resnet18" else (2, self.event_size, self.event_size)
+        first = frames if self.first_branch in REAL else (2, self.event_size, self.event_size)
         bands = (1, self.audio_inputs // self.audio_levels, self.audio_levels)
-        second = {"resnet18": spectrogram, "sps": bands}.get(self.audio_branch, (self.audio_inputs,))
+        second = {**dict.fromkeys(REAL, spectrogram), "sps": bands}.get(self.audio_branch, (self.audio_inputs,))
         return dict(zip(self.modalities, (first, second), strict=True))
 
     @property
     def token_maps(self) -> dict[str, tuple[int, int]]:
-        """Height and width of the map of tokens of each "sps" branch: 3x3 kernels with padding 1, strided or pooling."""
+        """Height and width of the map of tokens of each patch stem: 3x3 kernels with padding 1, strided or pooling."""
 
         def side(n: int) -> int:
             return -(-n // (1 << self.stem_halvings))
@@ -135,12 +138,12 @@ class ModelConfig:
 
     def problem(self) -> str | None:
         """Why these values do not make a network together, or None."""
-        stems = (self.first_branch == "sps") + (self.audio_branch == "sps")
+        stems = (self.first_branch in STEMS) + (self.audio_branch in STEMS)
         if self.head == "taaf":
-            return f'head "taaf" with {stems} branches "sps"; set head = "scmrl", or other branches' if stems else None
+            return f'head "taaf" with {stems} patch stems; set head = "scmrl", or other branches' if stems else None
         c, alpha = self.token_channels, self.residual_alpha
         wrong = {
-            'head "scmrl" takes two branches "sps"; set first_branch and audio_branch': stems != 2,
+            'head "scmrl" takes two branches "sps" (spikes) or "sps_real"; set first_branch and audio_branch': stems != 2,
             f'fusion (={self.fusion!r}): head "scmrl" allows {", ".join(SCMRL_FUSIONS)}': self.fusion not in SCMRL_FUSIONS,
             'attention: head "scmrl" averages over time; set attention = "uniform"': self.attention != "uniform",
             f"token_channels (={c}): must be a multiple of 8 and of attention_heads (={self.attention_heads})": c % 8
@@ -158,7 +161,7 @@ class ModelConfig:
         """Levels per unit of the inputs that are real numbers; none of inputs that are spikes."""
         kinds = (self.first_branch, self.audio_branch)
         scales = zip(self.modalities, kinds, (self.frame_scale, self.audio_scale), strict=True)
-        return {m: scale for m, kind, scale in scales if kind == "resnet18"}
+        return {m: scale for m, kind, scale in scales if kind in REAL}
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

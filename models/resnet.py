@@ -4,8 +4,7 @@
     chip    3x3/2 conv - BN - LIF - 8 blocks - sum over the map - dense - LIF
     block:  conv - BN - LIF - conv - BN - (+ shortcut) - LIF
 
-Real-valued inputs (frames, spectrograms) enter as currents of the first convolution (direct coding), rounded to 8 bits;
-its spikes go to the chip. Two things differ from ResNet18, because the chip has no exact form of them: the second stem
+Two things differ from ResNet18, because the chip has no exact form of them: the second stem
 convolution stands where ResNet18 max-pools, and the dense layer takes the sum over the map instead of its mean (each
 position has the same weights, so that a factor 1 / (H W) is in the weights, which batch norm scales anyway).
 """
@@ -15,8 +14,9 @@ from torch import nn
 
 from taaf.models.branches import lif
 from taaf.models.config import ModelConfig
-from taaf.models.host_encoder import LEVELS
+from taaf.models.encoded_branch import EncodedBranch
 from taaf.models.qat import QatConv2d, QatDense, over_time
+from taaf.models.slayer_lif import SlayerLif
 
 V_TH = 128  # below the weight of a relay, which must fire at once; larger ones could leave 24 bits in the readout
 
@@ -43,7 +43,7 @@ class SpikingBlock(nn.Module):
         return inner, self.lif2(over_time(self.conv2, inner) + self.around(spikes))
 
 
-class SpikingResNet18(nn.Module):
+class SpikingResNet18(EncodedBranch):
     """(N, channels, H, W, T) real -> feature spikes (N, F, T).
 
     Parameters
@@ -73,14 +73,8 @@ class SpikingResNet18(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.trace(self.encode(x))["readout_lif"]
 
-    def levels(self, x: torch.Tensor) -> torch.Tensor:
-        """The input as the encoder takes it: multiples of 1 / scale, -128 to 127 of them."""
-        return torch.round(x * self.scale).clamp(*LEVELS) / self.scale
-
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Host part: real (N, channels, H, W, T) -> spikes of the stem (N, width, H', W', T)."""
-        spikes: torch.Tensor = self.stem_lif(over_time(self.stem, self.levels(x)))
-        return spikes
+    def first_layer(self) -> tuple[QatConv2d, SlayerLif]:
+        return self.stem, self.stem_lif
 
     def trace(self, spikes: torch.Tensor) -> dict[str, torch.Tensor]:
         """Chip part: spikes of every LIF population, by name, for the stem's spikes."""

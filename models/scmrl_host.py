@@ -12,6 +12,7 @@ from taaf.models.host_head import NUMPY_OPS, AlignedHead, HeadOutput, host_lif
 _CHOICES = {"fusion": ("concat", "sum"), "cross_modal": ("none", "attention", "residual")}
 _SIZES = ("classes", "token_channels", "attention_heads", "mlp_ratio")
 _MAX_SIZE = 1 << 16
+_BLOCK_VALUES = 1 << 24  # of the attention's products q k^T; bounds memory where tokens are many
 
 
 class ScmrlHostHead(AlignedHead):
@@ -69,7 +70,13 @@ class ScmrlHostHead(AlignedHead):
         return y
 
     def _joint(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Fused logits per step, (N, T, classes)."""
+        """Fused logits per step, (N, T, classes), of a bounded number of windows at once."""
+        products = self.options.heads * self.aligned_steps * max(self.tokens.values()) ** 2
+        size = max(1, _BLOCK_VALUES // products)
+        rows = (slice(start, start + size) for start in range(0, max(1, len(first)), size))
+        return np.concatenate([self._block(first[r], second[r]) for r in rows])
+
+    def _block(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         tokens = (tokens_of(x, self.options.channels) for x in (first, second))
         (one, _), (two, _) = cross_modal(self.options, host_lif, self._project, *tokens)
         logits: np.ndarray = self.fusion.outputs(NUMPY_OPS, self.arrays, one, two)[0]

@@ -4,14 +4,14 @@ S-CMRL's (`taaf.models.scmrl`).
     event spikes (N, 2, 34, 34, 8)  -> EventBranch -> h (N, 128, 8)  -> TimeAlignment -> (N, 6, 128) -+
     audio spikes (N, 160, 12)       -> AudioBranch -> h (N, 128, 12) -> TimeAlignment -> (N, 6, 128) -+-> TaafHead
 
-The branches run on the chip; alignment and head run on the host.
+The branches run on the chip (encoders of real-valued inputs on the host); alignment and head run on the host.
 """
 
 import torch
 from torch import nn
 
 from taaf.models.branches import AudioBranch, EventBranch
-from taaf.models.config import ModelConfig
+from taaf.models.config import STEMS, ModelConfig
 from taaf.models.head import TaafHead, TaafOutput, TimeAlignment, deployed_forward, host_forward
 from taaf.models.resnet import SpikingResNet18
 from taaf.models.scmrl import ScmrlHead
@@ -20,11 +20,12 @@ from taaf.models.sps import SpikingPatchStem
 HEADS: dict[str, type[TaafHead] | type[ScmrlHead]] = {"taaf": TaafHead, "scmrl": ScmrlHead}
 
 
-def _branch(name: str, kind: str, channels: int, scale: int, config: ModelConfig) -> nn.Module:
-    if kind == "sps":
-        return SpikingPatchStem(config.input_shapes[name], config)
-    if kind == "resnet18":
-        return SpikingResNet18(channels, scale, config)
+def _branch(name: str, kind: str, config: ModelConfig) -> nn.Module:
+    shape, scale = config.input_shapes[name], config.input_scales.get(name)
+    if kind in STEMS:
+        return SpikingPatchStem(shape, config, scale)
+    if scale is not None:
+        return SpikingResNet18(shape[0], scale, config)
     return EventBranch(config) if kind == "conv" else AudioBranch(config)
 
 
@@ -37,8 +38,8 @@ class TaafSnn(nn.Module):
         first, second = config.modalities
         self.branches = nn.ModuleDict(
             {
-                first: _branch(first, config.first_branch, 3, config.frame_scale, config),
-                second: _branch(second, config.audio_branch, 1, config.audio_scale, config),
+                first: _branch(first, config.first_branch, config),
+                second: _branch(second, config.audio_branch, config),
             }
         )
         learned = config.alignment == "learned"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taaf.models.config import ModelConfig
+from taaf.models.config import REAL, ModelConfig
 from taaf.models.errors import ConfigError, DataError
 from taaf.models.host_encoder import to_levels
 from taaf.training.config import DataConfig
@@ -120,5 +120,5 @@ def _deployed(dataset: str, name: str, x: np.ndarray, scale: int | None) -> np.n
         return to_levels(x, scale)
     if not ((x == 0) | (x == 1)).all():
         kind = "hold values that are NaN or infinite" if scale else "are real numbers, a chip takes spikes"
-        raise DataError(f"{dataset}: {name} inputs {kind}; correct them, or use a branch with an encoder (resnet18)")
+        raise DataError(f"{dataset}: {name} inputs {kind}; correct them, or use a branch with an encoder ({' or '.join(REAL)})")
     return x.astype(np.uint8)

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from taaf.models.checkpoint import load_model, read_checkpoint, save_checkpoint
-from taaf.models.config import ModelConfig
+from taaf.models.config import REAL, ModelConfig
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.models.output import write_at_once
 from taaf.models.qat import freeze_statistics
@@ -216,6 +216,9 @@ def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
     if wrong := [n for n in m.input_scales if takes[n] != given[n]]:
         hint = "set model.frame_size, audio_bins, audio_frames"
         return "; ".join(f"model: {n} takes {takes[n]}, the data set gives {given[n]}" for n in wrong) + f"; {hint}"
+    pairs = zip(m.modalities, (first, second), strict=True)
+    if wrong := [n for n, x in pairs if n not in m.input_scales and not ((x == 0) | (x == 1)).all()]:
+        return f"model: {' and '.join(wrong)} inputs are real numbers; set first_branch, audio_branch to {' or '.join(REAL)}"
     return _too_large(m, first, second)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from scmrl_nets import small_config
 
-from taaf.export.netx_bundle import head_arrays, head_spec
+from taaf.export.netx_bundle import head_arrays, head_spec, windows_to_verify
 from taaf.models import qat, scmrl, scmrl_host
 from taaf.models.config import ModelConfig
 from taaf.models.errors import BundleError, CheckpointError
@@ -18,6 +19,8 @@ from taaf.models.host_head import HostHead, host_lif
 from taaf.models.host_heads import host_head
 from taaf.models.scmrl_host import ScmrlHostHead
 from taaf.models.taaf import TaafSnn
+from taaf.training import config as config_module
+from taaf.training.config import load_config
 
 TINY = {"event_size": 10, "audio_inputs": 32, "token_channels": 8, "event_steps": 6, "audio_steps": 6, "aligned_steps": 3}
 
@@ -166,6 +169,15 @@ def test_numpy_head_equals_torch_head(changes: dict[str, Any], monkeypatch: pyte
         np.testing.assert_array_equal(one, two)
 
 
+def test_windows_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many tokens are computed a few windows at a time, with the same result. Seen failing with every other block left out."""
+    model = _network()
+    head, features = host_head(head_arrays(model), head_spec(model)), _features(model.config, 5)
+    whole = head.fused(features)
+    monkeypatch.setattr(scmrl_host, "_BLOCK_VALUES", 2 * 2 * 3 * 4**2)  # 2 windows x heads x steps x tokens squared
+    np.testing.assert_array_equal(head.fused(features), whole)
+
+
 def test_macs_are_those_of_the_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Projections counted where they happen; products of the attention written out. Seen failing with one of k, v left out."""
     model = _network(audio_inputs=64)
@@ -216,7 +228,7 @@ def test_a_manifest_without_type_is_taaf() -> None:
 @pytest.mark.parametrize(
     ("change", "mention"),
     [
-        ({"head": "taaf"}, "2 branches"), ({"audio_branch": "dense"}, "two branches"), ({"fusion": "film"}, "allows concat, sum"),
+        ({"head": "taaf"}, "2 patch stems"), ({"audio_branch": "dense"}, "two branches"), ({"fusion": "film"}, "allows concat, sum"),
         ({"attention": "taaf"}, "averages over time"), ({"token_channels": 20}, "multiple of 8"),
         ({"attention_heads": 3}, "attention_heads"),
         ({"stem_halvings": 5}, "4 convolutions"), ({"audio_levels": 3}, "audio_levels"), ({"residual_alpha": 0.3}, "multiple of 1/64"),
@@ -226,6 +238,19 @@ def test_refused_configurations(change: dict[str, Any], mention: str) -> None:
     """Settings that do not go together are named."""
     with pytest.raises(CheckpointError, match=mention):
         ModelConfig.from_dict({**small_config().to_dict(), **change})
+
+
+def test_stems_of_real_numbers() -> None:
+    """The shipped configuration's frames and spectrograms, and events beside a spectrogram; checked windows are bounded."""
+    shipped = load_config(Path(config_module.__file__).parent / "configs/scmrl_urbansound8k_av.toml", {}).model
+    assert shipped.problem() is None
+    assert shipped.input_shapes == {"visual": (3, 224, 224), "audio": (1, 257, 250)}
+    assert shipped.token_maps == {"visual": (14, 14), "audio": (17, 16)} and shipped.input_scales == {"visual": 32, "audio": 8}
+    assert 50 < windows_to_verify(shipped) < 200 and windows_to_verify(small_config()) > 1000
+    mixed = small_config(audio_branch="sps_real")
+    assert mixed.problem() is None and mixed.input_scales == {"audio": 8}
+    assert mixed.input_shapes["event"] == (2, 34, 34)
+    assert ModelConfig(first_branch="sps_real").problem() is not None  # head "taaf"
 
 
 def test_older_checkpoints_describe_taaf() -> None:
