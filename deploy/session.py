@@ -15,6 +15,7 @@ from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.reference import run_reference
 from taaf.hw_sim.study import of_papers_size
 from taaf.models.config import ModelConfig
 from taaf.models.errors import BundleError, ConfigError, DataError
@@ -22,6 +23,7 @@ from taaf.training.config import from_dict, with_root
 from taaf.training.sources import Windows, open_windows
 
 SCHEMA_VERSION = 1
+REFERENCE_WINDOWS = 20  # compared with the integer reference where no results were recorded
 DEFAULT_SAMPLES = {"sim": 100, "loihi2": 100}
 
 
@@ -178,34 +180,50 @@ def _saturation(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndar
 def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray], request: Request) -> dict[str, Any]:
     """Spikes at the chip boundary and decisions against the trained model (recorded for every test sample).
 
+    Of other samples against the exact engine, or if that is what ran, against the integer reference on the first of them.
     With early exit: the steps the head had seen when it decided, those steps' spikes, and the decision taken there.
     """
     n = len(next(iter(inputs.values())))
     if request.split == "test":
         features = {b: bundle.expected_features(b)[:n] for b in bundle.graphs}
         logits, reference = bundle.golden["logits"][:n], "trained model (SLAYER forward, recorded at export)"
+    elif request.backend == "fast":
+        n = min(n, REFERENCE_WINDOWS)
+        inputs = {b: x[:n] for b, x in inputs.items()}
+        features, reference = _reference_features(bundle, inputs), "integer reference, step by step"
+        logits = bundle.head(features).logits["fused"]
     else:
         engine = run_fast(bundle, inputs)
         features, logits, reference = engine.features, engine.logits["fused"], "exact engine"
-    found, step_errors = result.features or {}, 0
+    found, step_errors = {b: f[:n] for b, f in (result.features or {}).items()}, 0
+    readout, exits = result.logits["fused"][:n], None if result.exit_steps is None else result.exit_steps[:n]
     compared = sum(features[b].size for b in found)
-    if result.exit_steps is not None:
+    if exits is not None:
         anytime = anytime_logits(bundle.head.fused, features, bundle.window_steps)
         steps, _ = exit_steps(anytime, request.early_exit or 0.0)
         logits = anytime[steps - 1, np.arange(n)]
-        step_errors = int((steps != result.exit_steps).sum())
+        step_errors = int((steps != exits).sum())
         compared = sum(int(np.minimum(steps, f.shape[-1]).sum()) * f.shape[1] for f in features.values())
         found, features = ({b: cut(f, steps) for b, f in x.items()} for x in (found, features))
         inputs = {b: cut(pad_window(x, bundle.window_steps), steps + bundle.depth) for b, x in inputs.items()}
     spike_errors = sum(int((found[b] != features[b]).sum()) for b in found)
-    decision_errors = int((result.logits["fused"].argmax(1) != logits.argmax(1)).sum())
+    decision_errors = int((readout.argmax(1) != logits.argmax(1)).sum())
     layer_errors = _layer_errors(bundle, result, inputs)
     return {
         "with": reference, "windows": n, "neuron_steps_compared": compared, "spike_mismatches": spike_errors,
         "decision_mismatches": decision_errors, "exit_step_mismatches": step_errors,
-        "max_logit_difference": float(np.abs(result.logits["fused"] - logits).max()), "layer_mismatches": layer_errors,
+        "max_logit_difference": float(np.abs(readout - logits).max()), "layer_mismatches": layer_errors,
         "exact": spike_errors == decision_errors == step_errors == 0 and not any(layer_errors.values()),
     }  # fmt: skip
+
+
+def _reference_features(bundle: Bundle, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Feature spikes of whole windows by the readable integer reference."""
+    found = {}
+    for branch, graph in bundle.graphs.items():
+        windows = pad_window(inputs[branch], bundle.window_steps)
+        found[branch] = bundle.features_of(branch, np.stack([run_reference(graph, w).spikes[graph.output] for w in windows]))
+    return found
 
 
 def _layer_errors(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray]) -> dict[str, int]:

@@ -4,9 +4,9 @@
     chip    3x3/2 conv - BN - LIF - 8 blocks - sum over the map - dense - LIF
     block:  conv - BN - LIF - conv - BN - (+ shortcut) - LIF
 
-Two things differ from ResNet18, because the chip has no exact form of them: the second stem
-convolution stands where ResNet18 max-pools, and the dense layer takes the sum over the map instead of its mean (each
-position has the same weights, so that a factor 1 / (H W) is in the weights, which batch norm scales anyway).
+Two things differ from ResNet18: the second stem convolution stands where ResNet18 max-pools, and the dense layer takes the sum
+over the map instead of its mean, which the chip cannot hold exactly (each position has the same weights, so that a factor
+1 / (H W) is in the weights, which batch norm scales anyway).
 """
 
 import torch

@@ -5,11 +5,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import assert_refused, run_command
 
+from taaf.deploy import session
+from taaf.deploy.cli import main
+from taaf.hw_sim.reference import run_reference
 from taaf.models import zoo_path
 
 
@@ -25,6 +29,28 @@ def test_fast_reproduces_the_trained_model() -> None:
     assert agreement["neuron_steps_compared"] == 1000 * 128 * (8 + 12)
     assert agreement["max_logit_difference"] < 1e-9
     assert {e["convention"] for e in report["energy"]} == {"loihi1_davies2018", "loihi1_sanafe", "cmos45_fp32", "cmos45_int8"}
+
+
+def test_unrecorded_windows_are_held_against_the_reference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The human split has no recorded results, and the engine against itself would prove nothing: one wrong spike is seen."""
+    command = ["--backend", "fast", "--split", "human", "--samples", "30", "--json"]
+    assert main(command) == 0
+    agreement = json.loads(capsys.readouterr().out)["agreement"]
+    assert agreement["with"] == "integer reference, step by step" and agreement["windows"] == 20
+    assert agreement["neuron_steps_compared"] == 30 * 128 * (8 + 12) * 20 // 30
+    assert main([*command, "--early-exit", "0.9"]) == 0
+    assert json.loads(capsys.readouterr().out)["agreement"]["exit_step_mismatches"] == 0
+
+    def wrong(*args: Any) -> Any:
+        trace = run_reference(*args)
+        list(trace.spikes.values())[-1][0, 3] ^= 1
+        return trace
+
+    monkeypatch.setattr(session, "run_reference", wrong)
+    assert main(command) == 1
+    assert json.loads(capsys.readouterr().out)["agreement"]["spike_mismatches"] == 40
 
 
 @pytest.mark.parametrize("backend", ["fast", pytest.param("sim", marks=pytest.mark.needs_lava)])
@@ -171,7 +197,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_broken_bundles_are_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Each kind of damage: exit 2 and one line that names the file or value. (In process, to be quick.)"""
-    from taaf.deploy.cli import main
 
     bundle = tmp_path / "bundle"
     shutil.copytree(zoo_path("ead_mini"), bundle)
