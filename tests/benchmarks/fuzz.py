@@ -33,7 +33,7 @@ def main() -> int:
         begun = time.monotonic()
         (result,) = campaign([name], args.n, args.seed, args.limit, args.start)
         print(
-            f"{name:10s} {dict(result['counts'])}  slowest {result['slowest_s']} s, {time.monotonic() - begun:.0f} s",
+            f"{name:14s} {dict(result['counts'])}  slowest {result['slowest_s']} s, {time.monotonic() - begun:.0f} s",
             flush=True,
         )
         for failure in result["failures"]:

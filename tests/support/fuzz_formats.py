@@ -35,6 +35,8 @@ class Format:
         The product's reader, given the file. It must return or raise `TaafError`.
     part : str
         For formats that live in a bundle: the file that is damaged ("any": any of them). Sums are made to fit again.
+    head : str
+        Of such formats: which head the bundle has (`fuzz_bundle.small_bundle`).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Format:
     mutations: tuple[Mutation, ...]
     read: Reader
     part: str = ""
+    head: str = "taaf"
 
 
 def small_checkpoint(folder: Path) -> bytes:
@@ -216,6 +219,8 @@ FORMATS: dict[str, Format] = {
     "bundle": Format("bundle", lambda _: b"", (), read_deployed, "any"),
     "manifest": Format("bundle", lambda _: b"", (), read_deployed, "manifest.json"),
     "head": Format("bundle", lambda _: b"", (), read_deployed, "head.npz"),
+    "scmrl-manifest": Format("bundle", lambda _: b"", (), read_deployed, "manifest.json", "scmrl"),
+    "scmrl-head": Format("bundle", lambda _: b"", (), read_deployed, "head.npz", "scmrl"),
     "golden": Format("bundle", lambda _: b"", (), read_deployed, "golden.npz"),
     "net": Format("x.net", _bundle_part("event.net"), (mutate_bytes, mutate_hdf5, mutate_hdf5), _netx),
     "nir": Format("x.nir", _nir_seed, (mutate_bytes, mutate_hdf5, mutate_hdf5), _nir),

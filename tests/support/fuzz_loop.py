@@ -56,14 +56,16 @@ def work(formats: list[str], start: int, n: int, seed: int, root: Path, limit_s:
     home.mkdir(exist_ok=True)
     os.chdir(home)
     seeds_at = Path(tempfile.mkdtemp(dir=root, prefix="seeds"))
-    bundle = small_bundle(seeds_at / "bundle") if any(FORMATS[f].part for f in formats) else None
+    heads = {FORMATS[f].head for f in formats if FORMATS[f].part}
+    bundles = {head: small_bundle(seeds_at / head, head) for head in heads}
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + MEMORY_BYTES, resource.RLIM_INFINITY))
     current = root / "current"
     for name in formats:
         form, counts, slowest = FORMATS[name], Counter(), 0.0
+        bundle = bundles.get(form.head) if form.part else None
         content = form.seed(seeds_at)
-        form.read(bundle if form.part and bundle else valid(form.name, content, seeds_at))  # accepted, and all is imported now
+        form.read(bundle if bundle else valid(form.name, content, seeds_at))  # accepted, and all is imported now
         for index in range(start, start + n):
             shutil.rmtree(current, ignore_errors=True)
             current.mkdir()
