@@ -52,14 +52,15 @@ def open_split(data: DataConfig, model: ModelConfig, split: str, quiet: bool = T
 
         made = GeneratedPairs(model, split)
         return made if limit is None else FirstSamples(made, limit)
+    from taaf.training.datasets.registry import open_dataset, require_known
+
+    require_known(data.set, "ead-mini", "generated")
     if not data.root:
         raise ConfigError(f"data.root: empty; {data.set} is not shipped, give --root FOLDER (or data.root), where it lies")
     if model.event_steps != model.audio_steps:
         raise ConfigError(
             f"model.audio_steps (={model.audio_steps}): {data.set} has as many as event_steps (={model.event_steps})"
         )
-    from taaf.training.datasets.registry import open_dataset
-
     whole = open_dataset(
         data.set, Path(data.root), split, steps=model.event_steps, cache=Path(data.cache) if data.cache else None,
         workers=max(1, data.workers), on_bad=data.on_bad, split_kind=data.split, quiet=quiet,

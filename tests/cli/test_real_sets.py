@@ -249,4 +249,6 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
     assert_refused(gone, 2, str(tmp_path / "gone"))
     config = _reduced("ave", tmp_path, set='"av"')
     assert_refused(run_command("train", "--config", config, "--root", tmp_path, "--out", tmp_path / "x"), 2, "'av'", "ave")
+    config = _reduced("ave", tmp_path, set='"ead_mini"')
+    assert_refused(run_command("train", "--config", config, "--out", tmp_path / "x"), 2, "did you mean 'ead-mini'")
     assert not (tmp_path / "x").exists()

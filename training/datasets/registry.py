@@ -24,6 +24,15 @@ OPENERS: dict[str, Callable[..., NamedPairs]] = {
 }
 
 
+def require_known(name: str, *others: str) -> None:
+    """Raise `DataError` with all names and the nearest if there is no such data set, here or among the ``others``."""
+    names = (*others, *OPENERS)
+    if name not in names:
+        near = difflib.get_close_matches(name.lower(), names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DataError(f"data set {name!r} unknown; allowed {', '.join(names)}{hint}")
+
+
 def open_dataset(name: str, root: Path | str, split: str, **options: Any) -> NamedPairs:
     """Open a data set by name; the options are those of its opener (steps, cache, workers, on_bad, split_kind, quiet, …).
 
@@ -32,10 +41,7 @@ def open_dataset(name: str, root: Path | str, split: str, **options: Any) -> Nam
     DataError
         If the name (the message lists all and the nearest) or an option is unknown, or what the opener raises.
     """
-    if name not in OPENERS:
-        near = difflib.get_close_matches(name.lower(), OPENERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"data set {name!r} unknown; allowed {', '.join(OPENERS)}{hint}")
+    require_known(name)
     opener = OPENERS[name]
     allowed = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
