@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import assert_refused, run_command
+from commands import assert_refused, run_command, run_in_process
 from media_fixtures import dvs128, tone, write_aedat, write_image, write_nmnist, write_ntidigits, write_video, write_wav
 
 import taaf.training.cli as training_cli
@@ -244,11 +244,17 @@ def test_scmrl_on_mnistdvs_ntidigits(
 @pytest.mark.needs_slayer
 def test_missing_data_is_named(tmp_path: Path) -> None:
     """No root, a root that does not exist, a set that does not exist."""
-    assert_refused(run_command("train", "--config", CONFIGS / "ave.toml", "--out", tmp_path / "x"), 2, "data.root", "--root")
-    gone = run_command("train", "--config", CONFIGS / "ave.toml", "--root", tmp_path / "gone", "--out", tmp_path / "x")
+    assert_refused(
+        run_in_process(training_cli.main, "--config", CONFIGS / "ave.toml", "--out", tmp_path / "x"), 2, "data.root", "--root"
+    )
+    gone = run_in_process(
+        training_cli.main, "--config", CONFIGS / "ave.toml", "--root", tmp_path / "gone", "--out", tmp_path / "x"
+    )
     assert_refused(gone, 2, str(tmp_path / "gone"))
     config = _reduced("ave", tmp_path, set='"av"')
-    assert_refused(run_command("train", "--config", config, "--root", tmp_path, "--out", tmp_path / "x"), 2, "'av'", "ave")
+    assert_refused(
+        run_in_process(training_cli.main, "--config", config, "--root", tmp_path, "--out", tmp_path / "x"), 2, "'av'", "ave"
+    )
     config = _reduced("ave", tmp_path, set='"ead_mini"')
-    assert_refused(run_command("train", "--config", config, "--out", tmp_path / "x"), 2, "did you mean 'ead-mini'")
+    assert_refused(run_in_process(training_cli.main, "--config", config, "--out", tmp_path / "x"), 2, "did you mean 'ead-mini'")
     assert not (tmp_path / "x").exists()

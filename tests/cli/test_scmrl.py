@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import assert_refused, run_command
+from commands import assert_refused, run_command, run_in_process
 
 from taaf.deploy.cli import main as deploy_main
 from taaf.export.cli import main as export_main
@@ -89,7 +89,7 @@ def test_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_refusal(tmp_path: Path) -> None:
     """One line, exit 2."""
     (tmp_path / "c.toml").write_text(CONFIG.replace('balance = "scmrl"', 'balance = "taaf"'))
-    done = run_command("train", "--config", tmp_path / "c.toml", "--out", tmp_path / "run")
+    done = run_in_process(cli.main, "--config", tmp_path / "c.toml", "--out", tmp_path / "run")
     assert_refused(done, 2, "loss.balance", "model.head")
 
 

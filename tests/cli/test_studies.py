@@ -5,7 +5,9 @@ import statistics
 from pathlib import Path
 
 import pytest
-from commands import assert_refused, run_command
+from commands import assert_refused, run_command, run_in_process
+
+from taaf.training.cli import main
 
 SMALL = """
 [data]
@@ -159,5 +161,5 @@ def _in_trainer(text: str, mention: str) -> object:
 def test_configurations_that_do_not_fit(text: str, mention: str, tmp_path: Path) -> None:
     """Before any training: one line, exit 2, nothing written."""
     (tmp_path / "c.toml").write_text(text)
-    assert_refused(run_command("train", "--config", tmp_path / "c.toml", "--out", tmp_path / "x", "--limit", 20), 2, mention)
+    assert_refused(run_in_process(main, "--config", tmp_path / "c.toml", "--out", tmp_path / "x", "--limit", 20), 2, mention)
     assert not (tmp_path / "x").exists()

@@ -1,7 +1,10 @@
 """Run the real executables."""
 
+import contextlib
+import io
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -9,6 +12,14 @@ def run_command(name: str, *args: object, cwd: Path | None = None, timeout: floa
     """Run ``taaf-<name>`` next to this interpreter."""
     command = [str(Path(sys.executable).with_name(f"taaf-{name}")), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
+
+
+def run_in_process(main: Callable[[list[str]], int], *args: object) -> subprocess.CompletedProcess:
+    """The same of a command's ``main``, without the seconds an interpreter takes to import torch and SLAYER."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(a) for a in args])
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 def assert_refused(done: subprocess.CompletedProcess, code: int, *mentions: str) -> None:

@@ -83,7 +83,8 @@ def test_control_c_leaves_whole_files_and_no_process(tmp_path: Path) -> None:
     """SIGINT to the process group, as from a terminal, while two workers decode."""
     make_items(tmp_path / "in", [str(n) for n in range(200)])
     script = (
-        "import sys; from pathlib import Path\n"
+        "import signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell ignores it for what it starts in the background
         "from media_fixtures import CountingRecipe\n"
         "from taaf.training.datasets.bad_samples import BadSamples\n"
         "from taaf.training.datasets.cache import Item, prepare\n"
