@@ -96,7 +96,7 @@ def test_crema_d_trains_exports_and_deploys(tmp_path: Path) -> None:
         "crema_d", tmp_path, epochs=8, batch_size=3, workers=0, learning_rate=5e-2, freeze_epoch=8, shift_pixels=0
     )
     config.write_text(config.read_text().replace("[model]", "[model]\nresnet_width = 4"))
-    done = run_command("train", "--config", config, "--root", root, "--out", tmp_path / "run", "--json")
+    done = run_in_process(training_cli.main, "--config", config, "--root", root, "--out", tmp_path / "run", "--json")
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)["metrics"]
     assert metrics["loss"] > 0 and set(metrics) >= {"test_fused", "test_visual", "test_audio", "k_visual", "alpha_audio"}
@@ -104,11 +104,11 @@ def test_crema_d_trains_exports_and_deploys(tmp_path: Path) -> None:
     losses = [json.loads(line)["loss"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert min(losses[4:]) < 0.9 * losses[0], losses
     bundle = tmp_path / "bundle"
-    exported = run_command("export", tmp_path / "run/model.pt", "--to", "netx", "--out", bundle, "--json")
+    exported = run_in_process(export_main, tmp_path / "run/model.pt", "--to", "netx", "--out", bundle, "--json")
     assert exported.returncode == 0, exported.stderr
     layers = {x["layer"] for x in json.loads(exported.stdout)["layers"]}
     assert layers >= {"visual.encoder (host)", "audio.encoder (host)", "visual.block8_lif2", "audio.readout_lif"}
-    deployed = run_command("deploy", bundle, "--backend", "fast", "--root", root, "--json")
+    deployed = run_in_process(deploy_main, bundle, "--backend", "fast", "--root", root, "--json")
     assert deployed.returncode == 0, deployed.stderr
     report = json.loads(deployed.stdout)
     assert report["samples"] == 2 and report["agreement"]["exact"]
@@ -116,7 +116,9 @@ def test_crema_d_trains_exports_and_deploys(tmp_path: Path) -> None:
     assert report["encoder_macs_per_window"]["visual"] == 3 * 4 * 3 * 49 * 112 * 112
     (root / "VideoFlash/1002_IEO_HAP_HI.flv").write_bytes(b"not a video")
     stop = _reduced("crema_d", tmp_path, epochs=1, on_bad='"stop"')
-    assert_refused(run_command("train", "--config", stop, "--root", root, "--out", tmp_path / "x"), 2, "1002_IEO_HAP_HI.flv")
+    assert_refused(
+        run_in_process(training_cli.main, "--config", stop, "--root", root, "--out", tmp_path / "x"), 2, "1002_IEO_HAP_HI.flv"
+    )
 
 
 @pytest.mark.slow()
@@ -125,18 +127,20 @@ def test_ead_trains_exports_and_deploys(tmp_path: Path) -> None:
     """N-MNIST and N-TIDIGITS files, five steps, no alignment; the bundle is verified and run on the same files."""
     root = _ead(tmp_path / "ead")
     config = _reduced("ead", tmp_path, epochs=1, batch_size=10, workers=0)
-    done = run_command("train", "--config", config, "--root", root, "--out", tmp_path / "run", "--json")
+    done = run_in_process(training_cli.main, "--config", config, "--root", root, "--out", tmp_path / "run", "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["metrics"]["alpha_fused"]) == 5
     bundle = tmp_path / "bundle"
-    exported = run_command("export", tmp_path / "run/model.pt", "--to", "netx", "--out", bundle)
+    exported = run_in_process(export_main, tmp_path / "run/model.pt", "--to", "netx", "--out", bundle)
     assert exported.returncode == 0, exported.stderr
-    assert_refused(run_command("deploy", bundle, "--backend", "fast"), 2, "--root")
-    deployed = run_command("deploy", bundle, "--backend", "fast", "--root", root, "--json")
+    assert_refused(run_in_process(deploy_main, bundle, "--backend", "fast"), 2, "--root")
+    deployed = run_in_process(deploy_main, bundle, "--backend", "fast", "--root", root, "--json")
     assert deployed.returncode == 0, deployed.stderr
     report = json.loads(deployed.stdout)
     assert report["samples"] == 10 and report["agreement"]["exact"]
-    assert_refused(run_command("deploy", bundle, "--backend", "fast", "--root", root, "--split", "human"), 2, "--split human")
+    assert_refused(
+        run_in_process(deploy_main, bundle, "--backend", "fast", "--root", root, "--split", "human"), 2, "--split human"
+    )
 
 
 @pytest.mark.slow()

@@ -113,13 +113,13 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
     assert run_command(*command).returncode == 0
     assert [p for p in kept if p.stat().st_mtime_ns != kept[p]] == [stale] and (out / "scmrl.csv").read_bytes() == first
     config.write_text(SMALL)
-    assert_refused(run_command(*command), 2, "--ablation scmrl", "model.head (='taaf')")
+    assert_refused(run_in_process(main, *command[1:]), 2, "--ablation scmrl", "model.head (='taaf')")
 
 
 @pytest.mark.needs_slayer
 def test_ablation_refuses_what_it_ignores(tmp_path: Path) -> None:
     """--resume has no meaning there."""
-    assert_refused(run_command("train", "--ablation", "--resume", "--out", tmp_path / "x"), 2, "--ablation", "--resume")
+    assert_refused(run_in_process(main, "--ablation", "--resume", "--out", tmp_path / "x"), 2, "--ablation", "--resume")
 
 
 @pytest.mark.slow()
