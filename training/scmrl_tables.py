@@ -25,6 +25,7 @@ from taaf.training.tables import difference, spread
 
 Result = tuple[SystemCell, int, dict[str, Any]]
 _OUTPUTS = ("fused", "event", "audio")
+_NOISY = f"both {SNR_DB[-2]:g} dB"  # the condition that ablation and options show beside clean data
 
 
 class _Runs:
@@ -115,30 +116,28 @@ def _noise(runs: _Runs) -> str:
 
 def _ablation(runs: _Runs) -> str:
     names = [cell.row for cell in ablation_cells()]
-    noisy = f"both {SNR_DB[-2]:g} dB"
     rows = [
         [
             row,
             runs.cell(row),
-            runs.cell(row, noisy),
+            runs.cell(row, _NOISY),
             "" if i == 0 else difference(runs.by_seed(row), runs.by_seed(names[i - 1])),
         ]
         for i, row in enumerate(names)
     ]
     return "## Ablation\n\n" + _table(
-        ["S-CMRL", "fused, clean", f"fused, noise on {noisy}", "clean, against the row above"], rows
+        ["S-CMRL", "fused, clean", f"fused, noise on {_NOISY}", "clean, against the row above"], rows
     )
 
 
 def _options(runs: _Runs) -> str:
     names = [cell.row for cell in option_cells()]
-    noisy = f"both {SNR_DB[-2]:g} dB"
     rows = [
-        [row, *(runs.cell(row, output=u) for u in _OUTPUTS), runs.cell(row, noisy),
+        [row, *(runs.cell(row, output=u) for u in _OUTPUTS), runs.cell(row, _NOISY),
          "" if i == 0 else difference(runs.by_seed(row), runs.by_seed(names[0]))]
         for i, row in enumerate(names)
     ]  # fmt: skip
-    head = ["option", "fused", "event alone", "audio alone", f"fused, noise on {noisy}", "fused, against the default"]
+    head = ["option", "fused", "event alone", "audio alone", f"fused, noise on {_NOISY}", "fused, against the default"]
     return "## Options\n\n" + _table(head, rows)
 
 

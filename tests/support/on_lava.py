@@ -7,6 +7,8 @@ import numpy as np
 
 from taaf.deploy.lava_runtime import LavaRuntime, require_lava
 from taaf.export.targets.netx import write_netx
+from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.reference import run_reference
 from taaf.models.ir import Graph
 
 
@@ -44,3 +46,16 @@ def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
             rows = rows.transpose(0, 3, 2, 1) if rows.ndim == 4 else rows
             found[lif.name] = np.moveaxis(rows.reshape(n, window, *graph.shapes[lif.name]), 1, -1)
         return found
+
+
+def assert_layers_agree(graph: Graph, spikes: np.ndarray, trained: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Training's spikes of every LIF, none silent, = reference = engine = Lava, for input (N, *shape, T); returns the engine's."""
+    assert list(trained) == [lif.name for lif in graph.lifs()]
+    fast = Engine(graph).run(spikes, keep_all=True).spikes
+    on_lava = run_on_lava(graph, spikes)
+    slow = [run_reference(graph, window).spikes for window in spikes]
+    for lif, expected in trained.items():
+        assert expected.any(), lif
+        for found in (np.stack([window[lif] for window in slow]), fast[lif], on_lava[lif]):
+            np.testing.assert_array_equal(found, expected, f"{graph.name}.{lif}")
+    return fast
