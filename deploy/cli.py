@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from taaf.models import SHIPPED, zoo_path
-from taaf.models.console import check_target, make_parser, not_negative, positive, probability, run
 from taaf.models.errors import ConfigError
+from taaf.models.shell.console import check_target, make_parser, not_negative, positive, probability, run
 
 DEFAULT_CONFIDENCE = 0.99
 
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from taaf.models.output import write_at_once
+    from taaf.models.files.writing import write_at_once
 
     bare = args.bundle is not None and args.bundle.suffix == ".net" and not args.bundle.is_dir()
     _require_options_for(args, bare)
@@ -118,11 +118,11 @@ def _work(args: argparse.Namespace) -> int:
     if args.report is not None:
         write_at_once(args.report, text + "\n" if details is None else _page(report, details))
     if args.plot is not None and args.energy_study:
-        from taaf.deploy.energy_study import plot_study
+        from taaf.deploy.studies.energy_study import plot_study
 
         plot_study(report["energy_study"], args.plot)
     elif args.plot is not None:
-        from taaf.deploy.early_exit import plot_early_exit
+        from taaf.deploy.studies.early_exit import plot_early_exit
 
         plot_early_exit(report["early_exit"], args.plot)
     print(text if args.json else render(report))
@@ -146,15 +146,15 @@ def _wants_page(args: argparse.Namespace) -> bool:
 
 
 def _page(report: dict[str, Any], details: dict[str, Any]) -> str:
-    from taaf.deploy.html.page import render_page
+    from taaf.deploy.views.html.page import render_page
 
     return render_page(report, details)
 
 
 def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
     """What runs a bundle, and what renders its report."""
-    from taaf.deploy.report import render
     from taaf.deploy.session import Request, deploy
+    from taaf.deploy.views.text import render
 
     path, split = args.bundle or zoo_path(SHIPPED[args.head or "taaf"]), args.split or "test"
     return partial(
@@ -176,7 +176,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Ca
 def _net(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
     """What runs a NetX file, and what renders its report."""
     from taaf.deploy.netx_file import NetRequest, deploy_net
-    from taaf.deploy.netx_report import render_net
+    from taaf.deploy.views.net_text import render_net
 
     request = NetRequest(
         args.bundle, args.backend, args.input, args.samples, args.steps, args.rate, args.seed, args.layers, args.time_limit,

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from taaf.export.bundle import sha256
 from taaf.export.limits import check_limits
-from taaf.export.targets.netx_reader import read_netx_file
+from taaf.export.targets.netx.read import read_netx_file
 from taaf.hw_sim.counters import count, dense_macs
 from taaf.hw_sim.energy import energies
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
-from taaf.models.arrays import read_npy, read_npz
 from taaf.models.errors import BundleError, ConfigError, DataError
+from taaf.models.files.npz import read_npy, read_npz
+from taaf.models.files.writing import sha256
 from taaf.models.ir import Flatten, Graph
-from taaf.models.stage import require_spikes
+from taaf.models.ir.stage import require_spikes
 
 SCHEMA_VERSION = 1
 DEFAULT_STEPS, DEFAULT_RATE = 32, 0.2
@@ -95,12 +95,12 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
     }  # fmt: skip
     if request.study:
-        from taaf.deploy.energy_study import energy_study
+        from taaf.deploy.studies.energy_study import energy_study
 
         name, counted = request.path.stem, {graph.name: engine.activity}
         report["energy_study"] = energy_study(name, {graph.name: graph}, counted, {graph.name: steps}, {}, {})
     if request.details:
-        from taaf.deploy.report_details import graph_details
+        from taaf.deploy.views.details import graph_details
 
         report["details"] = graph_details(graph, engine, spikes[0])
     return report

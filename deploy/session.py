@@ -10,7 +10,7 @@ import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
 from taaf.deploy.backends.fast import run_fast
-from taaf.export.bundle import Bundle, read_bundle, relay_channels
+from taaf.export.bundle.reader import Bundle, read_bundle, relay_channels
 from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
@@ -86,14 +86,14 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     if result.activity:
         report.update(_costs(bundle, result, n))
     if request.early_exit is not None and result.exit_steps is not None:
-        from taaf.deploy.early_exit import early_exit_report
+        from taaf.deploy.studies.early_exit import early_exit_report
 
         report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
         report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
     if request.study:
         report["energy_study"] = _study(bundle, result)
     if request.details:
-        from taaf.deploy.report_details import bundle_details
+        from taaf.deploy.views.details import bundle_details
 
         report["details"] = bundle_details(bundle, result, inputs, split.labels[:n])
     return report
@@ -236,7 +236,7 @@ def _layer_errors(bundle: Bundle, result: BackendResult, inputs: dict[str, np.nd
 
 
 def _study(bundle: Bundle, result: BackendResult) -> dict[str, Any]:
-    from taaf.deploy.energy_study import energy_study
+    from taaf.deploy.studies.energy_study import energy_study
 
     if not result.activity:
         raise ConfigError("--energy-study: this backend does not record spikes; allowed sim and fast")

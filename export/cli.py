@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from taaf.models.console import check_target, make_parser, not_negative, positive, run
 from taaf.models.errors import ConfigError
+from taaf.models.shell.console import check_target, make_parser, not_negative, positive, run
 
 SCHEMA_VERSION = 1
 
@@ -100,7 +100,7 @@ def _work(args: argparse.Namespace) -> int:
     if from_nir and args.to == "nir":
         raise ConfigError(f"{args.model}: is NIR already; quantise it with --to netx")
     if from_nir or args.to == "nir":
-        from taaf.export.nir_cli import from_nir_file, to_nir_file
+        from taaf.export.commands.nir import from_nir_file, to_nir_file
 
         return from_nir_file(args) if from_nir else to_nir_file(args)
     return _bundle(args)
@@ -114,7 +114,7 @@ def _fit(args: argparse.Namespace) -> int:
         raise ConfigError(f"{named}: not with --fit, which writes and runs nothing; leave it out")
     if args.out is not None:
         check_target("--out", args.out)
-    from taaf.export.fit_cli import fit_model
+    from taaf.export.commands.fit import fit_model
     from taaf.models import zoo_path
 
     args.model = args.model or zoo_path("ead_mini")

@@ -11,7 +11,7 @@ from taaf.models import ir
 from taaf.models.branches import EventBranch
 from taaf.models.config import ModelConfig
 from taaf.models.encoded_branch import EncodedBranch
-from taaf.models.host_encoder import HostEncoder
+from taaf.models.encoder import HostEncoder
 from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
 from taaf.models.resnet import SpikingResNet18
 from taaf.models.slayer_lif import SlayerLif

@@ -13,23 +13,24 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from taaf.export.bundle import in_shape, read_bundle, sha256, write_bundle
+from taaf.export.bundle.reader import in_shape, read_bundle
+from taaf.export.bundle.writer import write_bundle
 from taaf.export.frontend import float_graphs, host_encoders
 from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph
-from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx.write import write_netx
 from taaf.export.verify import LayerCheck, blocks_of, require_exact, verify_branch, verify_encoder
 from taaf.hw_sim.counters import dense_macs
 from taaf.models.checkpoint import load_model
 from taaf.models.config import ModelConfig
+from taaf.models.encoder import HostEncoder
 from taaf.models.errors import BackendUnavailableError, ParityError
+from taaf.models.files.writing import sha256, undisturbed
 from taaf.models.head import deployed_forward
-from taaf.models.host_encoder import HostEncoder
 from taaf.models.host_head import HeadOutput
 from taaf.models.ir import Graph
-from taaf.models.output import undisturbed
-from taaf.models.packages import installed_versions
+from taaf.models.shell.packages import installed_versions
 from taaf.models.taaf import TaafSnn
 
 MODEL_NAMES = {"taaf": "taaf-snn", "scmrl": "s-cmrl"}

@@ -8,8 +8,8 @@ import torch
 
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
+from taaf.models.encoder import HostEncoder
 from taaf.models.errors import ParityError
-from taaf.models.host_encoder import HostEncoder
 from taaf.models.ir import Graph
 from taaf.models.taaf import TaafSnn
 

@@ -9,8 +9,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from taaf.hw_sim.chip_limits import ChipLimits
 from taaf.hw_sim.counters import spiking_source
+from taaf.hw_sim.mapper.chip_limits import ChipLimits
 from taaf.models.ir import Conv2d, Dense, Graph, RecurrentDense, Shape
 
 Box = tuple[int, int, int]

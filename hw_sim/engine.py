@@ -26,7 +26,7 @@ from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
 from taaf.hw_sim.relays import without_relays
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
-from taaf.models.stage import require_integer_stage, require_spikes
+from taaf.models.ir.stage import require_integer_stage, require_spikes
 
 __all__ = ["Activity", "Engine", "EngineResult"]
 

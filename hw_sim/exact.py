@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from taaf.models.ir import Conv2d, Node
-from taaf.models.nodes import PerChannel, Shape, spread
+from taaf.models.ir.nodes import PerChannel, Shape, spread
 
 
 def is_power_of_two(n: int, or_zero: bool) -> bool:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense
-from taaf.models.nodes import spread
+from taaf.models.ir.nodes import spread
 
 UV_LIMIT = 1 << 23  # u wraps above 2^23 and at -2^23, v clips to +-(2^23 - 1)
 UNBOUNDED = 1 << 62

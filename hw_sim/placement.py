@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taaf.hw_sim.chip_limits import ChipLimits
+from taaf.hw_sim.mapper.chip_limits import ChipLimits
 
 
 @dataclass(frozen=True)

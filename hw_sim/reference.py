@@ -6,8 +6,8 @@ import numpy as np
 
 from taaf.hw_sim.intervals import UV_LIMIT
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
-from taaf.models.nodes import spread
-from taaf.models.stage import require_integer_stage, require_spikes
+from taaf.models.ir.nodes import spread
+from taaf.models.ir.stage import require_integer_stage, require_spikes
 
 
 def truncate_shift(x: np.ndarray, bits: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from taaf.models.ir import Conv2d, Graph, Lif, Node, Sum
-from taaf.models.nodes import PerChannel
+from taaf.models.ir.nodes import PerChannel
 
 
 @dataclass(frozen=True, eq=False)

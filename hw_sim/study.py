@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taaf.hw_sim.energy import load_chip
-from taaf.hw_sim.workload import Workload, paper_network
+from taaf.hw_sim.mapper.workload import Workload, paper_network
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 STEPS = (1, 2, 3, 4, 6, 8)

@@ -1,4 +1,4 @@
-"""Checkpoints: plain tensors and numbers, written atomically, read without trusting the file (`tensor_archive`)."""
+"""Checkpoints: plain tensors and numbers, written atomically, read without trusting the file (`taaf.models.files.torch_archive`)."""
 
 import io
 from pathlib import Path
@@ -8,9 +8,9 @@ import torch
 
 from taaf.models.config import ModelConfig
 from taaf.models.errors import CheckpointError
-from taaf.models.output import write_at_once
+from taaf.models.files.torch_archive import read_tensor_archive
+from taaf.models.files.writing import write_at_once
 from taaf.models.taaf import TaafSnn
-from taaf.models.tensor_archive import read_tensor_archive
 
 FORMAT = "taaf-checkpoint"
 VERSION = 2

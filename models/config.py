@@ -64,7 +64,7 @@ class ModelConfig:
     frame_size, audio_bins, audio_frames : int
         Input of "resnet18" and "sps_real" branches: frames (3, frame_size, frame_size), spectrograms (1, audio_bins, audio_frames).
     frame_scale, audio_scale : int
-        Levels per unit of their 8-bit input (`taaf.models.host_encoder`), a power of two: 32 covers -4..3.97 (normalised
+        Levels per unit of their 8-bit input (`taaf.models.encoder`), a power of two: 32 covers -4..3.97 (normalised
         frames), 8 covers -16..15.9 (logarithms of magnitudes).
     token_channels, stem_halvings, audio_levels : int
         Of patch stems: channels C of a token; how many of the four convolutions halve the map (the original: each, so that its

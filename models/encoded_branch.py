@@ -1,7 +1,7 @@
 """Branches that may take real numbers (frames, spectrograms): their first convolution and LIF are then the encoder on the host.
 
 Inputs enter as currents of that convolution (direct coding), rounded to 8 bits, so that the integers of
-`taaf.models.host_encoder` are what training computes; the convolution's spikes go to the chip.
+`taaf.models.encoder` are what training computes; the convolution's spikes go to the chip.
 """
 
 from abc import abstractmethod
@@ -9,7 +9,7 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
-from taaf.models.host_encoder import LEVELS
+from taaf.models.encoder import LEVELS
 from taaf.models.qat import QatConv2d, over_time
 from taaf.models.slayer_lif import SlayerLif
 

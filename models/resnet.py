@@ -1,6 +1,6 @@
 """Spiking ResNet18, the paper's branch for CREMA-D and AVE (arXiv 2505.14535, section 4; TET block, Deng et al. 2022).
 
-    host    7x7/2 conv - BN - LIF                                             (the encoder, `taaf.models.host_encoder`)
+    host    7x7/2 conv - BN - LIF                                             (the encoder, `taaf.models.encoder`)
     chip    3x3/2 conv - BN - LIF - 8 blocks - sum over the map - dense - LIF
     block:  conv - BN - LIF - conv - BN - (+ shortcut) - LIF
 

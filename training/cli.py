@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from taaf.models import SHIPPED
-from taaf.models.console import check_target, make_parser, not_negative, positive, run
 from taaf.models.errors import ConfigError
+from taaf.models.shell.console import check_target, make_parser, not_negative, positive, run
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -86,7 +86,7 @@ def _work(args: argparse.Namespace) -> int:
         return _compare(args)
     if args.ablation:
         from taaf.models.slayer_lif import require_lava_dl
-        from taaf.training.ablation import ablation_command
+        from taaf.training.studies.ablation import ablation_command
 
         require_lava_dl()
         return ablation_command(args)
@@ -120,7 +120,7 @@ def _trainings(args: argparse.Namespace) -> int:
         if not ranks.is_main:
             return 0
     if both:
-        from taaf.training.curves import plot_runs
+        from taaf.training.studies.curves import plot_runs
 
         plot_runs(list(places.values()), out / "curves.png", list(places))
     if args.json:
@@ -143,9 +143,9 @@ def _require_places(args: argparse.Namespace, folders: Sequence[Path]) -> None:
 def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict[str, Any]:
     """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
-    from taaf.models.output import make_folder
-    from taaf.training.curves import TensorBoardLog, plot_runs
+    from taaf.models.files.writing import make_folder
     from taaf.training.sources import open_split
+    from taaf.training.studies.curves import TensorBoardLog, plot_runs
     from taaf.training.trainer import Trainer, evaluate
 
     quiet = args.quiet or args.json
@@ -195,7 +195,7 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
     from dataclasses import asdict
 
     from taaf.models.checkpoint import save_checkpoint
-    from taaf.models.output import make_folder
+    from taaf.models.files.writing import make_folder
     from taaf.training.calibrate import N_SAMPLES, calibrated, require_alive
     from taaf.training.sources import open_split
 
@@ -228,7 +228,7 @@ def describe(m: dict[str, Any], epochs: int, modalities: tuple[str, str]) -> str
 
 
 def _compare(args: argparse.Namespace) -> int:
-    from taaf.training.curves import plot_runs
+    from taaf.training.studies.curves import plot_runs
 
     target = args.plot or Path("curves.png")
     check_target("--plot", target, ".png")

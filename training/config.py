@@ -11,8 +11,8 @@ from taaf.models.config import CHOICES as MODEL_CHOICES
 from taaf.models.config import ModelConfig, size_problem
 from taaf.models.errors import ConfigError
 from taaf.models.fusion import FUSIONS
-from taaf.training.balance import LossOptions
-from taaf.training.step import STRATEGIES
+from taaf.training.strategies.balance import LossOptions
+from taaf.training.strategies.step import STRATEGIES
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class LossConfig(LossOptions):
-    """Eqs 8-10 and their readings (`taaf.training.balance.LossOptions`).
+    """Eqs 8-10 and their readings (`taaf.training.strategies.balance.LossOptions`).
 
-    ``balance``: a name of `taaf.training.step.STRATEGIES`; it acts up to epoch ``modulation_end`` (exclusive).
+    ``balance``: a name of `taaf.training.strategies.step.STRATEGIES`; it acts up to epoch ``modulation_end`` (exclusive).
     """
 
     balance: str = "taaf"
@@ -55,7 +55,7 @@ class LossConfig(LossOptions):
 class DataConfig:
     """Where the samples come from.
 
-    ``set``: "ead-mini" (shipped), "generated" (`taaf.training.generated`) or a name of `taaf.training.datasets.registry`,
+    ``set``: "ead-mini" (shipped), "generated" (`taaf.training.datasets.generated`) or a name of `taaf.training.datasets.registry`,
     which needs ``root``, the folder of the data on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in
     ``root``). ``split``: "official", or of some sets "speaker-disjoint" or "recording-disjoint". ``on_bad``: "stop" at a bad
     media file or "skip" it. ``train_pairs``, ``test_pairs``: only the first so many (0: all). ``audio_snr_db``,

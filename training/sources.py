@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from taaf.models.config import REAL, ModelConfig
+from taaf.models.encoder import to_levels
 from taaf.models.errors import ConfigError, DataError
-from taaf.models.host_encoder import to_levels
 from taaf.training.config import DataConfig
 from taaf.training.data import Batch, InMemory, PairDataset, Sample
-from taaf.training.ead_mini import LABELS, load_split
+from taaf.training.datasets.ead_mini import LABELS, load_split
 
 
 class FirstSamples(PairDataset):
@@ -48,7 +48,7 @@ def open_split(data: DataConfig, model: ModelConfig, split: str, quiet: bool = T
         part = load_split(split, slice(limit), data.audio_snr_db, data.event_snr_db)
         return InMemory(part.event, part.audio, part.labels, ("event", "audio"), LABELS)
     if data.set == "generated":
-        from taaf.training.generated import GeneratedPairs
+        from taaf.training.datasets.generated import GeneratedPairs
 
         made = GeneratedPairs(model, split)
         return made if limit is None else FirstSamples(made, limit)

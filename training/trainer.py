@@ -13,16 +13,16 @@ from tqdm import tqdm
 from taaf.models.checkpoint import load_model, read_checkpoint, save_checkpoint
 from taaf.models.config import REAL, ModelConfig
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
-from taaf.models.output import write_at_once
+from taaf.models.files.writing import write_at_once
 from taaf.models.qat import freeze_statistics
 from taaf.models.taaf import TaafSnn
-from taaf.training.balance import Balance, LossOptions
 from taaf.training.config import TrainConfig, from_dict
 from taaf.training.data import Batch, PairDataset, load_batches
 from taaf.training.distributed import Ranks
 from taaf.training.losses import all_sum
 from taaf.training.schedule import make_schedule
-from taaf.training.step import STRATEGIES, TrainingStep
+from taaf.training.strategies.balance import Balance, LossOptions
+from taaf.training.strategies.step import STRATEGIES, TrainingStep
 
 Metrics = dict[str, Any]
 MAX_PARAMETERS = 1 << 30

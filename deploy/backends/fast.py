@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
-from taaf.export.bundle import Bundle
+from taaf.export.bundle.reader import Bundle
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.engine import Engine
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from taaf.deploy.backends.base import BackendResult
-from taaf.deploy.lava_runtime import require_lava
-from taaf.export.bundle import Bundle
+from taaf.deploy.lava.runtime import require_lava
+from taaf.export.bundle.reader import Bundle
 from taaf.models.errors import BackendUnavailableError
 
 _INSTEAD = "use `--backend sim` (Loihi simulator) or `--backend fast`"

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
-from taaf.deploy.backends.streams import to_stream, to_windows
-from taaf.deploy.lava_runtime import LavaRuntime, forgotten_afterwards, require_lava
-from taaf.export.bundle import Bundle
+from taaf.deploy.lava.runtime import LavaRuntime, forgotten_afterwards, require_lava
+from taaf.deploy.lava.streams import to_stream, to_windows
+from taaf.export.bundle.reader import Bundle
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Activity
 from taaf.models.errors import OutputError
 from taaf.models.ir import Shape
-from taaf.models.stage import require_spikes
+from taaf.models.ir.stage import require_spikes
 
 
 def run_sim(
@@ -80,7 +80,7 @@ class LavaNetwork:
     ) -> None:
         from lava.lib.dl.netx.hdf5 import Network
 
-        from taaf.deploy.processes.host_head import HostHeadProcess
+        from taaf.deploy.lava.processes.host_head import HostHeadProcess
 
         self.bundle, self.window = bundle, bundle.window_steps
         self.n_windows = len(next(iter(inputs.values())))
@@ -127,7 +127,7 @@ class LavaNetwork:
         stream = to_stream(pad_window(spikes, self.window), port, self.n_steps)
         if self.confidence is None:
             return RingBuffer(data=stream.astype(np.int32))
-        from taaf.deploy.processes.gated_source import GatedSourceProcess
+        from taaf.deploy.lava.processes.gated_source import GatedSourceProcess
 
         assert self.folder is not None, "early exit needs a folder for its streams"
         path = self.folder / f"{branch}.input.npy"
@@ -137,7 +137,7 @@ class LavaNetwork:
         return source
 
     def _record(self, key: tuple[str, str], layer: Any, shape: Shape, folder: Path) -> None:
-        from taaf.deploy.processes.recorder import RecorderProcess
+        from taaf.deploy.lava.processes.recorder import RecorderProcess
 
         path = folder / f"{key[0]}.{key[1]}.npy"
         raster = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(self.n_steps, *layer.out.shape))

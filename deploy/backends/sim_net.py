@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from taaf.deploy.backends.streams import to_stream, to_windows
-from taaf.deploy.lava_runtime import LavaRuntime, require_lava
-from taaf.export.targets.netx_reader import NetxFile
+from taaf.deploy.lava.runtime import LavaRuntime, require_lava
+from taaf.deploy.lava.streams import to_stream, to_windows
+from taaf.export.targets.netx.read import NetxFile
 from taaf.models.errors import RuntimeFailedError
 from taaf.models.ir import Dense, Graph, RecurrentDense
 
@@ -62,7 +62,7 @@ def _run_once(path: Path, file: NetxFile, spikes: np.ndarray, time_limit_s: floa
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.source import RingBuffer
 
-    from taaf.deploy.processes.recorder import RecorderProcess
+    from taaf.deploy.lava.processes.recorder import RecorderProcess
 
     graph, (n, window) = file.graph, (len(spikes), spikes.shape[-1])
     lifs = graph.lifs()

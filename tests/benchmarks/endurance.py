@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from taaf.deploy.backends.sim import run_sim
-from taaf.deploy.lava_runtime import require_lava
-from taaf.export.bundle import Bundle, read_bundle
+from taaf.deploy.lava.runtime import require_lava
+from taaf.export.bundle.reader import Bundle, read_bundle
 from taaf.models import zoo_path
-from taaf.training.ead_mini import load_split
+from taaf.training.datasets.ead_mini import load_split
 
 WARM_UP = 5
 MIB_PER_RUN = 0.5

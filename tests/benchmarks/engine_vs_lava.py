@@ -16,11 +16,11 @@ import torch
 
 from taaf.deploy.backends.base import pad_window
 from taaf.deploy.backends.sim import LavaNetwork, require_lava
-from taaf.export.bundle import read_bundle
+from taaf.export.bundle.reader import read_bundle
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.engine import Engine
 from taaf.models import zoo_path
-from taaf.training.ead_mini import load_split
+from taaf.training.datasets.ead_mini import load_split
 
 
 def best_of(repeats: int, work) -> float:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from taaf.hw_sim.chip_limits import CHIPS
-from taaf.hw_sim.mapped_cost import cost_of_totals
-from taaf.hw_sim.mapping import map_graphs
+from taaf.hw_sim.mapper.chip_limits import CHIPS
+from taaf.hw_sim.mapper.mapped_cost import cost_of_totals
+from taaf.hw_sim.mapper.mapping import map_graphs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from resnet_graphs import resnet18_graph

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from taaf.export.bundle import Bundle, read_bundle
+from taaf.export.bundle.reader import Bundle, read_bundle
 from taaf.hw_sim.counters import count, dense_macs, fan_out
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.events import convolve_events

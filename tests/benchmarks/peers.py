@@ -117,10 +117,10 @@ class Ours:
     """The network on hw_sim, and what every comparison needs."""
 
     def __init__(self, steps: int) -> None:
-        from taaf.hw_sim.chip_limits import load_limits
         from taaf.hw_sim.counters import count
         from taaf.hw_sim.engine import Engine
-        from taaf.hw_sim.mapping import map_graphs
+        from taaf.hw_sim.mapper.chip_limits import load_limits
+        from taaf.hw_sim.mapper.mapping import map_graphs
 
         self.graph = network()
         drawn = np.random.default_rng(1).random((*self.graph.input.shape, steps)) < 0.2
@@ -148,9 +148,9 @@ class Ours:
 
 def compare_sanafe(ours: Ours) -> list[Row] | str:
     """Same constants, same placement: spikes, energies per component, and the time of every step."""
-    from taaf.hw_sim.mapped_cost import cost_of_windows, load_convention
+    from taaf.hw_sim.mapper.mapped_cost import cost_of_windows, load_convention
+    from taaf.hw_sim.mapper.traffic import active_updates, count_loads
     from taaf.hw_sim.reference import run_reference
-    from taaf.hw_sim.traffic import active_updates, count_loads
 
     theirs = ask_peer("sanafe", ours.data)
     if isinstance(theirs, str):
@@ -213,8 +213,8 @@ def compare_sanafe(ours: Ours) -> list[Row] | str:
 
 def compare_nengo(ours: Ours) -> list[Row] | str:
     """Every spike, and the memory of the dense layers on one core."""
-    from taaf.hw_sim.chip_limits import load_limits
     from taaf.hw_sim.connectivity import box_of, groups_of
+    from taaf.hw_sim.mapper.chip_limits import load_limits
 
     theirs = ask_peer("nengo", ours.data)
     if isinstance(theirs, str):
@@ -256,8 +256,8 @@ def compare_lava(ours: Ours) -> list[Row] | str:
         require_lava()
     except Exception as error:  # whatever is missing
         return f"not run: {error}"
-    from taaf.export.targets.netx import write_netx
-    from taaf.export.targets.netx_reader import read_netx_file
+    from taaf.export.targets.netx.read import read_netx_file
+    from taaf.export.targets.netx.write import write_netx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.net"

@@ -15,7 +15,7 @@ import torch
 from taaf.models.checkpoint import load_model
 from taaf.models.cross_modal import tokens_of
 from taaf.models.head import host_lif
-from taaf.training.ead_mini import load_split
+from taaf.training.datasets.ead_mini import load_split
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from taaf.models import zoo_path
-from taaf.training.ead_mini import LABELS, load_split
+from taaf.training.datasets.ead_mini import LABELS, load_split
 
 pytestmark = pytest.mark.needs_slayer  # the exporter verifies against its forward pass
 

@@ -9,7 +9,7 @@ import pytest
 from commands import assert_refused, run_command
 
 from taaf.export.cli import main
-from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx.write import write_netx
 from taaf.models import zoo_path
 from taaf.models.ir import Dense, Graph, Input, Lif
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from commands import assert_refused, run_command
 
-from taaf.deploy.lava_runtime import require_lava
-from taaf.export.bundle import sha256
+from taaf.deploy.lava.runtime import require_lava
 from taaf.export.cli import main
-from taaf.export.targets.netx_reader import read_netx
+from taaf.export.targets.netx.read import read_netx
 from taaf.models import zoo_path
+from taaf.models.files.writing import sha256
 
 
 def test_checkpoint_to_nir_to_netx_is_the_shipped_network(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -10,7 +10,7 @@ from media_fixtures import dvs128, tone, write_aedat, write_image, write_nmnist,
 
 import taaf.training.cli as training_cli
 from taaf.deploy.cli import main as deploy_main
-from taaf.export.bundle import read_bundle
+from taaf.export.bundle.reader import read_bundle
 from taaf.export.cli import main as export_main
 from taaf.training.datasets.urbansound8k_av import CLASSES, SOUND, VISION
 

@@ -8,14 +8,14 @@ import torch
 
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
-from taaf.export.bundle import read_bundle
+from taaf.export.bundle.reader import read_bundle
 from taaf.export.netx_bundle import export_netx
 from taaf.models.checkpoint import load_model, save_checkpoint
 from taaf.models.config import ModelConfig
 from taaf.models.fusion import FUSIONS
 from taaf.models.taaf import TaafSnn
 from taaf.training.config import TrainConfig
-from taaf.training.ead_mini import LABELS, load_split
+from taaf.training.datasets.ead_mini import LABELS, load_split
 
 ON_LAVA = ("film", "gated", "sum", "sca")
 

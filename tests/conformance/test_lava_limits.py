@@ -5,7 +5,7 @@ import pytest
 from on_lava import run_on_lava
 from small_graphs import chain_of, random_spikes, weights
 
-from taaf.deploy.lava_runtime import require_lava
+from taaf.deploy.lava.runtime import require_lava
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph, merge_groups
 from taaf.hw_sim.counters import count

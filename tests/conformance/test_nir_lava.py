@@ -10,11 +10,11 @@ from nir_nets import chain, cuba, lif, weights
 from on_lava import run_on_lava
 from torch import nn
 
-from taaf.export.calibrate import calibrate
 from taaf.export.limits import check_limits
-from taaf.export.nir_graph import FloatNet
-from taaf.export.nir_reader import from_nir, from_norse
 from taaf.export.passes import CompileReport, compile_graph
+from taaf.export.ptq.calibrate import calibrate
+from taaf.export.targets.nir.graph import FloatNet
+from taaf.export.targets.nir.read import from_nir, from_norse
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 

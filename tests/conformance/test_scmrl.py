@@ -11,14 +11,14 @@ from scmrl_nets import firing_network
 
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
-from taaf.export.bundle import Bundle, read_bundle
+from taaf.export.bundle.reader import Bundle, read_bundle
 from taaf.export.frontend import float_graphs
 from taaf.export.netx_bundle import export_netx
 from taaf.export.passes import CompileReport, compile_graph
 from taaf.models.checkpoint import load_model, save_checkpoint
 from taaf.models.taaf import TaafSnn
 from taaf.training.config import TrainConfig
-from taaf.training.ead_mini import LABELS, load_split
+from taaf.training.datasets.ead_mini import LABELS, load_split
 
 pytestmark = pytest.mark.needs_slayer
 

@@ -11,12 +11,12 @@ from scmrl_nets import REAL, firing_network
 
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
-from taaf.export.bundle import read_bundle
+from taaf.export.bundle.reader import read_bundle
 from taaf.export.frontend import host_encoders
 from taaf.export.netx_bundle import export_netx
 from taaf.models.checkpoint import save_checkpoint
 from taaf.training.config import TrainConfig
-from taaf.training.generated import GeneratedPairs
+from taaf.training.datasets.generated import GeneratedPairs
 
 pytestmark = pytest.mark.needs_slayer
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from timeline import on_lava_time
 
-from taaf.deploy.lava_runtime import require_lava
-from taaf.export.targets.netx_reader import read_netx_file
+from taaf.deploy.lava.runtime import require_lava
+from taaf.export.targets.netx.read import read_netx_file
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import Trace, run_reference
 from taaf.models.errors import UnsupportedLayerError

@@ -7,7 +7,7 @@ import pytest
 import slayer_files
 from timeline import on_lava_time
 
-from taaf.export.targets.netx_reader import read_netx_file
+from taaf.export.targets.netx.read import read_netx_file
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 

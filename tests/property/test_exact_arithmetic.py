@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 from small_graphs import CASES, chain_of, random_spikes
 
 from taaf.export.passes import CompileReport, fold_batch_norm, quantise
-from taaf.export.targets.netx import write_netx
-from taaf.export.targets.netx_reader import read_netx
+from taaf.export.targets.netx.read import read_netx
+from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.counters import count, dense_macs
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import clip_voltage, run_reference, truncate_shift, wrap_current

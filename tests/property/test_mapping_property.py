@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taaf.export.passes import CompileReport, compile_graph
-from taaf.hw_sim.chip_limits import ChipLimits, load_limits
 from taaf.hw_sim.counters import count, spiking_source
 from taaf.hw_sim.engine import Engine
-from taaf.hw_sim.mapping import Mapping, map_graphs
-from taaf.hw_sim.traffic import count_loads
+from taaf.hw_sim.mapper.chip_limits import ChipLimits, load_limits
+from taaf.hw_sim.mapper.mapping import Mapping, map_graphs
+from taaf.hw_sim.mapper.traffic import count_loads
 from taaf.models.ir import Conv2d, Graph, RecurrentDense
 
 CHECKED = settings(

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_graphs import chain_of, weights
 
-from taaf.export.float_reference import run_float
-from taaf.export.nir_file import save_nir
-from taaf.export.nir_output import integer_graphs, require_same
-from taaf.export.nir_reader import from_nir, read_nir
-from taaf.export.nir_writer import to_nir
+from taaf.export.ptq.float_reference import run_float
+from taaf.export.targets.nir.file import save_nir
+from taaf.export.targets.nir.output import integer_graphs, require_same
+from taaf.export.targets.nir.read import from_nir, read_nir
+from taaf.export.targets.nir.write import to_nir
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense
 
 quick = settings(deadline=None, max_examples=40)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from taaf.deploy.lava_runtime import LavaRuntime, require_lava
+from taaf.deploy.lava.runtime import LavaRuntime, require_lava
 from taaf.models.host_head import MODALITIES, HostHead
 
 pytestmark = pytest.mark.needs_lava
@@ -31,7 +31,7 @@ def test_branches_of_any_depth(window: int, steps: dict[str, int], delays: dict[
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.source import RingBuffer
 
-    from taaf.deploy.processes.host_head import HostHeadProcess
+    from taaf.deploy.lava.processes.host_head import HostHeadProcess
 
     rng = np.random.default_rng(0)
     n, n_features, classes = 6, 5, 3

@@ -11,7 +11,7 @@ from small_graphs import chain_of, weights
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
 from taaf.export.limits import check_limits
-from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.early_exit import anytime_logits, cut
 from taaf.hw_sim.engine import Engine
 from taaf.models.errors import GraphError

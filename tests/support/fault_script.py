@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taaf.deploy.lava_runtime import LavaRuntime, require_lava
+from taaf.deploy.lava.runtime import LavaRuntime, require_lava
 from taaf.models.errors import TaafError
 
 

@@ -18,7 +18,7 @@ from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif
 
 @lru_cache(maxsize=2)
 def _split(name: str) -> Any:
-    from taaf.training import ead_mini
+    from taaf.training.datasets import ead_mini
 
     return ead_mini.load_split(name, slice(2) if name != "test" else slice(5))
 
@@ -72,8 +72,9 @@ def _scmrl(rng: np.random.Generator) -> tuple[dict[str, Graph], dict[str, Any], 
 def small_bundle(folder: Path, kind: str = "taaf") -> Path:
     """A valid bundle of a few neurons, for EAD-mini's inputs; ``kind`` of head: "taaf" or "scmrl"."""
     from taaf.deploy.backends.fast import run_fast
-    from taaf.export.bundle import Bundle, write_bundle
-    from taaf.export.targets.netx import write_netx
+    from taaf.export.bundle.reader import Bundle
+    from taaf.export.bundle.writer import write_bundle
+    from taaf.export.targets.netx.write import write_netx
     from taaf.models.host_heads import host_head
 
     rng = np.random.default_rng(0)

@@ -116,13 +116,13 @@ def _load_model(path: Path) -> None:
 
 def _netx(path: Path) -> None:
     from taaf.export.limits import check_limits
-    from taaf.export.targets.netx_reader import read_netx
+    from taaf.export.targets.netx.read import read_netx
 
     check_limits(read_netx(path, "net"))
 
 
 def _nir(path: Path) -> None:
-    from taaf.export.nir_reader import read_nir
+    from taaf.export.targets.nir.read import read_nir
 
     read_nir(path, nir_nets.DT)
 
@@ -135,8 +135,8 @@ ENCODER = {"input_shape": [3, 9, 8], "scale": 32, "stride": 2, "padding": 3, "v_
 
 
 def _encoder(path: Path) -> None:
-    from taaf.export.bundle import _read_npz
-    from taaf.models.host_encoder import HostEncoder
+    from taaf.export.bundle.reader import _read_npz
+    from taaf.models.encoder import HostEncoder
 
     HostEncoder.from_bundle(_read_npz(path), ENCODER)(np.zeros((1, 3, 9, 8, 2), np.int8))
 
@@ -161,7 +161,7 @@ def _toml(path: Path) -> None:
 
 
 def _toml_seed(_folder: Path) -> bytes:
-    from taaf.training import ablation
+    from taaf.training.studies import ablation
 
     return ablation.BASE_CONFIG.read_bytes() + b"phi = 0.5\n"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from taaf.deploy.lava_runtime import LavaRuntime, require_lava
-from taaf.export.targets.netx import write_netx
+from taaf.deploy.lava.runtime import LavaRuntime, require_lava
+from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.ir import Graph
@@ -19,7 +19,7 @@ def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.source import RingBuffer
 
-    from taaf.deploy.processes.recorder import RecorderProcess
+    from taaf.deploy.lava.processes.recorder import RecorderProcess
 
     n, window = len(spikes), spikes.shape[-1]
     lifs = graph.lifs()

@@ -9,8 +9,8 @@ import numpy as np
 from graph_strategy import Case
 from on_lava import run_on_lava
 
-from taaf.export.targets.netx import write_netx
-from taaf.export.targets.netx_reader import read_netx
+from taaf.export.targets.netx.read import read_netx
+from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.intervals import lif_ranges
 from taaf.hw_sim.reference import run_reference, truncate_shift
@@ -26,8 +26,8 @@ import numpy as np
 
 sys.path.insert(0, "tests/support")  # run it in the repository
 from taaf.export.passes import CompileReport, compile_graph
-from taaf.export.targets.netx import write_netx
-from taaf.export.targets.netx_reader import read_netx
+from taaf.export.targets.netx.write import write_netx
+from taaf.export.targets.netx.read import read_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.intervals import lif_ranges
 from taaf.hw_sim.reference import run_reference, truncate_shift

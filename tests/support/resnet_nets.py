@@ -9,7 +9,7 @@ from taaf.models.config import ModelConfig
 from taaf.models.ir import Graph
 from taaf.models.taaf import TaafSnn
 from taaf.training.calibrate import calibrate
-from taaf.training.generated import GeneratedPairs
+from taaf.training.datasets.generated import GeneratedPairs
 
 TWIN = ModelConfig(
     first_name="visual", first_branch="resnet18", audio_branch="resnet18", features=6, classes=6, event_steps=3, audio_steps=3,

@@ -9,8 +9,8 @@ import torch
 from taaf.models import qat
 from taaf.models.config import ModelConfig
 from taaf.models.taaf import TaafSnn
-from taaf.training.ead_mini import load_split
-from taaf.training.generated import GeneratedPairs
+from taaf.training.datasets.ead_mini import load_split
+from taaf.training.datasets.generated import GeneratedPairs
 
 SMALL = {
     "head": "scmrl", "first_branch": "sps", "audio_branch": "sps", "attention": "uniform", "alignment": "fixed",

@@ -20,27 +20,27 @@ from typing import Any
 # stage -> (module, what is called there, at which call); ("import", name of the module, 1) strikes when it is imported
 STAGES: dict[str, tuple[str, str, int]] = {
     "train import": ("import", "torch.nn.modules.conv", 1),
-    "train load": ("taaf.training.ead_mini", "simulate_events", 1),
-    "train epoch": ("taaf.training.step", "TrainingStep.forward", 8),
+    "train load": ("taaf.training.datasets.ead_mini", "simulate_events", 1),
+    "train epoch": ("taaf.training.strategies.step", "TrainingStep.forward", 8),
     "train evaluate": ("taaf.training.trainer", "evaluate", 2),
-    "train checkpoint": ("taaf.models.output", "os.replace", 3),
-    "train curves": ("taaf.training.curves", "plot_runs", 1),
+    "train checkpoint": ("taaf.models.files.writing", "os.replace", 3),
+    "train curves": ("taaf.training.studies.curves", "plot_runs", 1),
     "export import": ("import", "torch.nn.modules.conv", 1),
-    "export load": ("taaf.training.ead_mini", "simulate_events", 1),
+    "export load": ("taaf.training.datasets.ead_mini", "simulate_events", 1),
     "export compile": ("taaf.export.netx_bundle", "compile_graph", 2),
     "export write": ("taaf.export.netx_bundle", "write_netx", 2),
     "export verify": ("taaf.export.verify", "run_reference", 5),
     "export lava": ("subprocess", "Popen.communicate", 1),
-    "export rename": ("taaf.models.output", "os.rename", 2),
+    "export rename": ("taaf.models.files.writing", "os.rename", 2),
     "deploy import": ("import", "lava.magma.core.run_configs", 1),
-    "deploy load": ("taaf.training.ead_mini", "simulate_events", 1),
+    "deploy load": ("taaf.training.datasets.ead_mini", "simulate_events", 1),
     "deploy compile": ("lava.magma.compiler.compiler", "Compiler.compile", 1),
     "deploy start": ("lava.magma.runtime.runtime", "Runtime.start", 1),
-    "deploy run": ("taaf.deploy.lava_runtime", "LavaRuntime.run", 2),
-    "deploy collect": ("taaf.deploy.lava_runtime", "LavaRuntime.read", 2),
-    "deploy stop": ("taaf.deploy.lava_runtime", "LavaRuntime._stop_politely", 1),
+    "deploy run": ("taaf.deploy.lava.runtime", "LavaRuntime.run", 2),
+    "deploy collect": ("taaf.deploy.lava.runtime", "LavaRuntime.read", 2),
+    "deploy stop": ("taaf.deploy.lava.runtime", "LavaRuntime._stop_politely", 1),
     "deploy compare": ("taaf.deploy.session", "_agreement", 1),
-    "deploy report": ("taaf.models.output", "os.replace", 1),
+    "deploy report": ("taaf.models.files.writing", "os.replace", 1),
 }
 
 
@@ -83,8 +83,8 @@ def prepare(stage: str, act: Callable[[], None]) -> None:
     if module == "import":
         sys.meta_path.insert(0, _AtImport(path, act))
         return
-    if module.startswith("lava") or "lava_runtime" in module:
-        from taaf.deploy.lava_runtime import require_lava
+    if module.startswith("lava") or "deploy.lava" in module:
+        from taaf.deploy.lava.runtime import require_lava
 
         require_lava()
     owner: Any = importlib.import_module(module)
@@ -105,7 +105,7 @@ def prepare(stage: str, act: Callable[[], None]) -> None:
 
 def raise_inside(model: str, marker: Path) -> None:
     """Make ``run_spk`` of the process model with this class name fail at time step 5; lists the names in the marker."""
-    from taaf.deploy.lava_runtime import require_lava
+    from taaf.deploy.lava.runtime import require_lava
 
     require_lava()
     from lava.magma.core.model.py.model import AbstractPyProcessModel
@@ -131,7 +131,7 @@ def raise_inside(model: str, marker: Path) -> None:
 
 def few_windows() -> None:
     """Let the exporter verify on 20 windows only."""
-    from taaf.training import ead_mini
+    from taaf.training.datasets import ead_mini
 
     load = ead_mini.load_split
     ead_mini.load_split = lambda name, indices=None, *rest: load(name, slice(20) if indices is None else indices, *rest)

@@ -11,9 +11,9 @@ import torch
 from taaf.models.config import ModelConfig
 from taaf.models.head import TaafOutput
 from taaf.models.taaf import TaafSnn
-from taaf.training.balance import LossOptions
 from taaf.training.losses import entropy_deficit
-from taaf.training.step import STRATEGIES
+from taaf.training.strategies.balance import LossOptions
+from taaf.training.strategies.step import STRATEGIES
 
 N, T, C, F = 6, 4, 3, 5
 OPTIONS = LossOptions(lam=0.1, phi=1.5, beta=0.7, suppression=0.6)

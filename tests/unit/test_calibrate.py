@@ -16,8 +16,8 @@ from taaf.models.taaf import TaafSnn
 from taaf.training.calibrate import ALLOWED_RATES, calibrate, population_rates, require_alive
 from taaf.training.config import from_dict
 from taaf.training.data import InMemory
+from taaf.training.datasets.generated import GeneratedPairs
 from taaf.training.distributed import Ranks
-from taaf.training.generated import GeneratedPairs
 from taaf.training.trainer import Trainer
 
 pytestmark = pytest.mark.needs_slayer

@@ -8,8 +8,9 @@ import pytest
 
 from taaf.models import zoo_path
 from taaf.models.errors import DataError
-from taaf.training import config, ead_mini
-from taaf.training.events import simulate_events
+from taaf.training import config
+from taaf.training.datasets import ead_mini
+from taaf.training.datasets.events import simulate_events
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ import pytest
 from resnet_nets import TWIN, calibrated_twin, levels_of
 
 from taaf.deploy.session import Request, deploy
-from taaf.export.bundle import read_bundle, sha256
+from taaf.export.bundle.reader import read_bundle
 from taaf.export.netx_bundle import export_netx, windows_to_verify
 from taaf.models.checkpoint import save_checkpoint
 from taaf.models.config import ModelConfig
 from taaf.models.errors import BundleError, CheckpointError, DataError
+from taaf.models.files.writing import sha256
 from taaf.training.config import from_dict
 
 pytestmark = pytest.mark.needs_slayer

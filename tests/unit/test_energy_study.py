@@ -12,18 +12,18 @@ from commands import assert_refused, run_command
 from torch import nn
 
 from taaf.deploy.cli import main
-from taaf.export.bundle import read_bundle
+from taaf.export.bundle.reader import read_bundle
 from taaf.export.frontend import host_encoders
 from taaf.export.passes import CompileReport, lower_residual
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.energy import load_chip
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.mapper.workload import Part, Workload, measured_parts, paper_network, resnet18
 from taaf.hw_sim.study import ann_nj, closest, energy_nj, rate_for, readings, study, sweep, terms
-from taaf.hw_sim.workload import Part, Workload, measured_parts, paper_network, resnet18
 from taaf.models import zoo_path
 from taaf.models.errors import GraphError
 from taaf.models.ir import Conv2d, Flatten, Graph, Input, Lif, Sum
-from taaf.models.nodes import Dense
+from taaf.models.ir.nodes import Dense
 
 HAND = Workload(
     "hand", {"a": 2}, {"a": (Part("s", "first", 100, 30.0), Part("j", "join", 40, 8.0), Part("b", "binary", 60, 12.0),
@@ -215,7 +215,7 @@ def test_study_of_the_shipped_model_adds_up(tmp_path: Path, capsys: pytest.Captu
 
 def test_encoders_on_the_host_are_the_first_layer() -> None:
     """Their MACs are charged in every 45 nm reading and in none of Loihi's; what reads their spikes accumulates."""
-    from taaf.deploy.energy_study import energy_study
+    from taaf.deploy.studies.energy_study import energy_study
 
     graph, _, _ = _residual(False)
     x = (np.random.default_rng(0).random((4, 3, 9, 9, 6)) < 0.3).astype(np.uint8)

@@ -13,14 +13,14 @@ from small_graphs import CASES, chain_of
 
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
-from taaf.export.bundle import read_bundle
-from taaf.export.targets.netx import write_netx
-from taaf.export.targets.netx_reader import read_netx
+from taaf.export.bundle.reader import read_bundle
+from taaf.export.targets.netx.read import read_netx
+from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.engine import Engine
 from taaf.models import zoo_path
 from taaf.models.errors import BundleError, GraphError, LimitExceededError, TaafError, UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif
-from taaf.training.ead_mini import load_split
+from taaf.training.datasets.ead_mini import load_split
 
 
 def _neurons_of_the_input(file: h5py.File) -> None:

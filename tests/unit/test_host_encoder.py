@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from taaf.models.encoder import HostEncoder, to_levels
 from taaf.models.errors import BundleError
-from taaf.models.host_encoder import HostEncoder, to_levels
 
 
 def _encoder(rng: np.random.Generator, scale: int = 8, limit: int = 30) -> HostEncoder:

@@ -18,15 +18,16 @@ import pytest
 import torch
 from small_graphs import CASES
 
-from taaf.export.bundle import read_bundle
-from taaf.export.manifest import manifest_problems
-from taaf.export.targets.netx import write_netx
-from taaf.export.targets.netx_reader import read_netx
-from taaf.models import tensor_archive, zoo_path
-from taaf.models.arrays import read_npz
+from taaf.export.bundle.manifest import manifest_problems
+from taaf.export.bundle.reader import read_bundle
+from taaf.export.targets.netx.read import read_netx
+from taaf.export.targets.netx.write import write_netx
+from taaf.models import zoo_path
 from taaf.models.checkpoint import load_model, read_checkpoint
 from taaf.models.errors import BundleError, CheckpointError, ConfigError, TaafError
-from taaf.models.tensor_archive import read_tensor_archive
+from taaf.models.files import torch_archive
+from taaf.models.files.npz import read_npz
+from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.training.config import load_config
 
 SHIPPED = zoo_path("ead_mini.pt")
@@ -103,7 +104,7 @@ def test_files_leave_nothing_behind(tmp_path: Path) -> None:
     _rewritten(tmp_path / "x.pt", lambda n, old: described if n.endswith("data.pkl") else old)
     with pytest.raises(ValueError, match="it holds a function"):
         read_tensor_archive(tmp_path / "x.pt")
-    assert not hasattr(tensor_archive._describe, "bad")
+    assert not hasattr(torch_archive._describe, "bad")
 
 
 def test_configuration_larger_than_its_weights(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_netx_files_that_lie(lie: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "read", ["export.targets.netx_reader import read_netx as read", "export.nir_reader import read_nir as read"]
+    "read", ["export.targets.netx.read import read_netx as read", "export.targets.nir.read import read_nir as read"]
 )
 def test_heap_that_leads_nowhere(read: str, tmp_path: Path) -> None:
     """An object of no length: the HDF5 library never gets past it. Seen hanging where `hdf5.open_file` was not used."""

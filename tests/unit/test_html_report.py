@@ -15,8 +15,8 @@ from browser import Browser, find_browser
 from commands import run_command
 
 from taaf.deploy.cli import main
-from taaf.deploy.html.markup import Markup, element, plain
-from taaf.deploy.html.numbers import energy
+from taaf.deploy.views.html.markup import Markup, element, plain
+from taaf.deploy.views.html.numbers import energy
 from taaf.models import zoo_path
 
 SECTIONS = ["summary", "network", "raster", "activity", "energy", "study", "cores", "alpha", "agreement", "provenance"]
@@ -168,7 +168,7 @@ def test_a_net_file_has_a_page_without_head_and_cited_figures(tmp_path: Path) ->
 
 def test_raster_shows_the_windows_spikes(tmp_path: Path) -> None:
     """Totals per population equal an engine run on that window, sampled rows are those of the neurons named."""
-    from taaf.deploy.report_details import raster
+    from taaf.deploy.views.details import raster
 
     drawn = np.random.default_rng(1).random((300, 7)) < 0.3
     r = raster({"a": {"x": drawn.astype(np.uint8), "y": drawn[:5].astype(np.uint8)}}, "test")
@@ -184,9 +184,9 @@ def test_core_maps_draw_every_core(shipped: tuple[dict[str, Any], str, Path]) ->
 
     Seen failing with the cores of the second slot of a router left out.
     """
-    from taaf.deploy.html.cores import core_part
-    from taaf.export.bundle import read_bundle
-    from taaf.hw_sim.mapping import map_graphs
+    from taaf.deploy.views.html.cores import core_part
+    from taaf.export.bundle.reader import read_bundle
+    from taaf.hw_sim.mapper.mapping import map_graphs
 
     graphs = read_bundle(zoo_path("ead_mini")).graphs
     for chip in ("loihi1", "loihi2"):

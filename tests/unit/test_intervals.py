@@ -166,7 +166,7 @@ def test_nothing_is_counted_where_nothing_can_happen(monkeypatch: pytest.MonkeyP
 
 def test_deployment_reports_events_per_layer() -> None:
     """From the engine's own run, and from the engine on the same input where Lava ran."""
-    from taaf.export.bundle import Bundle
+    from taaf.export.bundle.reader import Bundle
 
     graph = Graph("event", _inhibited().nodes.values(), _inhibited().edges)
     steps = 80

@@ -9,7 +9,7 @@ from small_graphs import CASES, chain_of, residual
 
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, fold_batch_norm, lower_pool, lower_residual, quantise
-from taaf.export.targets.netx import write_netx
+from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import GraphError, LimitExceededError, UnsupportedLayerError

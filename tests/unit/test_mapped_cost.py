@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from taaf.hw_sim.chip_limits import load_limits
-from taaf.hw_sim.mapped_cost import MAPPED_CONVENTIONS, cost_of_totals, cost_of_windows, load_convention
-from taaf.hw_sim.mapping import Mapping, map_graphs
-from taaf.hw_sim.traffic import active_updates, count_loads
+from taaf.hw_sim.mapper.chip_limits import load_limits
+from taaf.hw_sim.mapper.mapped_cost import MAPPED_CONVENTIONS, cost_of_totals, cost_of_windows, load_convention
+from taaf.hw_sim.mapper.mapping import Mapping, map_graphs
+from taaf.hw_sim.mapper.traffic import active_updates, count_loads
 from taaf.models.errors import ConfigError, GraphError
 from taaf.models.ir import Dense, Graph, Input, Lif
 

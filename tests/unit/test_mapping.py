@@ -9,10 +9,10 @@ from resnet_graphs import resnet18_graph
 from small_graphs import residual
 
 from taaf.export.passes import CompileReport, lower_residual
-from taaf.hw_sim.chip_limits import CHIPS, ChipLimits, load_limits
 from taaf.hw_sim.connectivity import ConvGroup, DenseGroup
-from taaf.hw_sim.fit import fit
-from taaf.hw_sim.mapping import map_graphs
+from taaf.hw_sim.mapper.chip_limits import CHIPS, ChipLimits, load_limits
+from taaf.hw_sim.mapper.fit import fit
+from taaf.hw_sim.mapper.mapping import map_graphs
 from taaf.hw_sim.placement import place
 from taaf.models.errors import ConfigError, GraphError
 from taaf.models.ir import BatchNorm, Conv2d, Dense, Graph, Input, Lif, RecurrentDense
@@ -162,7 +162,7 @@ def test_proposals_are_mapped_and_fit() -> None:
     found = {p.change: p for p in answer.proposals}
     assert str(found["as it is"]).startswith(f"as it is: with --chips {answer.mapping.n_chips} (")
     narrower = next(p for name, p in found.items() if name.startswith("all layers but the last"))
-    from taaf.hw_sim.shrink import shrunk
+    from taaf.hw_sim.mapper.shrink import shrunk
 
     for factor, fits in ((narrower.factor, True), (narrower.factor + 1 / 8, False)):
         small = map_graphs({"net": shrunk(answer.mapping.graphs["net"], width=factor)}, chip)

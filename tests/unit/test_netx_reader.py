@@ -8,11 +8,11 @@ import pytest
 from small_graphs import CASES, chain_of
 
 from taaf.export.passes import CompileReport, quantise
-from taaf.export.targets.netx import write_netx
-from taaf.export.targets.netx_reader import read_netx, read_netx_file
+from taaf.export.targets.netx.read import read_netx, read_netx_file
+from taaf.export.targets.netx.write import write_netx
 from taaf.models.errors import GraphError, UnsupportedLayerError
 from taaf.models.ir import Dense, Graph, Input, Lif, RecurrentDense
-from taaf.models.stage import require_integer_stage
+from taaf.models.ir.stage import require_integer_stage
 
 
 def test_biased_delays_of_others(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from nir_nets import chain, lif, weights
 
-from taaf.export.calibrate import calibrate, measure, quantised
-from taaf.export.float_reference import run_float
-from taaf.export.nir_graph import FloatNet
-from taaf.export.nir_reader import from_nir
 from taaf.export.passes import CompileReport, quantise
+from taaf.export.ptq.calibrate import calibrate, measure, quantised
+from taaf.export.ptq.float_reference import run_float
+from taaf.export.targets.nir.graph import FloatNet
+from taaf.export.targets.nir.read import from_nir
 from taaf.hw_sim.reference import run_reference
 from taaf.models.ir import Dense, Graph, Lif
 
@@ -118,7 +118,7 @@ def test_deviation_report_recomputed() -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The float run in blocks of one window equals the run of all at once."""
-    from taaf.export import float_reference
+    from taaf.export.ptq import float_reference
 
     net, x = _net(nir_nets.small()), nir_nets.spikes((12,))
     whole = run_float(net, x)

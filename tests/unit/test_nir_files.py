@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from small_graphs import CASES, chain_of, residual
 
-from taaf.export import nir_file
-from taaf.export.nir_file import save_nir
-from taaf.export.nir_output import integer_graphs, require_same
-from taaf.export.nir_reader import read_nir
-from taaf.export.nir_writer import to_nir
+from taaf.export.targets.nir import file as nir_file
+from taaf.export.targets.nir.file import save_nir
+from taaf.export.targets.nir.output import integer_graphs, require_same
+from taaf.export.targets.nir.read import read_nir
+from taaf.export.targets.nir.write import to_nir
 from taaf.models.errors import BundleError, OutputError, ParityError, TaafError, UnsupportedLayerError
 from taaf.models.ir import Dense, Graph, Input, Lif, RecurrentDense
 

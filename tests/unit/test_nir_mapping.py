@@ -10,9 +10,9 @@ from nir_nets import DT, chain, cuba, full, lif, weights
 from snntorch.export_nir import export_to_nir
 from torch import nn
 
-from taaf.export.float_reference import run_float
-from taaf.export.nir_graph import FloatNet
-from taaf.export.nir_reader import from_nir, read_nir
+from taaf.export.ptq.float_reference import run_float
+from taaf.export.targets.nir.graph import FloatNet
+from taaf.export.targets.nir.read import from_nir, read_nir
 from taaf.models.errors import TaafError, UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Lif, RecurrentDense, Sum
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from taaf.export.float_reference import run_float
-from taaf.export.nir_export import export_nets
-from taaf.export.nir_reader import from_norse, read_nir
+from taaf.export.ptq.float_reference import run_float
+from taaf.export.targets.nir.export import export_nets
+from taaf.export.targets.nir.read import from_norse, read_nir
 from taaf.models.errors import UnsupportedLayerError
 
 pytestmark = pytest.mark.needs_slayer

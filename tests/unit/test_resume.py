@@ -12,7 +12,7 @@ from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.training.config import from_dict
 from taaf.training.distributed import Ranks
 from taaf.training.sources import open_split
-from taaf.training.step import STRATEGIES
+from taaf.training.strategies.step import STRATEGIES
 from taaf.training.trainer import Trainer
 
 

@@ -10,13 +10,13 @@ from scmrl_nets import small_config
 from taaf.models.errors import ConfigError
 from taaf.models.head import TaafOutput
 from taaf.models.taaf import TaafSnn
-from taaf.training.balance import LossOptions
 from taaf.training.config import LossConfig, OptimiserConfig, TrainConfig, from_dict
-from taaf.training.cross_modal import CrossModal
 from taaf.training.data import InMemory
 from taaf.training.distributed import Ranks
 from taaf.training.losses import semantic_alignment_loss
 from taaf.training.schedule import cosine_factor, make_schedule
+from taaf.training.strategies.balance import LossOptions
+from taaf.training.strategies.scmrl import CrossModal
 from taaf.training.trainer import Trainer
 
 

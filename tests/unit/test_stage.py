@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_graphs import CASES, chain_of
 
-from taaf.export.targets.netx import write_netx
-from taaf.export.targets.netx_reader import read_netx
+from taaf.export.targets.netx.read import read_netx
+from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference

@@ -19,8 +19,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from taaf.models.arrays import read_npz
 from taaf.models.errors import DataError
+from taaf.models.files.npz import read_npz
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.lists import require_positive
 from taaf.training.datasets.media import list_images

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from taaf.models import hdf5
 from taaf.models.errors import DataError
+from taaf.models.files import hdf5
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
 from taaf.training.datasets.event_files import EventRecipe

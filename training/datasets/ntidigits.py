@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from taaf.models import hdf5
 from taaf.models.errors import DataError
+from taaf.models.files import hdf5
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.lists import require_file
 

@@ -1,0 +1,1 @@
+"""Early exit and the comparison with the paper's energies."""

@@ -1,0 +1,1 @@
+"""The deployment bundle: `reader`, `writer`, `manifest`."""

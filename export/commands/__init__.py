@@ -1,0 +1,1 @@
+"""What taaf-export does beside bundles."""

@@ -1,0 +1,1 @@
+"""NetX HDF5, read and written."""

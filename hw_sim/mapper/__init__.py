@@ -1,0 +1,1 @@
+"""Cutting a network into cores and chips, and what that costs."""

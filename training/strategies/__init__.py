@@ -1,0 +1,1 @@
+"""Balance strategies and the training step that applies them."""

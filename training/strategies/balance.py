@@ -1,0 +1,128 @@
+"""Balance strategies: how training keeps one modality from monopolising the optimisation.
+
+Each is an object with the hooks of `Balance`. TAAF and LA scale unimodal *losses* by k_u (arXiv 2505.14535, Eq. 10);
+the paper's baselines are in `taaf.training.strategies.baselines`, the table of all in `taaf.training.strategies.step`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from taaf.models.head import TaafOutput
+from taaf.models.taaf import TaafSnn
+from taaf.training.losses import agl_loss, batch_mean, entropy_deficit, modulation, total_loss, true_class_score
+
+Watched = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """What every strategy shares: Eq. 9's ``lam`` and ``phi``, Eq. 10's ``beta``, and the readings of alpha.
+
+    ``suppression`` is the strength of k_u (and of OGM-GE, AGM and PMR where they have one). ``alpha_detach`` stops the
+    gradient through alpha, ``alpha_batch_mean`` weights every sample of a batch with the mean alpha, ``entropy_floor``
+    and ``entropy_weight`` keep alpha from collapsing (`taaf.training.losses.entropy_deficit`). Of S-CMRL: ``smoothing`` of
+    labels, weight ``sao`` and temperature of the semantic alignment.
+    """
+
+    lam: float = 1e-3
+    phi: float = 1.0
+    beta: float = 1.0
+    suppression: float = 0.5
+    alpha_detach: bool = False
+    alpha_batch_mean: bool = False
+    entropy_floor: float = 0.0
+    entropy_weight: float = 0.0
+    smoothing: float = 0.1
+    sao: float = 1.0
+    sao_temperature: float = 0.07
+
+    def weights(self, alpha: torch.Tensor) -> torch.Tensor:
+        """The temporal weights of the loss for an attention alpha (N, T)."""
+        alpha = alpha.detach() if self.alpha_detach else alpha
+        return batch_mean(alpha)[None].expand_as(alpha) if self.alpha_batch_mean else alpha
+
+
+class Balance:
+    """Strategy "none": Eq. 10 with k_u = 1 (``beta = 0``: the fused loss alone). Base class of the others.
+
+    ``active`` is False from ``modulation_end`` on; then every strategy is this one with its own loss weights.
+    """
+
+    weighs_time = True  # losses weighted by alpha(t); False: uniformly
+
+    def __init__(self, options: LossOptions) -> None:
+        self.options = options
+        self.active = True
+        self.epoch = 0
+        self.scales: dict[str, torch.Tensor] = {}
+
+    def start_epoch(self, model: TaafSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
+        """Called before an epoch; ``batches(n)`` iterates over (first, second, labels): this rank's part of n samples or more."""
+        self.epoch, self.active = epoch, active
+
+    def output_losses(self, output: TaafOutput, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """L_u of every output (Eqs 8, 9)."""
+        o, losses = self.options, {}
+        for u, logits in output.logits.items():
+            alpha = output.alpha[u]
+            weights = o.weights(alpha) if self.weighs_time else torch.full_like(alpha, 1 / alpha.shape[1])
+            losses[u] = agl_loss(logits, labels, weights, o.lam, o.phi)
+            if o.entropy_weight:
+                losses[u] = losses[u] + o.entropy_weight * entropy_deficit(alpha, o.entropy_floor)
+        return losses
+
+    def balance_of(self, output: TaafOutput, labels: torch.Tensor) -> tuple[dict[str, torch.Tensor], Watched]:
+        """k_u of the batch if the strategy were active, and {rho_u, k_u} to be logged (k_u as used)."""
+        names = [u for u in output.logits if u != "fused"]
+        score = {m: true_class_score(output.logits[m], labels) for m in names}
+        k, watched = {}, {}
+        for m, other in zip(names, reversed(names), strict=True):
+            rho, k[m] = modulation(score[m], score[other], self.options.suppression)
+            watched[f"rho_{m}"] = rho
+        return k, watched
+
+    def loss(self, model: TaafSnn, inputs: tuple[torch.Tensor, torch.Tensor], output: TaafOutput, labels: torch.Tensor) -> tuple[
+        torch.Tensor, Watched
+    ]:  # fmt: skip
+        """The loss of one batch, and scalars to be logged."""
+        k, watched = self.balance_of(output, labels)
+        k = self.used(k)
+        losses = self.output_losses(output, labels)
+        watched |= {f"k_{m}": v for m, v in k.items()} | {f"loss_{u}": v.detach() for u, v in losses.items()}
+        return self.combine(losses, k), watched
+
+    def used(self, k: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The k_u that enter the loss: all 1 here."""
+        return {m: torch.ones_like(v) for m, v in k.items()}
+
+    def combine(self, losses: dict[str, torch.Tensor], k: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Eq. 10."""
+        return total_loss(losses, k, self.options.beta)
+
+    def after_backward(self, model: TaafSnn, rng: torch.Generator) -> None:
+        """Called between ``backward`` and the optimiser's step."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed training needs: tensors and numbers."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Inverse of `state`."""
+
+
+class LossAdjustment(Balance):
+    """ "la": k_u scales the unimodal losses, all time steps weigh the same (the paper's LA without attention)."""
+
+    weighs_time = False
+
+    def used(self, k: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return k if self.active else super().used(k)
+
+
+class Taaf(LossAdjustment):
+    """ "taaf": temporal adaptive balanced fusion loss: k_u scales losses that are weighted by alpha_u(t) (Eqs 8-10)."""
+
+    weighs_time = True

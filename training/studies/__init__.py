@@ -1,0 +1,1 @@
+"""Studies over many trainings, their tables and curves."""

@@ -1,0 +1,147 @@
+"""S-CMRL beside TAAF and plain concatenation, its ablation, and all of them under noise (`taaf-train --ablation scmrl`)."""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from taaf.models.config import ModelConfig
+from taaf.models.errors import ConfigError
+from taaf.models.files.writing import write_at_once
+from taaf.training.config import DataConfig, LossConfig, TrainConfig
+from taaf.training.studies.cells import run_cells, train_cell
+
+BASE_CONFIG = Path(__file__).parents[1] / "configs" / "scmrl_study.toml"
+SNR_DB = (30.0, 20.0, 10.0, 0.0)
+NOISY = {"audio": ("audio_snr_db",), "event": ("event_snr_db",), "both": ("audio_snr_db", "event_snr_db")}
+S_CMRL, TAAF, CONCAT = "S-CMRL", "TAAF", "concatenation"
+NOISE_FILE = "noise.json"
+
+
+@dataclass(frozen=True)
+class SystemCell:
+    """One system: the changes it makes, table by table, in the base configuration."""
+
+    row: str
+    folder: str
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def config(self, base: TrainConfig, seed: int) -> dict[str, dict[str, Any]]:
+        """The base configuration with this system's changes, as a nested dictionary."""
+        values = base.to_dict()
+        for table, entries in self.changes.items():
+            values[table] |= entries
+        values["optimiser"] |= {"seed": seed}
+        return values
+
+
+def _embedded(row: str, folder: str, base: TrainConfig, model: dict[str, Any], loss: dict[str, Any]) -> SystemCell:
+    """A system with the reference model's branches, losses and optimiser, on the study's data, epochs and batches."""
+    losses = LossConfig(modulation_end=base.loss.modulation_end)
+    return SystemCell(
+        row,
+        folder,
+        {
+            "model": asdict(ModelConfig()) | model,
+            "loss": asdict(losses) | loss,
+            "optimiser": {"schedule": "one_cycle", "weight_decay": 1e-2},
+        },
+    )
+
+
+def ablation_cells() -> list[SystemCell]:
+    """What the cross-modal residual and the semantic alignment add, one after the other (item of the paper's ablation)."""
+
+    def cell(row: str, folder: str, mode: str, sao: float) -> SystemCell:
+        return SystemCell(row, folder, {"model": {"cross_modal": mode}, "loss": {"sao": sao}})
+
+    return [
+        cell("no cross-modal residual", "none", "none", 0.0),
+        cell("attention without residual", "attention", "attention", 0.0),
+        cell("with residual", "residual", "residual", 0.0),
+        SystemCell("with residual + SAO", "scmrl"),
+    ]
+
+
+def option_cells() -> list[SystemCell]:
+    """One option of S-CMRL at a time."""
+    return [
+        SystemCell("strided convolutions (default)", "scmrl"),
+        SystemCell("max pooling, as the original", "max_pool", {"model": {"stem_downsampling": "max_pool"}}),
+        SystemCell("a modality silenced in 30 % of the samples (ours)", "modality_drop", {"optimiser": {"modality_drop": 0.3}}),
+    ]
+
+
+def system_cells(base: TrainConfig) -> list[SystemCell]:
+    """The three systems that are compared."""
+    return [
+        SystemCell(S_CMRL, "scmrl"),
+        _embedded(TAAF, "taaf", base, {}, {}),
+        _embedded(CONCAT, "concat", base, {"attention": "uniform"}, {"balance": "none", "beta": 0.0}),
+    ]
+
+
+def conditions() -> dict[str, dict[str, float]]:
+    """Name -> the noise settings of [data]; "clean" first, then e.g. "audio 10 dB"."""
+    noisy = {f"{which} {db:g} dB": dict.fromkeys(keys, db) for which, keys in NOISY.items() for db in SNR_DB}
+    return {"clean": {}, **noisy}
+
+
+@lru_cache(maxsize=len(NOISY) * len(SNR_DB) + 1)
+def _test_set(data: DataConfig) -> Any:
+    from taaf.training.sources import open_split
+
+    return open_split(data, ModelConfig(), "test")
+
+
+def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict[str, Any]:
+    """`train_cell`, then the accuracy of every output under every condition, kept in ``noise.json``; a worker's task.
+
+    Networks are trained on the data as configured; the noise of `conditions` is in the test set only.
+    """
+    from taaf.models.checkpoint import load_model
+    from taaf.training.trainer import evaluate
+
+    metrics = train_cell(values, folder, threads)
+    checkpoint, kept = Path(folder) / "model.pt", Path(folder) / NOISE_FILE
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    found = _read(kept)
+    if found.get("checkpoint_sha256") != digest or set(found.get("accuracy_percent", {})) != set(conditions()):
+        model, _ = load_model(checkpoint)
+        size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        accuracy = {}
+        for name, noise in conditions().items():
+            measured = evaluate(model, _test_set(DataConfig(**values["data"] | noise)))
+            accuracy[name] = {u: measured[u] for u in ("fused", *model.config.modalities)}
+        found = {"checkpoint_sha256": digest, "parameters": size, "accuracy_percent": accuracy}
+        write_at_once(kept, json.dumps(found, indent=1) + "\n")
+    return metrics | {"parameters": found["parameters"], "noise": found["accuracy_percent"]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def scmrl_study(args: argparse.Namespace, base: TrainConfig, out: Path, tables: Path, seeds: range) -> list[Path]:
+    """Train and measure what is missing, write ``scmrl.md``, ``scmrl.csv`` and ``scmrl_noise.png``; returns their paths."""
+    from taaf.training.studies.scmrl_tables import write_study
+
+    if base.model.head != "scmrl":
+        raise ConfigError(f'--ablation scmrl: model.head (={base.model.head!r}) of the configuration must be "scmrl"')
+    cells = [*system_cells(base), *ablation_cells(), *option_cells()]
+    quiet = args.quiet or args.json
+    results = []
+    for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs or 2, quiet, train_and_measure):
+        results.append((cell, seed, metrics))
+        if not quiet:
+            print(f"{cell.row} seed {seed}: {metrics['test_fused']:.1f} %", file=sys.stderr, flush=True)
+    return write_study(results, base, tables)
