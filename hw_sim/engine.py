@@ -25,7 +25,7 @@ from taaf.hw_sim.exact import exact_tensor, float32_convolves_exactly, is_power_
 from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
 from taaf.hw_sim.relays import without_relays
 from taaf.models.errors import LimitExceededError
-from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Sum
 from taaf.models.ir.stage import require_integer_stage, require_spikes
 
 __all__ = ["Activity", "Engine", "EngineResult"]
@@ -64,7 +64,7 @@ class Engine:
         self._watch: dict[int, dict[str, _Watch]] = {}  # window length -> LIF name -> what it must look for
 
     def _prepare(self, node: Node) -> "_SynapsePlan | _LifPlan | torch.dtype | None":
-        if isinstance(node, Input | Flatten):
+        if isinstance(node, Input | Flatten | Concat | Pool2d):
             return None
         if isinstance(node, Sum):
             return self._lif_plan(self._fed_lif(node)).dtype
@@ -156,13 +156,14 @@ class Engine:
         require_spikes(self.graph, spikes, spikes.shape[1:-1])
         activity = Activity(len(spikes), spikes.shape[-1])
         kept: dict[str, list[np.ndarray]] = {}
-        wanted = {n.name for n in self.graph.lifs()} if keep_all else {self.graph.output}
+        wanted = {self.graph.output, *([n.name for n in self.graph.lifs()] if keep_all else [])}
         sources = {r.source for r in self._relays.values()} if keep_all else set()
         chunk = self._chunk_for(spikes.shape[-1])
         for start in range(0, max(len(spikes), 1), chunk):  # once even without windows: results get their shapes
             block = np.ascontiguousarray(np.moveaxis(spikes[start : start + chunk], -1, 0), np.uint8)  # (T, N, ...)
             for name, value in self._run_block(torch.from_numpy(block), activity):
-                activity.add(name, value.sum((0, 1)).to(torch.int64).numpy())  # below 2^24: exact
+                if isinstance(self.graph.nodes[name], Input | Lif):
+                    activity.add(name, value.sum((0, 1)).to(torch.int64).numpy())  # below 2^24: exact
                 if name in wanted or name in sources:
                     kept.setdefault(name, []).append(value.to(torch.uint8).numpy())
         joined = {n: np.concatenate(parts, axis=1) for n, parts in kept.items()}  # (T, N, ...)
@@ -198,8 +199,8 @@ class Engine:
                 for more in inputs[1:]:
                     value[node.name].add_(more)  # nobody else reads a current
             else:
-                value[node.name] = inputs[0].flatten(2)
-            if isinstance(node, Input | Lif):
+                value[node.name] = _arranged(node, inputs)
+            if isinstance(node, Input | Lif) or node.name == self.graph.output:
                 yield node.name, value[node.name]
             for source in self.graph.sources(node.name):  # free what nobody reads any more
                 unread[source] -= 1
@@ -256,6 +257,16 @@ def _synapse(node: Node, plan: _SynapsePlan, spikes: torch.Tensor) -> torch.Tens
     else:
         y = functional.linear(x, plan.weight, plan.bias)
     return y.unflatten(0, spikes.shape[:2])
+
+
+def _arranged(node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
+    """Spikes (T, N, ...) flattened, beside each other, or pooled."""
+    if isinstance(node, Concat):
+        return torch.cat([x.to(torch.float32) for x in inputs], 2)
+    if isinstance(node, Pool2d):
+        pooled = functional.max_pool2d(inputs[0].flatten(0, 1), node.kernel, node.step, node.padding)
+        return pooled.unflatten(0, inputs[0].shape[:2])
+    return inputs[0].flatten(2)
 
 
 def _lif(plan: _LifPlan, drive: torch.Tensor, watch: _Watch) -> tuple[torch.Tensor, int, int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taaf.hw_sim.intervals import UV_LIMIT
-from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Sum
 from taaf.models.ir.nodes import spread
 from taaf.models.ir.stage import require_integer_stage, require_spikes
 
@@ -59,6 +59,18 @@ def convolve(node: Conv2d, x: np.ndarray) -> np.ndarray:
     return out.astype(np.int64).reshape(c_out, h_out, w_out)
 
 
+def pool_spikes(node: Pool2d, x: np.ndarray) -> np.ndarray:
+    """OR of (C, H, W) over the pooling windows."""
+    (k_h, k_w), (s_h, s_w), (p_h, p_w) = node.kernel, node.step, node.padding
+    _, h_out, w_out = node.out_shape([x.shape])
+    padded = np.pad(x, ((0, 0), (p_h, p_h), (p_w, p_w)))
+    out = np.zeros((len(x), h_out, w_out), x.dtype)
+    for i in range(k_h):
+        for j in range(k_w):
+            out |= padded[:, i : i + s_h * (h_out - 1) + 1 : s_h, j : j + s_w * (w_out - 1) + 1 : s_w]
+    return out
+
+
 def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
     """Run one window from rest.
 
@@ -72,7 +84,7 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
     Returns
     -------
     Trace
-        Spikes of every LIF (and the input), u and v.
+        Spikes of every LIF (and of the input and the output), u and v.
 
     Raises
     ------
@@ -89,7 +101,7 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
         for n in graph.nodes.values()
         if isinstance(n, Dense) and n.delay is not None
     }
-    rows: dict[str, list[np.ndarray]] = {n: [] for n in [graph.input.name, *state]}
+    rows: dict[str, list[np.ndarray]] = {n: [] for n in [graph.input.name, *state, graph.output]}
     us: dict[str, list[np.ndarray]] = {n: [] for n in state}
     vs: dict[str, list[np.ndarray]] = {n: [] for n in state}
     wraps, clips = dict.fromkeys(state, 0), dict.fromkeys(state, 0)
@@ -120,6 +132,8 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
                 if name in past:
                     past[name] = np.concatenate([inputs[0][None], past[name][:-1]])
                 value[name] = _current(node, inputs, last, past, graph)
+                if name == graph.output:
+                    rows[name].append(value[name].astype(np.uint8))
     spiked, us_over_time, vs_over_time = ({n: np.stack(x, -1) for n, x in d.items()} for d in (rows, us, vs))
     return Trace(spiked, us_over_time, vs_over_time, wraps, clips)
 
@@ -127,7 +141,7 @@ def run_reference(graph: Graph, spikes: np.ndarray) -> Trace:
 def _current(
     node: Node, inputs: list[np.ndarray], last: dict[str, np.ndarray], past: dict[str, np.ndarray], graph: Graph
 ) -> np.ndarray:
-    """a(t) of a synapse node; ``past[name][d]`` are the spikes that arrived d steps ago."""
+    """a(t) of a synapse node, or spikes in another arrangement; ``past[name][d]`` are the spikes that arrived d steps ago."""
     if isinstance(node, Conv2d):
         return convolve(node, inputs[0])
     if isinstance(node, RecurrentDense):
@@ -141,5 +155,14 @@ def _current(
         return node.weight.astype(np.int64) @ inputs[0]
     if isinstance(node, Sum):
         return sum(inputs[1:], start=inputs[0])
+    return _arranged(node, inputs)
+
+
+def _arranged(node: Node, inputs: list[np.ndarray]) -> np.ndarray:
+    """Spikes flattened, beside each other, or pooled."""
+    if isinstance(node, Concat):
+        return np.concatenate(inputs)
+    if isinstance(node, Pool2d):
+        return pool_spikes(node, inputs[0])
     assert isinstance(node, Flatten)
     return inputs[0].reshape(-1)

@@ -3,6 +3,7 @@
 from taaf.models.ir.graph import Graph, chain
 from taaf.models.ir.nodes import (
     BatchNorm,
+    Concat,
     Conv2d,
     Dense,
     Flatten,
@@ -16,6 +17,6 @@ from taaf.models.ir.nodes import (
 )
 
 __all__ = [
-    "BatchNorm", "Conv2d", "Dense", "Flatten", "Graph", "Input", "Lif", "Node", "Pool2d", "RecurrentDense", "Shape", "Sum",
+    "BatchNorm", "Concat", "Conv2d", "Dense", "Flatten", "Graph", "Input", "Lif", "Node", "Pool2d", "RecurrentDense", "Shape", "Sum",
     "chain",
 ]  # fmt: skip

@@ -3,8 +3,9 @@
 A graph is a list of named nodes in topological order and the edges between them. Synapse nodes (Conv2d, Dense,
 RecurrentDense) carry weights, `Lif` nodes carry neurons. Two stages exist:
 
-- float: weights are in units of the threshold of the LIF they feed; `BatchNorm` and `Pool2d` nodes may occur;
-- integer: weights are even integers in [-256, 254], biases sit in the `Lif` nodes, and the graph means exactly
+- float: weights are in units of the threshold of the LIF they feed; `BatchNorm` and any `Pool2d` may occur;
+- integer: weights are even integers in [-256, 254], biases sit in the `Lif` nodes, spikes may be pooled (`Pool2d` "max", their
+  OR) and stand beside each other (`Concat`), both without a step of time, and the graph means exactly
 
     a(t) = sum over incoming synapses of W s(t)             (+ W_rec s_out(t-1) for RecurrentDense;
                                                              W_ij s_j(t - delay_ij) for Dense with delays)
@@ -22,16 +23,7 @@ Shapes are (C, H, W) or (F,), without batch and time.
 from collections.abc import Iterable
 
 from taaf.models.errors import GraphError
-from taaf.models.ir.nodes import (
-    BatchNorm,
-    Conv2d,
-    Dense,
-    Input,
-    Lif,
-    Node,
-    Shape,
-    Sum,
-)
+from taaf.models.ir.nodes import BatchNorm, Concat, Conv2d, Dense, Input, Lif, Node, Pool2d, Shape, Sum
 
 
 class Graph:
@@ -75,7 +67,7 @@ class Graph:
             wanted = 0 if isinstance(node, Input) else 1
             if isinstance(node, Input) and (not node.shape or min(node.shape) < 1):
                 raise GraphError(f"{self.name}.{node.name}: input shape {node.shape} has no elements")
-            if len(sources) != wanted and not (isinstance(node, Sum) and len(sources) >= 2):
+            if len(sources) != wanted and not (isinstance(node, Sum | Concat) and len(sources) >= 2):
                 raise GraphError(f"{self.name}.{node.name}: {len(sources)} inputs, expected {wanted or 'none'}")
             missing = [s for s in sources if s not in self.shapes]
             if missing:
@@ -101,9 +93,9 @@ class Graph:
 
     @property
     def output(self) -> str:
-        """Name of the last LIF, whose spikes leave the chip."""
+        """Name of the node whose spikes leave the chip: the last LIF, or a concatenation or pooling of LIFs."""
         ends = [n for n in self.nodes if not self.targets(n)]
-        if len(ends) != 1 or not isinstance(self.nodes[ends[0]], Lif):
+        if len(ends) != 1 or not isinstance(self.nodes[ends[0]], Lif | Concat | Pool2d):
             raise GraphError(f"{self.name}: must end in exactly one LIF, found {', '.join(ends) or 'none'}")
         return ends[0]
 

@@ -134,16 +134,46 @@ class BatchNorm(Node):
 
 @dataclass(frozen=True, eq=False)
 class Pool2d(Node):
-    """Pooling with kernel == stride and no padding; kind "sum", "average" or "max"; float stage only."""
+    """Pooling over windows of ``kernel``, every ``stride`` (None: the kernel), of a map padded with silence.
+
+    ``kind`` "max" takes spikes and gives spikes, their OR: it may stand in an integer graph. "sum" and "average" take spikes
+    and give a current; they belong to the float stage.
+    """
 
     kind: str
     kernel: tuple[int, int]
+    stride: tuple[int, int] | None = None
+    padding: tuple[int, int] = (0, 0)
+
+    @property
+    def step(self) -> tuple[int, int]:
+        """The stride, also where it is the kernel's size."""
+        return self.stride or self.kernel
 
     def out_shape(self, inputs: Sequence[Shape]) -> Shape:
         (shape,) = inputs
         if len(shape) != 3:
             raise ValueError(f"pooling takes (C, H, W), found {shape}")
-        return (shape[0], shape[1] // self.kernel[0], shape[2] // self.kernel[1])
+        if min(*self.kernel, *self.step) < 1 or any(
+            not 0 <= p <= k // 2 for p, k in zip(self.padding, self.kernel, strict=True)
+        ):
+            raise ValueError(
+                f"pooling with kernel {self.kernel}, stride {self.step}, padding {self.padding} (up to half a kernel)"
+            )
+        size = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(shape[1:], self.padding, self.kernel, self.step, strict=True)]
+        if min(size) < 1:
+            raise ValueError(f"pooling window {self.kernel} is larger than the padded input {shape}")
+        return (shape[0], *size)
+
+
+@dataclass(frozen=True, eq=False)
+class Concat(Node):
+    """Spikes beside each other along the channels: (C1, H, W), (C2, H, W), ... -> (C1 + C2 + ..., H, W); flat ones likewise."""
+
+    def out_shape(self, inputs: Sequence[Shape]) -> Shape:
+        if len({shape[1:] for shape in inputs}) != 1:
+            raise ValueError(" and ".join(map(str, inputs)) + " do not lie beside each other")
+        return (sum(shape[0] for shape in inputs), *inputs[0][1:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,19 +3,19 @@
 import numpy as np
 
 from taaf.models.errors import GraphError
-from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense, Sum
+from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Sum
 
-_GIVES_SPIKES = (Input, Lif, Flatten)
-_TAKES_SPIKES = (Conv2d, Dense, Flatten)
-_STAGE = (Input, Conv2d, Dense, Flatten, Sum, Lif)
+_GIVES_SPIKES = (Input, Lif, Flatten, Concat, Pool2d)
+_TAKES_SPIKES = (Conv2d, Dense, Flatten, Concat, Pool2d)
+_STAGE = (Input, Conv2d, Dense, Flatten, Concat, Pool2d, Sum, Lif)
 
 
 def require_integer_stage(graph: Graph) -> None:
     """Check that a graph is of the integer stage: integer values, and spikes and currents where they belong.
 
-    Synapses and flattening take spikes (of the input or a LIF); sums and LIFs take currents (of synapses or sums), and
-    every current goes to one place. Reference, engine and NetX would otherwise each do something else: NetX has no LIF
-    without its own synapse, and a spike that is added to a current has no weight.
+    Synapses, flattening, concatenation and max pooling take spikes (of the input or a LIF); sums and LIFs take currents (of
+    synapses or sums), and every current goes to one place. Reference, engine and NetX would otherwise each do something else:
+    NetX has no LIF without its own synapse, and a spike that is added to a current has no weight.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def require_integer_stage(graph: Graph) -> None:
 
 def _node_problems(graph: Graph, node: Node) -> list[str]:
     where = f"{graph.name}.{node.name}"
-    if not isinstance(node, _STAGE):
+    if not isinstance(node, _STAGE) or (isinstance(node, Pool2d) and node.kind != "max"):
         return [f"{where}: {type(node).__name__} is not an integer-stage node; run the compiler first"]
     found = []
     for key in ("weight", "weight_rec", "delay", "bias", "i_decay", "v_decay", "v_th_mant"):
