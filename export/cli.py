@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from taaf.models.errors import ConfigError
@@ -124,7 +125,7 @@ def _fit(args: argparse.Namespace) -> int:
 
 def _bundle(args: argparse.Namespace) -> int:
     from taaf.export.netx_bundle import export_netx, windows_to_verify
-    from taaf.models.checkpoint import read_checkpoint
+    from taaf.export.trained import TrainedNetwork
     from taaf.training.config import from_dict, with_root
     from taaf.training.sources import open_windows
 
@@ -133,12 +134,14 @@ def _bundle(args: argparse.Namespace) -> int:
             print(line, flush=True)
 
     # complain about the checkpoint before loading data
-    config = from_dict(read_checkpoint(args.model)["config"], f"{args.model}: configuration")
-    limit = args.windows or windows_to_verify(config.model)
-    test = open_windows(with_root(config.data, args.root), config.model, "test", args.quiet, limit)
+    trained = TrainedNetwork(args.model)
+    config = from_dict(trained.provenance["config"], f"{args.model}: configuration")
+    limit = args.windows or windows_to_verify(trained)
+    test = open_windows(with_root(config.data, args.root), config.network.inputs, "test", args.quiet, limit)
     inputs = {m: x[:limit] for m, x in test.inputs.items()}
+    data = {k: v for k, v in asdict(config.data).items() if k not in ("root", "cache", "workers")}
     result = export_netx(
-        args.model, args.out or Path("bundle"), inputs, test.labels[:limit], list(test.label_names),
+        trained, args.out or Path("bundle"), inputs, test.labels[:limit], list(test.label_names), data=data,
         verify_lava=args.verify_lava, quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
     )  # fmt: skip
     if args.json:

@@ -6,17 +6,19 @@ from typing import Any
 
 import torch
 
-from taaf.models.config import ModelConfig
-from taaf.models.errors import CheckpointError
+from taaf.models import version2
+from taaf.models.config import NetworkConfig
+from taaf.models.errors import CheckpointError, TaafError
 from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.models.files.writing import write_at_once
-from taaf.models.taaf import TaafSnn
+from taaf.models.network import MultimodalSnn
 
 FORMAT = "taaf-checkpoint"
-VERSION = 2
+VERSION = 3
+READABLE = (2, VERSION)
 
 
-def save_checkpoint(path: Path, model: TaafSnn, config: dict[str, Any], **extra: Any) -> None:
+def save_checkpoint(path: Path, model: MultimodalSnn, config: dict[str, Any], **extra: Any) -> None:
     """Write ``path`` in one step: a crash leaves the old file or the new one; raises `OutputError` if it cannot be written."""
     content = {"format": FORMAT, "version": VERSION, "config": config, "state": model.state_dict(), **extra}
     buffer = io.BytesIO()  # on a full disk torch.save would raise what names no cause
@@ -25,7 +27,7 @@ def save_checkpoint(path: Path, model: TaafSnn, config: dict[str, Any], **extra:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read and check a checkpoint; raises `CheckpointError` that says what is wrong with the file."""
+    """Read and check a checkpoint, of version 2 in today's terms; raises `CheckpointError` that says what is wrong with the file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; `taaf-train` writes model.pt into its --out folder")
     try:
@@ -34,12 +36,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a taaf checkpoint (no format mark {FORMAT!r}); train one with `taaf-train`")
-    if content.get("version") != VERSION:
-        raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this taaf reads {VERSION}")
-    return content
+    if content.get("version") not in READABLE:
+        raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this taaf reads {READABLE}")
+    return content if content["version"] == VERSION else _of_version_2(path, content)
 
 
-def load_model(path: Path) -> tuple[TaafSnn, dict[str, Any]]:
+def _of_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return content | {"config": version2.config_of(content["config"]), "state": version2.state_of(content["state"])}
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # of values that nobody checked
+        raise CheckpointError(f"{path}: not a checkpoint of version 2 ({type(error).__name__}: {error})") from error
+
+
+def load_model(path: Path) -> tuple[MultimodalSnn, dict[str, Any]]:
     """Rebuild the network of a checkpoint in eval mode; returns it and the checkpoint's content.
 
     Raises
@@ -49,11 +60,11 @@ def load_model(path: Path) -> tuple[TaafSnn, dict[str, Any]]:
     """
     content = read_checkpoint(path)
     try:
-        config = ModelConfig.from_dict(content["config"]["model"])
+        config = NetworkConfig.from_dict(content["config"]).check()
         _check_sizes(config, content["state"])
-        model = TaafSnn(config)
+        model = MultimodalSnn(config)
         model.load_state_dict(content["state"])
-    except CheckpointError as error:
+    except TaafError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # what torch raises on foreign values is not listed anywhere
         first = (str(error).splitlines() or [type(error).__name__])[-1].strip()
@@ -67,10 +78,10 @@ def load_model(path: Path) -> tuple[TaafSnn, dict[str, Any]]:
     return model.eval(), content
 
 
-def _check_sizes(config: ModelConfig, state: dict[str, torch.Tensor]) -> None:
+def _check_sizes(config: NetworkConfig, state: dict[str, torch.Tensor]) -> None:
     """Compare shapes on the meta device, before the network that the configuration describes takes any memory."""
     with torch.device("meta"):
-        expected = TaafSnn(config).state_dict()
+        expected = MultimodalSnn(config).state_dict()
     if missing := sorted(expected.keys() ^ state.keys()):
         raise KeyError(f"{missing[0]} is in one of them only")
     for name, value in expected.items():

@@ -1,10 +1,11 @@
 """The deployment bundle: a directory with a manifest, one NetX file per branch, the head and expected results.
 
     manifest.json   format, branches (files, shapes, windows, phases), head, labels, SHA-256 of every file, tools
-    event.net audio.net   loadable by stock lava-dl; named after the branches
+    event.net audio.net   loadable by stock lava-dl; named after the branches, one or more
     encoder_visual.npz    where a branch takes real numbers: the convolution that encodes them on the host
     head.npz        alignment, classifier and attention as plain arrays
-    golden.npz      expected feature spikes and logits of the whole test set, from the trained model
+    golden.npz      expected feature spikes and logits of the verified windows, from the trained model
+    windows.npz     the verified windows themselves, where no data set gives them
 
 Files are verified against the manifest before anything is parsed. Nothing is pickled.
 """
@@ -17,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from taaf.export.bundle.manifest import FORMAT, VERSION, manifest_problems, modalities_of
+from taaf.export.bundle.manifest import FORMAT, READABLE, manifest_problems, modalities_of
 from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.targets.netx.read import read_netx
+from taaf.models import version2
+from taaf.models.config import InputSpec
 from taaf.models.encoder import HostEncoder
 from taaf.models.errors import BundleError, TaafError
 from taaf.models.files.npz import read_npz
 from taaf.models.files.writing import sha256
-from taaf.models.host_head import AlignedHead
-from taaf.models.host_heads import host_head
+from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
 
 MAX_FILE_BYTES = 1 << 30
@@ -40,14 +42,19 @@ class Bundle:
     path: Path
     manifest: dict[str, Any]
     graphs: dict[str, Graph]
-    head: AlignedHead
+    head: HostHead
     golden: dict[str, np.ndarray]
     encoders: dict[str, HostEncoder] = field(default_factory=dict)
 
     @property
-    def modalities(self) -> tuple[str, str]:
+    def modalities(self) -> tuple[str, ...]:
         """Names of the branches, in order."""
         return self.head.modalities
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the class of every verified window is known."""
+        return bool((self.golden["labels"] >= 0).all())
 
     @property
     def data_set(self) -> str:
@@ -95,6 +102,15 @@ class Bundle:
         graph = self.graphs[branch]
         return int(np.prod(graph.shapes[graph.output]))
 
+    def specs(self) -> dict[str, InputSpec]:
+        """What a data set must give, per modality."""
+        found = {}
+        for m, graph in self.graphs.items():
+            encoder = self.encoders.get(m)
+            shape, scale = (graph.input.shape, 0) if encoder is None else (encoder.input_shape, encoder.scale)
+            found[m] = InputSpec(tuple(shape), self.input_steps(m), scale)
+        return found
+
     def features_of(self, branch: str, spikes: np.ndarray) -> np.ndarray:
         """What the head receives of a branch's last layer (N, *shape, T): (N, F, T), the steps it reads, maps flattened."""
         seen = spikes[..., : self.input_steps(branch)]
@@ -135,7 +151,7 @@ def read_bundle(path: Path) -> Bundle:
             for b, entry in branches.items()
             if "encoder_file" in entry
         }
-        head = host_head(_read_npz(path / manifest["head"]["file"]), manifest["head"])
+        head = HostHead(_read_npz(path / manifest["head"]["file"]), _head_spec(manifest, graphs))
         bundle = Bundle(path, manifest, graphs, head, _read_npz(path / manifest["golden"]["file"]), encoders)
         _check_fit(bundle)
     except TaafError:
@@ -163,8 +179,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{file}: not valid JSON, it may be truncated ({error})") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{file}: not a taaf bundle (format is not {FORMAT!r})")
-    if manifest.get("version") != VERSION:
-        raise BundleError(f"{file}: bundle version {manifest.get('version')!r}; this taaf reads {VERSION}")
+    if manifest.get("version") not in READABLE:
+        raise BundleError(f"{file}: bundle version {manifest.get('version')!r}; this taaf reads {READABLE}")
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
         raise BundleError(f"{file}: 'files' must map file names to SHA-256 sums")
@@ -176,10 +192,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _head_spec(manifest: dict[str, Any], graphs: dict[str, Graph]) -> dict[str, Any]:
+    spec: dict[str, Any] = manifest["head"]
+    if manifest["version"] == 2:
+        return version2.head_spec(spec, manifest["branches"], {m: g.shapes[g.output] for m, g in graphs.items()})
+    return spec
+
+
 def _used_files(manifest: dict[str, Any]) -> list[Any]:
     branches = [manifest["branches"][name] for name in modalities_of(manifest)]
     used = [branch[key] for branch in branches for key in ("file", "encoder_file") if key in branch]
-    return [manifest["head"]["file"], manifest["golden"]["file"], *used]
+    kept = [manifest["data"]["file"]] if isinstance(manifest.get("data"), dict) and "file" in manifest["data"] else []
+    return [manifest["head"]["file"], manifest["golden"]["file"], *used, *kept]
 
 
 def _no_number(text: str) -> None:
@@ -208,10 +232,11 @@ def _check_fit(bundle: Bundle) -> None:
     from taaf.export.limits import check_limits  # imports torch
 
     n = len(bundle.golden["labels"])
-    wanted = {"logits": "f", "labels": "i", **{f"features_{b}": "u" for b in bundle.graphs}}
+    decides = {"logits": "f"} if bundle.head.decides else {}
+    wanted = {"labels": "i", **decides, **{f"features_{b}": "u" for b in bundle.graphs}}
     if wrong := [k for k, kind in wanted.items() if bundle.golden[k].dtype.kind != kind]:
         raise BundleError(f"{bundle.path}: golden.npz holds {wrong[0]} as {bundle.golden[wrong[0]].dtype}")
-    if bundle.golden["labels"].ndim != 1 or not n or not np.isfinite(bundle.golden["logits"]).all():
+    if bundle.golden["labels"].ndim != 1 or not n or not all(np.isfinite(bundle.golden[k]).all() for k in decides):
         raise BundleError(
             f"{bundle.path}: golden.npz has {bundle.golden['labels'].shape} labels, or logits that are not finite"
         )
@@ -226,14 +251,17 @@ def _check_fit(bundle: Bundle) -> None:
         if not 1 <= steps <= bundle.window_steps:
             raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
         check_limits(graph, window_steps=bundle.window_steps, allow_saturation=bundle.allows_saturation)
-        if bundle.head.input_steps(name) != steps:
-            raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
-        if bundle.n_features(name) != bundle.head.n_features(name):
-            raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes another number")
+        taken = bundle.head.head.inputs.get(name)
+        if taken is None or taken.steps != steps:
+            raise BundleError(f"{bundle.path}: head reads another number of {name} steps than {steps}")
+        if bundle.n_features(name) != taken.size:
+            raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes {taken.size}")
         packed = bundle.golden[f"features_{name}"]
         if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-n * bundle.n_features(name) * steps // 8):
             raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")
-    if bundle.head.spec["classes"] != len(bundle.manifest["labels"]):
-        raise BundleError(f"{bundle.path}: the head has {bundle.head.spec['classes']} classes, the manifest names other labels")
-    if bundle.golden["logits"].shape != (n, len(bundle.manifest["labels"])):
+    if bundle.modalities != tuple(bundle.graphs):
+        raise BundleError(f"{bundle.path}: the head reads {', '.join(bundle.modalities)}, the branches are {', '.join(bundle.graphs)}")
+    if bundle.head.head.classes != len(bundle.manifest["labels"]):
+        raise BundleError(f"{bundle.path}: the head has {bundle.head.head.classes} classes, the manifest names other labels")
+    if bundle.head.decides and bundle.golden["logits"].shape != (n, len(bundle.manifest["labels"])):
         raise BundleError(f"{bundle.path}: golden logits {bundle.golden['logits'].shape} do not fit {n} samples and the labels")
