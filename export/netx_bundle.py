@@ -201,13 +201,13 @@ def _trained_results(
     features: dict[str, np.ndarray] = {}
     for m, x in inputs.items():
         spikes = trained.encoded(m, x) if m in encoders else x
-        found = np.concatenate([trace[graphs[m].output] for _, trace in trained.traces(m, spikes)])
-        features[m] = found.reshape(len(found), -1, found.shape[-1])
+        outputs = np.concatenate([trace[graphs[m].output] for _, trace in trained.traces(m, spikes)])
+        features[m] = outputs.reshape(len(outputs), -1, outputs.shape[-1])
     golden = {f"features_{m}": np.packbits(f) for m, f in features.items()} | {"labels": labels}
     parts: dict[str, list[np.ndarray]] = {}
     for rows in blocks_of(len(labels), graphs.values(), max(trained.steps.values()), 250):
-        for u, logits in trained.decided({m: f[rows] for m, f in features.items()}).items():
-            parts.setdefault(u, []).append(logits)
+        for u, readout in trained.decided({m: f[rows] for m, f in features.items()}).items():
+            parts.setdefault(u, []).append(readout)
     logits = {u: np.concatenate(p) for u, p in parts.items()}
     golden |= {f"predictions_{u}": x.argmax(1).astype(np.uint16) for u, x in logits.items()}
     return golden | ({"logits": logits["fused"]} if "fused" in logits else {})

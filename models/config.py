@@ -192,7 +192,7 @@ def _head(table: Any, where: str) -> HeadConfig:
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: found {type(table).__name__}, expected a table")
     kind, classes = table.get("type", "taaf"), table.get("classes", 10)
-    options = find_head(kind, f"{where}.type").Options
+    options = find_head(kind, f"{where}.type").options_type
     if type(classes) is not int or problem_of(classes, 0):
         raise ConfigError(f"{where}.classes (={str(classes)[:40]!r}): {problem_of(classes, 0) or 'expected a whole number'}")
     told = {k: v for k, v in table.items() if k not in ("type", "classes")}

@@ -173,7 +173,8 @@ def _cmci(ops: Ops, p: Arrays, *hs: Any) -> Any:
 
 
 def _weight_attention_shapes(s: Sizes, c: int) -> dict[str, tuple[int, ...]]:
-    f, shapes = s[0], {}
+    f = s[0]
+    shapes: dict[str, tuple[int, ...]] = {}
     for name in ("first", "second"):
         shapes |= {f"{name}_squeeze_weight": (f, 2 * f), f"{name}_squeeze_bias": (f,)}
         shapes |= {f"{name}_score_weight": (1, f), f"{name}_score_bias": (1,)}

@@ -24,7 +24,7 @@ from taaf.deploy.lava.streams import to_stream, to_windows
 from taaf.export.bundle.reader import Bundle
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Activity
-from taaf.models.errors import OutputError
+from taaf.models.errors import BackendUnavailableError, OutputError
 from taaf.models.ir import Shape
 from taaf.models.ir.stage import require_spikes
 
@@ -80,25 +80,28 @@ class LavaNetwork:
     ) -> None:
         from lava.lib.dl.netx.hdf5 import Network
 
-        from taaf.deploy.lava.processes.host_head import HostHeadProcess
+        from taaf.deploy.lava.processes.host_head import HOST_HEADS
 
+        if len(bundle.graphs) not in HOST_HEADS:
+            raise BackendUnavailableError(
+                f"{bundle.path}: {len(bundle.graphs)} branches; the host process has up to {max(HOST_HEADS)}"
+            )
         self.bundle, self.window = bundle, bundle.window_steps
         self.n_windows = len(next(iter(inputs.values())))
         self.delays = {name: len(graph.lifs()) for name, graph in bundle.graphs.items()}
         self.n_steps = self.n_windows * self.window + max(self.delays.values())
         self.rasters: dict[tuple[str, str], tuple[np.ndarray, int, Shape]] = {}
-        self.head = HostHeadProcess(
-            arrays=bundle.head.arrays, spec=bundle.head.spec, n_windows=self.n_windows, window_steps=self.window,
-            input_steps={b: bundle.input_steps(b) for b in bundle.graphs}, delays=self.delays,
-            shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()},
-            classes=len(bundle.manifest["labels"]), confidence=confidence,
+        self.head: Any = HOST_HEADS[len(bundle.graphs)](
+            arrays=bundle.head.arrays, spec=bundle.head.head.spec(), n_windows=self.n_windows, window_steps=self.window,
+            delays=self.delays, shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()},
+            n_outputs=len(bundle.head.outputs), classes=bundle.head.head.classes, confidence=confidence,
         )  # fmt: skip
         self.inputs, self.confidence, self.folder = inputs, confidence, folder
-        for (name, graph), port in zip(bundle.graphs.items(), (self.head.first_in, self.head.second_in), strict=True):
+        for i, (name, graph) in enumerate(bundle.graphs.items()):
             file = bundle.path / bundle.manifest["branches"][name]["file"]
             network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1)
             network.net_config.f.close()  # stock NetX leaves the file open
-            self._connect(self._source(name, network.inp.shape), network, port, on_chip)
+            self._connect(self._source(name, network.inp.shape), network, getattr(self.head, f"in_{i}"), on_chip)
             if folder is None:
                 continue
             for lif, layer in zip(graph.lifs(), network.layers, strict=True):
@@ -159,8 +162,7 @@ class LavaNetwork:
                 done += n
                 tick(n)
             steps = None if self.confidence is None else runtime.read(self.head.exit_steps).astype(np.int64)
-            read = (self.head.fused_logits, self.head.first_logits, self.head.second_logits)
-            logits = {u: runtime.read(v) for u, v in zip(self.bundle.head.outputs, read, strict=True)}
+            logits = dict(zip(self.bundle.head.outputs, runtime.read(self.head.logits), strict=False))
             finished = time.perf_counter()
         layers: dict[str, dict[str, np.ndarray]] = {}
         for (branch, lif), entry in self.rasters.items():

@@ -260,7 +260,9 @@ def _check_fit(bundle: Bundle) -> None:
         if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-n * bundle.n_features(name) * steps // 8):
             raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")
     if bundle.modalities != tuple(bundle.graphs):
-        raise BundleError(f"{bundle.path}: the head reads {', '.join(bundle.modalities)}, the branches are {', '.join(bundle.graphs)}")
+        raise BundleError(
+            f"{bundle.path}: the head reads {', '.join(bundle.modalities)}, the branches are {', '.join(bundle.graphs)}"
+        )
     if bundle.head.head.classes != len(bundle.manifest["labels"]):
         raise BundleError(f"{bundle.path}: the head has {bundle.head.head.classes} classes, the manifest names other labels")
     if bundle.head.decides and bundle.golden["logits"].shape != (n, len(bundle.manifest["labels"])):

@@ -11,7 +11,7 @@ MAX_MEMBERS = 1000
 
 
 def read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
-    """Boolean, integer and float arrays of an .npz file, ``max_bytes`` in total when unpacked.
+    """Boolean, integer, float and short text arrays of an .npz file, ``max_bytes`` in total when unpacked.
 
     ``numpy.load`` allocates what an array's header declares before it looks whether the data are there.
 
@@ -41,8 +41,12 @@ def _array(name: str, raw: bytes) -> np.ndarray:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)  # refuses headers of more than 10 000 bytes
     values = raw[file.tell() :]
-    if dtype.kind not in "biuf" or dtype.itemsize > 8 or any(type(n) is not int or n < 0 for n in shape):
-        raise ValueError(f"{name}: holds {dtype} of shape {shape}, expected numbers")
+    if (
+        dtype.kind not in "biufU"
+        or dtype.itemsize > (256 if dtype.kind == "U" else 8)
+        or any(type(n) is not int or n < 0 for n in shape)
+    ):
+        raise ValueError(f"{name}: holds {dtype} of shape {shape}, expected numbers or short texts")
     if math.prod(shape) * dtype.itemsize != len(values):
         raise ValueError(f"{name}: declares {shape} {dtype} and holds {len(values)} bytes")
     return np.frombuffer(bytearray(values), dtype).reshape(shape, order="F" if fortran else "C")

@@ -42,7 +42,7 @@ def head_of(spec: Mapping[str, Any]) -> Head:
         if type(classes) is not int or not 0 <= classes <= MAX_CLASSES:
             raise BundleError(f"classes (={str(classes)[:40]}): allowed 0 to {MAX_CLASSES}")
         told = {k: v for k, v in spec.items() if k not in ("type", "inputs", "classes", "file", "modalities")}
-        return kind(inputs, classes, read_dataclass(kind.Options, told, "head"))
+        return kind(inputs, classes, read_dataclass(kind.options_type, told, "head"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(
             f"head: {type(error).__name__} {str(error)[:60]} in its description; export the bundle again"

@@ -34,3 +34,10 @@ def align(ops: Ops, arrays: Arrays, features: Mapping[str, Any]) -> dict[str, An
 def alignment_macs(inputs: Mapping[str, Features], steps: int) -> int:
     """Multiply-accumulates per window (dense count)."""
     return sum(3 * steps * x.steps * x.size for x in inputs.values())
+
+
+def alignment_stage(inputs: Mapping[str, Features], steps: int) -> tuple[str, str]:
+    """Title and detail for reports."""
+    sizes = list(dict.fromkeys(x.size for x in inputs.values()))
+    features = f"{' and '.join(f'{n:,}' for n in sizes)} features" + (" each" if len(sizes) == 1 and len(inputs) > 1 else "")
+    return "time alignment", f"{' and '.join(str(x.steps) for x in inputs.values())} → {steps} steps, {features}"

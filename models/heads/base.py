@@ -126,17 +126,17 @@ class Head(ABC):
     classes : int
         Number of classes C.
     options : dataclass
-        An instance of ``Options``.
+        An instance of ``options_type``.
 
     Attributes
     ----------
-    Options : type
+    options_type : type
         Dataclass of the settings in ``[head]`` beside ``type`` and ``classes``.
     strategies : tuple of str or None
         Names of the training strategies that go with it; None: all but those that name this in theirs.
     """
 
-    Options: type[Any] = NoOptions
+    options_type: type[Any] = NoOptions
     kind: str = ""
     strategies: tuple[str, ...] = ()
 

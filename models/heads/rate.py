@@ -31,7 +31,7 @@ class RateHead(Head):
     """See the module; logits are spikes per class and step, the readout their sum."""
 
     kind = "rate"
-    Options = Options
+    options_type = Options
     options: Options
     strategies = ("readout",)
 

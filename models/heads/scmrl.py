@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from taaf.models.cross_modal import CrossModalOptions, cross_modal, divisor_bits, mac_parts, tokens_of
 from taaf.models.errors import ConfigError
 from taaf.models.fusion import FUSIONS
-from taaf.models.heads.alignment import align, alignment_arrays, alignment_macs
+from taaf.models.heads.alignment import align, alignment_arrays, alignment_macs, alignment_stage
 from taaf.models.heads.base import FUSED, Array, Arrays, Features, Head, Ops, Project, StepOutputs, silenced
 from taaf.models.settings import Range
 
@@ -49,7 +49,7 @@ class ScmrlHead(Head):
     """See the module; `Options` says what can be chosen."""
 
     kind = "scmrl"
-    Options = Options
+    options_type = Options
     options: Options
     strategies = ("scmrl",)
 
@@ -114,6 +114,7 @@ class ScmrlHead(Head):
         bits = "/".join(str(divisor_bits(k, o.aligned_steps)) for k in self.tokens.values())
         crossed = {"residual": f"x + {o.residual_alpha:g} x_res", "attention": "x_res alone", "none": "none"}[o.cross_modal]
         return [
+            alignment_stage(self.inputs, o.aligned_steps),
             (f"cross-modal: {crossed}", f"{n} tokens, {o.attention_heads} heads, CCSSA / 2^{bits}"),
             (f"MLP, readout: {o.fusion}", f"ratio {o.mlp_ratio}, mean over {o.aligned_steps} steps"),
         ]

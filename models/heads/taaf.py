@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from taaf.models.errors import ConfigError
 from taaf.models.fusion import FUSIONS, temporal_attention
-from taaf.models.heads.alignment import align, alignment_arrays, alignment_macs
+from taaf.models.heads.alignment import align, alignment_arrays, alignment_macs, alignment_stage
 from taaf.models.heads.base import FUSED, Array, Arrays, Features, Head, Ops, Project, StepOutputs, silenced
 from taaf.models.settings import nearest
 
@@ -42,7 +42,7 @@ class TaafHead(Head):
     """See the module; `Options` says what can be chosen."""
 
     kind = "taaf"
-    Options = Options
+    options_type = Options
     options: Options
 
     def __init__(self, inputs: Mapping[str, Features], classes: int, options: Options) -> None:
@@ -99,6 +99,7 @@ class TaafHead(Head):
         o = self.options
         seen = {"taaf": "softmax over time steps", "uniform": "uniform, 1/T"}[o.attention]
         return [
+            alignment_stage(self.inputs, o.aligned_steps),
             (f"fusion: {o.fusion}", f"logits, {self.classes} classes × {o.aligned_steps} steps"),
             ("temporal attention", f"{seen}, on {o.attention_on}"),
         ]

@@ -46,7 +46,7 @@ class Cell:
     def config(self, base: TrainConfig, seed: int) -> dict[str, dict[str, Any]]:
         """The base configuration with this cell's changes, as a nested dictionary."""
         values = base.to_dict()
-        values["model"] |= {"fusion": self.fusion, "attention": self.attention, "alignment": self.alignment}
+        values["head"] |= {"fusion": self.fusion, "attention": self.attention, "alignment": self.alignment}
         values["loss"] |= {"balance": self.balance, "beta": self.beta, "suppression": self.suppression}
         values["loss"] |= READINGS.get(self.reading, {})
         values["optimiser"] |= {"seed": seed}

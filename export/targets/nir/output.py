@@ -34,7 +34,7 @@ def model_to_nir(model: Path, out: Path) -> dict[str, Any]:
         graphs, encoded = bundle.graphs, list(bundle.encoders)
     else:
         trained, _ = load_model(model)
-        encoded = list(trained.config.input_scales)
+        encoded = [m for m, spec in trained.config.inputs.items() if spec.scale]
         compiled = {b: compile_graph(g, saturate=True, report=CompileReport()) for b, g in float_graphs(trained).items()}
         for _, chain in compiled.values():
             check_limits(chain)
