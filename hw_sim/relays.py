@@ -1,7 +1,7 @@
 """Relay channels, undone: the form in which our own engine runs a lowered network.
 
 A chain of NetX layers carries the input of a residual block beside its inner spikes, in relay neurons that fire whenever
-their one source does (`taaf.export.passes.lower_residual`). The engine needs no such neurons: two synapse groups may end in
+their one source does (`taaf.export.passes.chain`). The engine needs no such neurons: two synapse groups may end in
 one LIF. This module finds relays by what they compute, not by name, so that it works on any chain:
 
     relay: one synapse, at the kernel tap that reads pixel (y s, x s), of a weight above the threshold; no bias, no current
