@@ -32,13 +32,17 @@ class Relays:
 
 
 def without_relays(graph: Graph) -> tuple[Graph, dict[str, Relays]]:
-    """An integer graph of the same spikes without relays, and LIF -> the relays that are missing at its end."""
+    """An integer graph of the same spikes without relays, and LIF -> the relays that are missing at its end.
+
+    Of relays that repeat relays, every second layer is undone; the others run as neurons, as do relays that are read beside the
+    middle of a kernel.
+    """
     found: dict[str, Relays] = {}
-    for lif in graph.lifs():
+    for name in [lif.name for lif in graph.lifs()]:
+        lif = graph.nodes[name]
+        assert isinstance(lif, Lif)
         if (relays := _relays_of(graph, lif)) is not None:
-            found[lif.name] = relays
-    for name, relays in found.items():
-        graph = _raised(graph, name, relays)
+            graph, found[name] = _raised(graph, name, relays), relays
     return graph, found
 
 

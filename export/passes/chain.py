@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from taaf.export.limits import BIAS_MIN
 from taaf.export.passes.flat import flat_layer, flat_synapses
 from taaf.export.passes.levels import Levels
 from taaf.export.passes.maps import RELAY_WEIGHT, Layer, NoMapError, map_layer, map_synapses, paces
 from taaf.export.passes.report import CompileReport, Part
+from taaf.hw_sim.intervals import lif_ranges
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, Shape, Sum
 from taaf.models.ir.stage import require_integer_stage
@@ -72,29 +74,32 @@ class _Chain:
 
     def _add(self, level: int) -> None:
         before, name = self.layer, self._name(level)
-        layer, synapse = self._layer(level, before)
-        if layer is None:
+        try:
+            layer, synapse, lif = self._as_map(level, before, name)
+        except NoMapError as reason:
+            self._tell_unrolled(level, str(reason))
             layer = flat_layer(self.levels, level)
-            self._require_flat_output(level)
-        synapse = self._as_it_was(layer, before, level) or synapse or flat_synapses(self.levels, layer, before, self._main(level))
+            synapse = self._as_it_was(layer, before) or flat_synapses(self.levels, layer, before, self._main(level))
+            lif = self._neurons(layer, name)
         self._check_sums(synapse, layer)
         if len(before.shape) == 3 and isinstance(synapse, Dense):
             self.nodes.append(self._flatten(synapse.name))
-        self.nodes += [synapse, self._neurons(layer, name)]
+        self.nodes += [synapse, lif]
         self.layer = layer
         self._tell(layer, name)
 
-    def _layer(self, level: int, before: Layer) -> tuple[Layer | None, Conv2d | None]:
-        try:
-            layer = map_layer(self.levels, level, self.paces, before)
-            return layer, map_synapses(self.levels, layer, before, self.paces, self._main(level))
-        except NoMapError as reason:
-            unrolled = [n for n in self.levels.at(level) if len(self.levels.shapes[n]) == 3]
-            if before.pace[0]:
-                self.not_a_map = str(reason)
-            if unrolled:
-                self.report.say(f"chain: {self.levels.graph.name}.{', '.join(unrolled)}: unrolled, because {self.not_a_map}")
-            return None, None
+    def _as_map(self, level: int, before: Layer, name: str) -> tuple[Layer, Conv2d | Dense, Lif]:
+        layer = map_layer(self.levels, level, self.paces, before)
+        synapse: Conv2d | Dense | None = self._as_it_was(layer, before)
+        synapse = synapse or map_synapses(self.levels, layer, before, self.paces, self._main(level))
+        return layer, synapse, _silent_beyond(self._neurons(layer, name), layer, synapse, before)
+
+    def _tell_unrolled(self, level: int, reason: str) -> None:
+        if self.layer.pace[0]:
+            self.not_a_map = reason
+        self._require_flat_output(level)
+        if unrolled := [n for n in self.levels.at(level) if len(self.levels.shapes[n]) == 3]:
+            self.report.say(f"chain: {self.levels.graph.name}.{', '.join(unrolled)}: unrolled, because {self.not_a_map}")
 
     def _require_flat_output(self, level: int) -> None:
         graph = self.levels.graph
@@ -114,7 +119,7 @@ class _Chain:
         joined = "-".join(self.levels.at(level))
         return joined if len(joined) <= _NAME_MAX else f"layer{level}"
 
-    def _as_it_was(self, layer: Layer, before: Layer, level: int) -> Conv2d | Dense | None:
+    def _as_it_was(self, layer: Layer, before: Layer) -> Conv2d | Dense | None:
         """The synapse node of the graph, where the layer has nothing else and reads all that the layer before has, in order."""
         own = [part.population for part in layer.parts]
         if len(own) != 1 or len(reads := self.levels.reads[own[0]]) != 1:
@@ -194,7 +199,9 @@ class _Chain:
                 whole = bias if bias.ndim > 1 else self._per_channel(part, bias)
                 found.append(whole.reshape(-1))
             elif bias.ndim == 3:
-                found.append(bias[:, part.phase[0] :: part.factor[0], part.phase[1] :: part.factor[1]])
+                held = np.zeros(shape, np.int32)
+                held[:, : part.extent[0], : part.extent[1]] = bias[:, part.phase[0] :: part.factor[0], part.phase[1] :: part.factor[1]]
+                found.append(held)
             else:
                 found.append(np.broadcast_to(bias.reshape(-1, *[1] * (len(shape) - 1)), shape))
         return np.concatenate(found)
@@ -213,3 +220,26 @@ class _Chain:
         kind = "relays" if len(layer.shape) == 1 else "relay channels"
         what = ", ".join(f"{n} {kind} of {population}" for population, n in carried.items())
         self.report.say(f"relays: {where}: {what} (+{extra} neurons, +{extra} axons)")
+
+
+def _silent_beyond(lif: Lif, layer: Layer, synapse: Conv2d | Dense, before: Layer) -> Lif:
+    """Neurons of a map that is larger than their population get a bias that no input can lift: what reads them reads padding.
+
+    With ``u <= u_max`` (`taaf.hw_sim.intervals`) and ``64 bias <= -u_max``, v never exceeds 0.
+    """
+    beyond = np.zeros(layer.shape, bool)
+    for part in layer.parts:
+        if not part.relays:
+            rows = slice(part.first, part.first + len(part.members))
+            beyond[rows, part.extent[0] :], beyond[rows, :, part.extent[1] :] = True, True
+    if not beyond.any():
+        return lif
+    nodes: list[Node] = [Input("input", before.shape), synapse, lif]
+    ranges = lif_ranges(Graph("layer", nodes, [("input", synapse.name), (synapse.name, lif.name)]), lif)
+    needed = np.minimum(0, -ranges.u.high) // 64
+    if ranges.may_wrap[beyond].any() or needed[beyond].min() < BIAS_MIN:
+        held = ", ".join(dict.fromkeys(p.population for p in layer.parts if p.extent != layer.shape[1:]))
+        raise NoMapError(f"{held} is smaller than the map of {layer.shape[1]} x {layer.shape[2]}, and could fire beyond its border")
+    bias = np.zeros(layer.shape, np.int32) if lif.bias is None else lif.bias
+    bias = bias if bias.ndim == 3 else np.broadcast_to(bias[:, None, None], layer.shape)
+    return replace(lif, bias=np.where(beyond, needed, bias).astype(np.int32))

@@ -3,7 +3,7 @@
 A chain of layers is what stock NetX runs. Layer k of it holds the populations whose longest path from the input has k synapses,
 and relays: neurons that repeat the spikes of populations (or of the input) of lower layers, for readers in higher ones.
 
-    level(input) = 0,   level(q) = 1 + max over the populations p that q reads of level(p)
+    level(input) = 0,   level(q) = 1 + max over the populations p that q reads of level(p)     (flat ones: behind all maps)
     p is carried by the layers level(p) + 1 .. max over its readers q of level(q) - 1
 
 Of a population only those neurons are carried that a reader has a weight for.
@@ -65,13 +65,12 @@ class Levels:
 
     def _levels(self) -> dict[str, int]:
         level = {self.input: 0}
-        for name, reads in self.reads.items():
-            level[name] = 1 + max(level[p] for read in reads for p in read.sources)
-        depth, maps = max(level.values()), [level[n] for n, shape in self.shapes.items() if len(shape) == 3]
-        for name in reversed(self.lifs):  # flat populations wait until the last map is done, as no map can follow them in a chain
-            if len(self.shapes[name]) == 1 and level[name] <= max(maps, default=0):
-                readers = [level[q] for q, reads in self.reads.items() if any(name in read.sources for read in reads)]
-                level[name] = min([*readers, depth + 1]) - 1
+        for maps in (True, False):  # flat populations wait for the last map, as no map can follow them in a chain
+            last = max((k for n, k in level.items() if len(self.shapes[n]) == 3), default=0)
+            for name, reads in self.reads.items():
+                if (len(self.shapes[name]) == 3) == maps:
+                    longest = max(level[p] for read in reads for p in read.sources)
+                    level[name] = 1 + (longest if maps else max(longest, last))
         return level
 
     @property

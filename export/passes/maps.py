@@ -78,16 +78,11 @@ def map_layer(levels: Levels, level: int, pace_of: dict[str, Pair | None], befor
     for name, mask in carried.items():
         relays += _phases(levels, name, pace, pace_of, mask)
     rows = [max(p.extent[axis] for p in (*own_parts, *relays)) for axis in (0, 1)]
-    for part in own_parts:
-        size = levels.shapes[part.population][1:]
-        if any(part.extent[a] != rows[a] or size[a] % part.factor[a] for a in (0, 1)):
-            held = " x ".join(str(r * f) for r, f in zip(rows, part.factor, strict=True))
-            raise NoMapError(f"{part.population} has {size[0]} x {size[1]} pixels where the layer's map would hold {held}")
     parts = [*own_parts, *relays]
     if level == levels.depth:
         parts = [next(p for p in parts if p.population == name) for name in levels.output]
-        if any(p.factor != (1, 1) for p in parts):
-            raise NoMapError("the output's channels would be mixed with the phases of finer maps")
+        if any(p.factor != (1, 1) or p.extent != (rows[0], rows[1]) for p in parts):
+            raise NoMapError("the output's channels would be mixed with the phases of finer maps, or be larger than they are")
     stride = (pace[0] // before.pace[0], pace[1] // before.pace[1])
     placed, first = [], 0
     for part in parts:
