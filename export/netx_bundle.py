@@ -19,7 +19,7 @@ from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph, fold_batch_norm
 from taaf.export.targets.netx.write import write_netx
 from taaf.export.trained import Trained, blocks_of
-from taaf.export.verify import LayerCheck, Places, require_exact, verify_branch, verify_encoder
+from taaf.export.verify import LayerCheck, require_exact, verify_branch, verify_encoder
 from taaf.hw_sim.counters import dense_macs
 from taaf.models.encoder import HostEncoder
 from taaf.models.errors import BackendUnavailableError, ParityError
@@ -185,11 +185,6 @@ def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: C
     return rows
 
 
-def places_of(unlowered: Graph, chain: Graph, report: CompileReport) -> Places:
-    """Where the chain holds each population: at the front of the LIF of its name; relays follow."""
-    return {lif.name: (lif.name, 0, unlowered.shapes[lif.name][0]) for lif in unlowered.lifs()}
-
-
 def _trained_results(
     trained: Trained,
     graphs: dict[str, Graph],
@@ -227,8 +222,7 @@ def _verify(
             if name in bundle.encoders:
                 check, spikes = verify_encoder(trained, name, bundle.encoders[name], spikes)
                 checks.append(check)
-            places = places_of(unlowered[name], graph, report)
-            branch, features[name] = verify_branch(trained, graph, unlowered[name], spikes, places, bar.update)
+            branch, features[name] = verify_branch(trained, graph, unlowered[name], spikes, report, bar.update)
             checks += branch
             features[name] = bundle.features_of(name, features[name])
     for line in checks:

@@ -69,7 +69,6 @@ _RENAMED = (
     (re.compile(r"^(branches\.\w+)\.blocks\.(\d+)\.(conv1|conv2|shortcut|lif1|lif2)\."), "{0}.block{1}_{2}."),
     (re.compile(r"^(branches\.\w+)\.convs\.(\d+)\."), "{0}.conv{1}."),
     (re.compile(r"^(branches\.\w+)\.lifs\.(\d+)\."), "{0}.conv{1}_lif."),
-    (re.compile(r"^(branches\.\w+)\.position_lif\."), "{0}.tokens_lif."),
 )
 
 

@@ -29,4 +29,4 @@ def wire(
         stride = 2 if i <= halvings and not pools else 1
         x = x.conv(f"conv{i}", channels // 8 * 2 ** (i - 1), 3, stride).lif(f"conv{i}_lif")
         x = x.max_pool(f"pool{i}") if pools else x
-    return x.conv("position", channels, 3).lif("tokens_lif").beside(x, "tokens")
+    return x.conv("position", channels, 3).lif("position_lif").beside(x, "tokens_lif")

@@ -14,7 +14,7 @@ from torch import nn
 from taaf.deploy.cli import main
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.frontend import host_encoders
-from taaf.export.passes import CompileReport, lower_residual
+from taaf.export.passes import CompileReport, to_chain
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.energy import load_chip
 from taaf.hw_sim.engine import Engine
@@ -169,7 +169,7 @@ def _residual(identity: bool, seed: int = 3) -> tuple[Graph, Graph, CompileRepor
     ]  # fmt: skip
     graph = Graph("g", nodes, edges)
     report = CompileReport()
-    return graph, lower_residual(graph, report), report
+    return graph, to_chain(graph, report), report
 
 
 @pytest.mark.parametrize("identity", [True, False])

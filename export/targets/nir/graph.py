@@ -12,7 +12,7 @@ import nir
 import numpy as np
 
 from taaf.export.limits import CONV_FIELD_MAX
-from taaf.export.passes import fold_batch_norm, lower_pool
+from taaf.export.passes import fold_batch_norm, fold_pool
 from taaf.export.targets.nir.file import text
 from taaf.export.targets.nir.neurons import NEURONS, Neurons, array, map_neurons
 from taaf.models import ir
@@ -61,7 +61,7 @@ def float_net(graph: nir.NIRGraph, members: list[str], name: str, dt: float, pre
         What every NIR name begins with and no IR name does.
     """
     builder = _Builder({n: graph.nodes[n] for n in members}, [(s, t) for s, t in graph.edges if s in members], name, prefix)
-    built = fold_batch_norm(lower_pool(builder.build()))
+    built = fold_batch_norm(fold_pool(builder.build()))
     _require_layers(built)
     replaced: dict[str, ir.Node | None] = {}
     neurons: dict[str, Neurons] = {}

@@ -1,0 +1,7 @@
+"""stub"""
+
+
+class GuardedChain: ...
+
+
+def with_guard(): ...
