@@ -176,7 +176,11 @@ def _encoder_entry(name: str, encoder: HostEncoder | None, data_set: str) -> dic
 
 def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: CompileReport) -> list[LayerIntervals]:
     """Refuse what is beyond the limits; say what is proven of each layer and what saturation was allowed for."""
-    check_limits(graph, window_steps=window, allow_saturation=allow_saturation)
+    check_limits(graph, pipelined=not graph.has_memory, window_steps=window, allow_saturation=allow_saturation)
+    if graph.has_memory:
+        report.say(
+            f"windows: {graph.name}: spikes wait in its synapses, which no reset clears: on Lava every window runs alone"
+        )
     rows = analyse(graph, window)
     for row in rows:
         report.say(str(row))

@@ -79,6 +79,11 @@ class Bundle:
         """Whether it was exported with --allow-saturation: u and v may leave 24 bits."""
         return self.manifest.get("allow_saturation") is True
 
+    @property
+    def pipelined(self) -> bool:
+        """Whether windows may follow each other without a gap; otherwise each runs alone on Lava (`Graph.has_memory`)."""
+        return not any(graph.has_memory for graph in self.graphs.values())
+
     def unproven_layers(self) -> list[LayerIntervals]:
         """Layers whose u or v may leave 24 bits within a window; none unless `allows_saturation`."""
         return [row for graph in self.graphs.values() for row in analyse(graph, self.window_steps) if not row.proven]
@@ -250,7 +255,8 @@ def _check_fit(bundle: Bundle) -> None:
         steps = bundle.input_steps(name)
         if not 1 <= steps <= bundle.window_steps:
             raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
-        check_limits(graph, window_steps=bundle.window_steps, allow_saturation=bundle.allows_saturation)
+        saturates = bundle.allows_saturation
+        check_limits(graph, pipelined=not graph.has_memory, window_steps=bundle.window_steps, allow_saturation=saturates)
         taken = bundle.head.head.inputs.get(name)
         if taken is None or taken.steps != steps:
             raise BundleError(f"{bundle.path}: head reads another number of {name} steps than {steps}")
