@@ -3,12 +3,16 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taaf.models.errors import ConfigError
 from taaf.models.shell.console import check_target, make_parser, not_negative, positive, run
+
+if TYPE_CHECKING:
+    from taaf.export.netx_bundle import ExportResult
 
 SCHEMA_VERSION = 1
 
@@ -24,12 +28,15 @@ def build_parser() -> argparse.ArgumentParser:
             "taaf-export runs/ead_mini/model.pt --to netx --out bundle", "taaf-export model.pt --to netx --verify-lava 5",
             "taaf-export model.pt --to nir --out backbone.nir",
             "taaf-export event.nir --second audio.nir --to netx --out backbone --calibrate spikes.npz",
+            "taaf-export my_nets.py:build --weights my.pt --inputs windows.npz --head rate --to netx --out bundle",
+            "taaf-export --branch event=event.net --branch audio=audio.net --inputs windows.npz --head rate --to netx",
             "taaf-export --fit loihi2 model.pt", "taaf-export --fit loihi1 bundle --chips 4 --json",
         ],
     )  # fmt: skip
     parser.add_argument(
         "model", type=Path, nargs="?",
-        help="checkpoint of taaf-train (model.pt), NIR file (.nir), or with --to nir a bundle; with --fit also a bundle or "
+        help="checkpoint of taaf-train (model.pt); FILE.py:FUNCTION, which builds a torch module of lava-dl SLAYER parts or "
+        "{modality: module} (your own code, which is run); NIR file (.nir), or with --to nir a bundle; with --fit also a bundle or "
         "NetX file (.net; default: the shipped bundle)",
     )  # fmt: skip
     parser.add_argument("--to", choices=["netx", "nir"], help="target format; needed unless --fit is given")
@@ -54,6 +61,25 @@ def build_parser() -> argparse.ArgumentParser:
         help="also export layers whose u or v may leave 24 bits, where the chip wraps and clips and training does not; "
         "they are reported, deployments count what happens, and verification still decides (default: refuse)",
     )  # fmt: skip
+    own = parser.add_argument_group("own network")
+    own.add_argument("--weights", type=Path, metavar="FILE.pt", help="state dict of the module that FILE.py:FUNCTION builds")
+    own.add_argument(
+        "--inputs", type=Path, metavar="FILE",
+        help="windows to prove it on: .npz, .h5 or folder of .npy with one array of zeros and ones (windows, *shape, steps) per "
+        "modality, and optionally labels and names (of classes); they are kept in the bundle",
+    )  # fmt: skip
+    own.add_argument(
+        "--head", choices=["rate", "none", "own"],
+        help="rate: the class whose output neurons fire most; none: feature spikes; own: what the module does behind the chip, as "
+        "ONNX on the host (default: own if there is any, else rate with labels, none without)",
+    )  # fmt: skip
+    own.add_argument(
+        "--record", type=Path, metavar="FILE.pt",
+        help="also keep graphs, head and SLAYER's spikes in this file, which is exported or fitted later without your code",
+    )  # fmt: skip
+    own.add_argument(
+        "--branch", action="append", metavar="NAME=FILE.net", help="make the bundle of NetX files, one per modality (repeatable)"
+    )
     mapper = parser.add_argument_group("does it fit")
     mapper.add_argument(
         "--fit", choices=["loihi1", "loihi2"],
@@ -87,6 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(args: argparse.Namespace) -> int:
     if args.fit:
         return _fit(args)
+    if args.branch or (args.model is not None and _is_code(args.model)):
+        return _own(args)
+    for option in ("weights", "inputs", "head", "record"):
+        if getattr(args, option) is not None:
+            raise ConfigError(f"--{option}: goes with FILE.py:FUNCTION or --branch, found {args.model or 'no model'}")
     if args.to is None or args.model is None:
         missing = "a model" if args.to else "--to netx, --to nir or --fit loihi1|loihi2"
         raise ConfigError(f"{missing} is needed; see taaf-export --help")
@@ -107,6 +138,23 @@ def _work(args: argparse.Namespace) -> int:
     return _bundle(args)
 
 
+def _is_code(model: Path) -> bool:
+    """FILE.py:FUNCTION or MODULE:FUNCTION, and no file of that name."""
+    return ":" in model.name and not model.exists()
+
+
+def _own(args: argparse.Namespace) -> int:
+    if args.to == "nir":
+        raise ConfigError("--to nir: record the network with --record FILE.pt, or write a bundle first, and export that")
+    if args.to is None and args.record is None:
+        raise ConfigError("--to netx (or --record FILE.pt) is needed; see taaf-export --help")
+    if args.branch and args.model is not None:
+        raise ConfigError(f"--branch: makes the network of files, found {args.model} too; leave one of the two out")
+    from taaf.export.commands.own import own_command
+
+    return own_command(args)
+
+
 def _fit(args: argparse.Namespace) -> int:
     other = {"--to": args.to, "--root": args.root, "--second": args.second, "--dt": args.dt, "--calibrate": args.calibrate}
     given = [option for option, value in other.items() if value is not None]
@@ -124,27 +172,43 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _bundle(args: argparse.Namespace) -> int:
+    import numpy as np
+
     from taaf.export.netx_bundle import export_netx, windows_to_verify
-    from taaf.export.trained import TrainedNetwork
+    from taaf.export.recorded import RecordedNetwork, is_recorded
+    from taaf.export.trained import Trained, TrainedNetwork
     from taaf.training.config import from_dict, with_root
-    from taaf.training.sources import open_windows
+    from taaf.training.sources import Windows, open_windows
 
     def say(line: str) -> None:
         if not args.json:
             print(line, flush=True)
 
     # complain about the checkpoint before loading data
-    trained = TrainedNetwork(args.model)
-    config = from_dict(trained.provenance["config"], f"{args.model}: configuration")
-    limit = args.windows or windows_to_verify(trained)
-    test = open_windows(with_root(config.data, args.root), config.network.inputs, "test", args.quiet, limit)
-    inputs = {m: x[:limit] for m, x in test.inputs.items()}
-    data = {k: v for k, v in asdict(config.data).items() if k not in ("root", "cache", "workers")}
+    if is_recorded(args.model):
+        recorded = RecordedNetwork.load(args.model)
+        trained: Trained = recorded
+        found = Windows(recorded.windows(), np.zeros(0) if recorded.labels is None else recorded.labels, tuple(recorded.label_names))
+        labels, data, limit = recorded.labels, None, args.windows or len(next(iter(found.inputs.values())))
+    else:
+        network = TrainedNetwork(args.model)
+        config, trained = from_dict(network.provenance["config"], f"{args.model}: configuration"), network
+        limit = args.windows or windows_to_verify(trained)
+        found = open_windows(with_root(config.data, args.root), config.network.inputs, "test", args.quiet, limit)
+        stored = config.data.set != "arrays" and ":" not in config.data.set
+        data = {k: v for k, v in asdict(config.data).items() if k not in ("root", "cache", "workers")} if stored else None
+        labels = found.labels
+    inputs = {m: x[:limit] for m, x in found.inputs.items()}
     result = export_netx(
-        trained, args.out or Path("bundle"), inputs, test.labels[:limit], list(test.label_names), data=data,
+        trained, args.out or Path("bundle"), inputs, None if labels is None else labels[:limit], list(found.label_names), data=data,
         verify_lava=args.verify_lava, quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
     )  # fmt: skip
-    if args.json:
+    return print_result(result, args.json, say)
+
+
+def print_result(result: "ExportResult", as_json: bool, say: Callable[[str], None]) -> int:
+    """What an export prints at its end."""
+    if as_json:
         layers = [{"layer": c.layer, "spikes": c.spikes, "exact": c.ok} for c in result.checks]
         content = {"schema_version": SCHEMA_VERSION, "bundle": str(result.out), "layers": layers, "compiler": result.report}
         print(
@@ -155,6 +219,9 @@ def _bundle(args: argparse.Namespace) -> int:
         say(f"  {line}")
     if result.lava:
         say(f"✓ Lava runtime: {result.lava['windows']} windows, {result.lava['spike_mismatches']} spikes differ")
+    if not result.accuracy:
+        say(f"{result.out}: written; no labels or no head, so no accuracy")
+        return 0
     alone = ", ".join(f"{u} {percent:.1f} %" for u, percent in result.accuracy.items() if u != "fused")
     say(f"{result.out}: written; test accuracy {result.accuracy['fused']:.1f} % ({alone})")
     return 0

@@ -43,6 +43,10 @@ class Trained(Protocol):
         Modality -> time steps of a window.
     provenance : dict
         What the manifest says of the training: sum of the checkpoint, configuration, metrics.
+    proven_by : str
+        What its spikes and decisions come from.
+    logit_tolerance : float
+        By which the host head's logits may differ from the trained head's, relative to the largest of a window (at least 1).
     """
 
     name: str
@@ -52,15 +56,19 @@ class Trained(Protocol):
     steps: dict[str, int]
     provenance: dict[str, Any]
     proven_by: str
+    logit_tolerance: float
 
     def traces(self, modality: str, spikes: np.ndarray) -> Iterator[Traced]:
-        """Blocks of windows and the trained network's spikes of every population and of the output, uint8, for chip input."""
+        """Blocks of windows and the trained network's spikes of every population and of the output, uint8, for chip input.
+
+        Time may end before the window does: SLAYER's ``delay_shift`` hides the last steps.
+        """
 
     def encoded(self, modality: str, levels: np.ndarray) -> np.ndarray:
         """The trained encoder's spikes for input levels (N, C, H, W, T)."""
 
-    def decided(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The trained head's readout in float64 per output, (N, C), for feature spikes."""
+    def decided(self, rows: slice, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The trained head's readout in float64 per output, (N, C), for the feature spikes of these windows."""
 
 
 @dataclass
@@ -80,6 +88,7 @@ class TrainedNetwork:
 
     path: Path
     proven_by: str = "SLAYER CPU forward and float64 head of the checkpoint"
+    logit_tolerance: float = 1e-9  # torch float64 against NumPy float64
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +116,7 @@ class TrainedNetwork:
             found = [net.encode(torch.from_numpy(w[None].astype(np.float32) / np.float32(scale))) for w in levels]
         return torch.cat(found).numpy().astype(np.uint8)
 
-    def decided(self, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def decided(self, rows: slice, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         with torch.no_grad():
             output = self.model.head.deployed()({m: torch.from_numpy(f).double() for m, f in features.items()})
         return {u: output.decision(u).numpy() for u in output.logits}

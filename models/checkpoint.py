@@ -9,6 +9,7 @@ import torch
 from taaf.models import version2
 from taaf.models.config import NetworkConfig
 from taaf.models.errors import CheckpointError, TaafError
+from taaf.models.files.recognise import recognised
 from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.models.files.writing import write_at_once
 from taaf.models.network import MultimodalSnn
@@ -33,9 +34,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = read_tensor_archive(path)
     except ValueError as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+        what = recognised(path)
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}{f' ({what})' if what else ''}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a taaf checkpoint (no format mark {FORMAT!r}); train one with `taaf-train`")
+        what = recognised(path) or "no format mark " + repr(FORMAT)
+        raise CheckpointError(f"{path}: not a taaf checkpoint ({what}); `taaf-train` writes one")
     if content.get("version") not in READABLE:
         raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this taaf reads {READABLE}")
     return content if content["version"] == VERSION else _of_version_2(path, content)

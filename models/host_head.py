@@ -106,7 +106,8 @@ class HostHead:
 
     def __init__(self, arrays: Mapping[str, np.ndarray], head: Head | Mapping[str, Any]) -> None:
         self.head = head if isinstance(head, Head) else head_of(head)
-        self.arrays = {k: np.asarray(v, np.float64) for k, v in arrays.items()}
+        raw = {n for n, a in self.head.arrays().items() if a.raw}
+        self.arrays = {k: np.asarray(v, np.uint8 if k in raw else np.float64) for k, v in arrays.items()}
         self._check()
 
     def _check(self) -> None:

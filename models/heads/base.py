@@ -60,13 +60,14 @@ class Array:
 
     ``init``: "linear" (as torch's Linear; a bias follows its weight), "spiking" (wide enough to fire at 20 % active inputs),
     "eye" (identity and a little noise), "align" (an aligned step reads the input steps it covers), "zero".
-    ``noise``: of "align" and "eye". ``trained``: whether training changes it.
+    ``noise``: of "align" and "eye". ``trained``: whether training changes it. ``raw``: bytes, kept as they are.
     """
 
     shape: tuple[int, ...]
     init: str = "linear"
     noise: float = 0.0
     trained: bool = True
+    raw: bool = False
 
 
 @dataclass(frozen=True)
