@@ -78,7 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="also keep graphs, head and SLAYER's spikes in this file, which is exported or fitted later without your code",
     )  # fmt: skip
     own.add_argument(
-        "--branch", action="append", metavar="NAME=FILE.net", help="make the bundle of NetX files, one per modality (repeatable)"
+        "--branch",
+        action="append",
+        metavar="NAME=FILE.net",
+        help="make the bundle of NetX files, one per modality (repeatable)",
     )
     mapper = parser.add_argument_group("does it fit")
     mapper.add_argument(
@@ -188,7 +191,9 @@ def _bundle(args: argparse.Namespace) -> int:
     if is_recorded(args.model):
         recorded = RecordedNetwork.load(args.model)
         trained: Trained = recorded
-        found = Windows(recorded.windows(), np.zeros(0) if recorded.labels is None else recorded.labels, tuple(recorded.label_names))
+        found = Windows(
+            recorded.windows(), np.zeros(0) if recorded.labels is None else recorded.labels, tuple(recorded.label_names)
+        )
         labels, data, limit = recorded.labels, None, args.windows or len(next(iter(found.inputs.values())))
     else:
         network = TrainedNetwork(args.model)

@@ -25,6 +25,7 @@ from taaf.models.heads.base import FUSED, Features
 from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
 from taaf.models.settings import nearest
+from taaf.models.slayer_lif import require_lava_dl
 
 Module = nn.Module | Mapping[str, nn.Module]
 OWN = "own"  # the head that the user's module brings
@@ -114,11 +115,13 @@ def record_network(
     windows = {m: _spikes(m, x) for m, x in inputs.items()}
     if isinstance(head, nn.Module):
         if not isinstance(model, Mapping):
-            raise ConfigError("head: a torch module goes with a dictionary of branch modules; put it into the model's forward otherwise")
+            raise ConfigError(
+                "head: a torch module goes with a dictionary of branch modules; put it into the model's forward otherwise"
+            )
         model, head = {**model, "head": head}, OWN
     example = {m: torch.from_numpy(x[:1].astype(np.float32)) for m, x in windows.items()}
     recording = record(model, example)
-    evidence = recording.trace({m: x for m, x in windows.items()})
+    evidence = recording.trace(windows)
     known = _labels(labels, len(next(iter(windows.values()))))
     kind = head or (OWN if recording.host is not None else "rate" if known is not None else "none")
     if kind not in HEADS:
@@ -168,9 +171,7 @@ def _kept(graph: Graph, evidence: Evidence, modality: str) -> dict[str, Spikes]:
 _Found = tuple[HostHead, dict[str, np.ndarray], float, list[str]]
 
 
-def _head(
-    kind: str, recording: Recording, evidence: Evidence, features: Mapping[str, Features], names: list[str]
-) -> _Found:
+def _head(kind: str, recording: Recording, evidence: Evidence, features: Mapping[str, Features], names: list[str]) -> _Found:
     if kind == OWN:
         return _own_head(recording, evidence, features, names)
     find = find_head(kind)
@@ -224,6 +225,7 @@ def import_module(spec: str) -> Module:
     ConfigError
         If it cannot be imported, or returns something else.
     """
+    require_lava_dl()  # quietly, before the user's file imports it
     path, _, function = spec.rpartition(":")
     if not path or not function.isidentifier():
         raise ConfigError(f"{spec}: expected FILE.py:FUNCTION, a function without arguments that builds the network")
@@ -232,7 +234,9 @@ def import_module(spec: str) -> Module:
     except (Exception, SystemExit) as error:  # whatever the user's file does
         raise ConfigError(f"{spec}: cannot be imported ({type(error).__name__}: {error})") from error
     try:
-        required = [p for p in inspect.signature(found).parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
+        required = [
+            p for p in inspect.signature(found).parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL
+        ]
         if required:
             raise TypeError(f"needs arguments: {', '.join(p.name for p in required)}")
         model = found()
@@ -275,7 +279,9 @@ def load_weights(model: Module, path: Path, inputs: Mapping[str, np.ndarray]) ->
     except ValueError as error:
         raise CheckpointError(f"{path}: not a readable state dict: {error}") from error
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds {type(content).__name__}; allowed a state dict, torch.save(model.state_dict(), path)")
+        raise CheckpointError(
+            f"{path}: holds {type(content).__name__}; allowed a state dict, torch.save(model.state_dict(), path)"
+        )
     for key in ("state_dict", "model_state_dict", "model", "state"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
@@ -286,7 +292,8 @@ def load_weights(model: Module, path: Path, inputs: Mapping[str, np.ndarray]) ->
         state = content.get(name) if name and isinstance(content.get(name), Mapping) else content
         if name and state is content:
             state = {k.removeprefix(f"{name}."): v for k, v in content.items() if k.startswith(f"{name}.")}
-        _load(module, dict(state or {}), [torch.from_numpy(x[:1].astype(np.float32)) for x in given], f"{path}{f' ({name})' if name else ''}")
+        where = f"{path} ({name})" if name else str(path)
+        _load(module, dict(state or {}), [torch.from_numpy(x[:1].astype(np.float32)) for x in given], where)
 
 
 def _load(module: nn.Module, state: dict[str, torch.Tensor], inputs: list[torch.Tensor], where: str) -> None:

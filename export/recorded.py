@@ -43,7 +43,7 @@ class Spikes:
         return np.unpackbits(bits, axis=1, count=n).reshape(len(bits), *self.shape[1:])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class RecordedNetwork:
     """`taaf.export.trained.Trained`, of a user's module.
 
@@ -170,7 +170,13 @@ def head_to_onnx(head: nn.Module, features: list[torch.Tensor]) -> np.ndarray:
     axes = {name: {0: "windows"} for name in [*names, "logits"]}
     try:
         torch.onnx.export(
-            head.eval(), tuple(features), buffer, input_names=names, output_names=["logits"], dynamic_axes=axes, opset_version=17
+            head.eval(),
+            tuple(features),
+            buffer,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_axes=axes,
+            opset_version=17,
         )
     except Exception as error:  # what torch raises here is not listed anywhere
         first = (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ def quantise(graph: Graph, saturate: bool, report: CompileReport) -> Graph:
     """Float stage -> integer stage: ``W = 2 round(w V / 2)``, ``b = round(b V)``, V the fed LIF's ``v_th_mant``.
 
     All synapse groups of a LIF share V, hence one weight exponent (joint quantisation); their rounded biases add up
-    in the LIF, with the bias it may have already.
+    in the LIF, with the bias it may have already. A LIF whose synapses are integers stays as it is.
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ def quantise(graph: Graph, saturate: bool, report: CompileReport) -> Graph:
         return step * np.rint(np.nan_to_num(np.clip(level, low / step, high / step))).astype(np.int32)
 
     for lif in graph.lifs():
+        if all(np.issubdtype(node.weight.dtype, np.integer) for node in graph.synapses_of(lif.name)):
+            continue  # integers already, e.g. as recorded from SLAYER
         bias, v_th = lif.bias, lif.v_th_mant
         if not isinstance(v_th, int):
             raise UnsupportedLayerError(f"{graph.name}.{lif.name}: a threshold per channel; quantise with one for all")

@@ -106,7 +106,11 @@ class GraphBuilder:
         source = ends[0] if len(ends) == 1 else self._add(ir.Sum(self._fresh(f"{name}_join")), ends)
         node_shape = (size(shape),) if flat else shape
         lif = ir.Lif(
-            self._fresh(name), _shared(given.i_decay, flat), _shared(given.v_decay, flat), given.v_th_mant, _bias(given.bias, flat)
+            self._fresh(name),
+            _shared(given.i_decay, flat),
+            _shared(given.v_decay, flat),
+            given.v_th_mant,
+            _bias(given.bias, flat),
         )
         return Neurons(self.modality, shape, value.lag, self._add(lif, [source]), node_shape, call)
 
@@ -182,4 +186,3 @@ def _per_source(delay: np.ndarray, m: Matrix) -> np.ndarray:
     if steps.max() > MAX_DELAY:
         raise NoExactForm(f"delays spikes by {int(steps.max())} steps (allowed {MAX_DELAY})")
     return steps
-

@@ -84,7 +84,9 @@ def handles(*names: str) -> Callable[[Callable[[Call], Any]], Callable[[Call], A
 # -- the same values
 
 
-@handles("contiguous", "clone", "detach", "detach_", "requires_grad_", "data", "float", "double", "to", "type", "type_as", "alias")
+@handles(
+    "contiguous", "clone", "detach", "detach_", "requires_grad_", "data", "float", "double", "to", "type", "type_as", "alias"
+)
 def _same(call: Call) -> Linear:
     if not isinstance(call.out, torch.Tensor) or not call.out.is_floating_point():
         raise NoExactForm(f"{call.name} makes {getattr(call.out, 'dtype', 'no tensor')} of spikes; keep them float32")
@@ -269,7 +271,9 @@ def _cat(call: Call) -> Linear:
     return replace(values[0], shape=shape, terms=tuple(terms), bias=bias if bias.any() else None, calls=calls)
 
 
-@handles("mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply", "div", "__truediv__", "div_", "__itruediv__", "true_divide")
+@handles(
+    "mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply", "div", "__truediv__", "div_", "__itruediv__", "true_divide"
+)
 def _scale(call: Call) -> Linear:
     factors = [a for a in (*call.args[:2], call.kwargs.get("other")) if a is not None and call.get(a) is None]
     if len(factors) != 1 or (isinstance(factors[0], torch.Tensor) and factors[0].numel() != 1):
@@ -340,7 +344,9 @@ def _max_pool(call: Call) -> Linear:
         raise NoExactForm("max pooling with dilation or ceil_mode")
     value, source = call.value, call.value.spikes
     if source is None:
-        raise NoExactForm("max pooling of something that is not plain spikes (of a sum, or of currents) has no exact form; pool spikes")
+        raise NoExactForm(
+            "max pooling of something that is not plain spikes (of a sum, or of currents) has no exact form; pool spikes"
+        )
     if source.shape != value.shape:
         raise NoExactForm("max pooling of spikes that were reshaped to a map")
     sizes = zip(value.shape[1:], padding, kernel, stride, strict=True)
@@ -432,5 +438,3 @@ def shifted(shape: tuple[int, ...], rows: Pair, columns: Pair) -> Conv:
     weight = np.zeros((shape[0], 1, 1 + abs(rows[0] - rows[1]), 1 + abs(columns[0] - columns[1])))
     weight[:, :, max(rows) - rows[0], max(columns) - columns[0]] = 1
     return Conv(shape, weight, (1, 1), (max(rows), max(columns)), (1, 1), shape[0])
-
-

@@ -17,7 +17,7 @@ from taaf.export.recorder import maps
 from taaf.export.recorder.functions import shifted
 from taaf.export.recorder.maps import Conv, Matrix, size, then
 from taaf.export.recorder.places import NoExactForm
-from taaf.export.recorder.values import Host, Linear, Neurons, Term, Value, plain, spikes_of
+from taaf.export.recorder.values import Linear, Neurons, Term, Value, plain, spikes_of
 from taaf.export.recorder.weights import axonal_delay, integers, neuron_integers, norm_mean, used_weight
 from taaf.models.ir import Shape
 from taaf.models.qat import QatConv2d, QatDense, QatSynapse
@@ -64,7 +64,9 @@ def registry() -> dict[type, Kind]:
     kinds: dict[type, Kind] = {
         kind: Kind(_block, "neurons") for kind in (cuba.Dense, cuba.Conv, cuba.Pool, cuba.ConvT, cuba.Unpool, cuba.Recurrent)
     }
-    kinds |= {kind: Kind(_synapse, "synapse") for kind in (layer.Dense, layer.Conv, layer.Pool, layer.ConvTranspose, layer.Unpool)}
+    kinds |= {
+        kind: Kind(_synapse, "synapse") for kind in (layer.Dense, layer.Conv, layer.Pool, layer.ConvTranspose, layer.Unpool)
+    }
     kinds |= {kind: Kind(_same, "view") for kind in (nn.Identity, Dropout)}
     return kinds | {
         cuba.Input: Kind(_input, "neurons"),
@@ -144,7 +146,9 @@ def _input(recorder: "Recorder", leaf: Leaf) -> Value:
 def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name: str, recurrent: Any) -> Linear:
     _require_plain(value)
     if neuron.persistent_state is True and recurrent is None and recorder.called_before(leaf):
-        raise NoExactForm("is called twice with persistent_state: the second call starts where the first ended; use two modules")
+        raise NoExactForm(
+            "is called twice with persistent_state: the second call starts where the first ended; use two modules"
+        )
     if len(value.modalities) > 1:
         raise NoExactForm(
             f"is fed by {' and '.join(sorted(value.modalities))}; a chip graph takes one modality. Fuse output spikes on the host"
@@ -314,6 +318,6 @@ def _no_lif(recorder: "Recorder", leaf: Leaf) -> Value:
     }.get(family, f"{type(module).__name__}")  # fmt: skip
     if type(module).__name__ == "KWTA":
         what = "k winners that inhibit each other within a step (KWTA)"
-    raise NoExactForm(f"slayer {family}.{type(module).__name__}: {what} have no exact form on LIF hardware; use slayer.block.cuba")
-
-
+    raise NoExactForm(
+        f"slayer {family}.{type(module).__name__}: {what} have no exact form on LIF hardware; use slayer.block.cuba"
+    )

@@ -120,7 +120,9 @@ def run_module(recorder: "Recorder", inputs: list[torch.Tensor]) -> Any:
         raise
     except Exception as error:
         shapes = ", ".join(f"{m} {tuple(x.shape)}" for m, x in recorder.examples.items())
-        raise DataError(f"{tape.name}: forward fails on {shapes}: {type(error).__name__}: {error}".replace("\n", " ")) from error
+        raise DataError(
+            f"{tape.name}: forward fails on {shapes}: {type(error).__name__}: {error}".replace("\n", " ")
+        ) from error
 
 
 class _Branches(nn.Module):
@@ -166,7 +168,9 @@ def _require_recordable(tape: Tape) -> None:
     for module, name in tape.modules.items():
         where = f"{tape.name}.{name}" if name else tape.name
         if any(t.device.type != "cpu" for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
-            problems.append(f"{where} is on {next(module.parameters()).device}; record on the CPU (SLAYER's GPU code is not exact)")
+            problems.append(
+                f"{where} is on {next(module.parameters()).device}; record on the CPU (SLAYER's GPU code is not exact)"
+            )
         if hasattr(module, "current_decay_min"):
             problems.append(f"{where} draws its decays at its first forward; run the module once, then record")
         if getattr(module, "init", True) is False and hasattr(module, "max_delay"):
@@ -256,14 +260,19 @@ class Recorder(TorchFunctionMode):
                 reason = str(why)
         if found is None:
             found = self._host(values, user_place() or self.tape.name, reason)
-        changed = name in functions.IN_PLACE or (name.endswith("_") and not name.startswith("__")) or kwargs.get("out") is not None
+        changed = (
+            name in functions.IN_PLACE or (name.endswith("_") and not name.startswith("__")) or kwargs.get("out") is not None
+        )
         for tensor, value in zip(results, found if isinstance(found, list) else [found] * len(results), strict=True):
             self._put(tensor, value)
         if changed or kwargs.get("inplace"):
             target = args[0] if isinstance(args[0], torch.Tensor) else results[0]
             if name == "__setitem__":
                 self._put(target, found)
-            self._spoil(target, f"{name.strip('_')} changes a tensor in place that is also used under another name; write it out of place")
+            self._spoil(
+                target,
+                f"{name.strip('_')} changes a tensor in place that is also used under another name; write it out of place",
+            )
 
     # -- leaf modules
 
@@ -289,7 +298,8 @@ class Recorder(TorchFunctionMode):
                 self.tape.calls.append(LeafCall(module, "view", "", shape))
                 return out
             raise refusal(
-                self.tape.name, f"{what} gets a tensor that no recorded operation made (NumPy, a custom autograd function, a constant?)"
+                self.tape.name,
+                f"{what} gets a tensor that no recorded operation made (NumPy, a custom autograd function, a constant?)",
             )
         found = self._leaf_value(kind, Leaf(module, name, index, value, tensor), what)  # type: ignore[arg-type]
         first = next(iter(sorted(found.modalities))) if isinstance(found, Linear) else ""
@@ -308,7 +318,9 @@ class Recorder(TorchFunctionMode):
                 return value
             place = user_place()
             at = f" at {place}" if place and place != value.origin else ""
-            raise UnsupportedLayerError(f"{value.origin}: {value.reason}; its result enters {what}{at}, which belongs on the chip")
+            raise UnsupportedLayerError(
+                f"{value.origin}: {value.reason}; its result enters {what}{at}, which belongs on the chip"
+            )
         try:
             return kind.handler(self, leaf)
         except NoExactForm as why:
@@ -333,7 +345,9 @@ class Recorder(TorchFunctionMode):
             )
         plain = self._plain_ends(values)
         neurons = frozenset().union(*(v.neurons for v in known))
-        ends: dict[str, list[Population]] = plain or {m: [p for p in self._in_order() if p in neurons and p.modality == m] for m in self.builders}
+        ends: dict[str, list[Population]] = plain or {
+            m: [p for p in self._in_order() if p in neurons and p.modality == m] for m in self.builders
+        }
         self._require_ends(ends, neurons)
         graphs = {m: builder.graph(ends[m]) for m, builder in self.builders.items()}
         kept = {m: [p for p in self._in_order() if p.name in g.nodes and p.modality == m] for m, g in graphs.items()}
@@ -367,7 +381,9 @@ class Recorder(TorchFunctionMode):
             where = f"{self.tape.name}: input {modality!r}"
             raw = builder.input in neurons or any(builder.input in e.neurons() for e in ends[modality])
             if raw:
-                raise UnsupportedLayerError(f"{where} reaches the output without passing neurons; the host gets only the chip's spikes")
+                raise UnsupportedLayerError(
+                    f"{where} reaches the output without passing neurons; the host gets only the chip's spikes"
+                )
             if not ends[modality]:
                 raise UnsupportedLayerError(f"{where} does not reach what forward returns; leave it out")
 
@@ -378,7 +394,9 @@ class Recorder(TorchFunctionMode):
         features = [torch.from_numpy(evidence.features[m].astype(np.float32)) for m in recording.graphs]
         answers = tensors_of(recording.host(*features))
         wanted = tensors_of(out)
-        if len(answers) != len(wanted) or not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(answers, wanted, strict=True)):
+        if len(answers) != len(wanted) or not all(
+            torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(answers, wanted, strict=True)
+        ):
             raise UnsupportedLayerError(
                 f"{self.tape.name}: its host part, run on the chip's spikes alone, answers otherwise than forward; forward uses something "
                 "the recorder does not see (a custom autograd function, NumPy, state of its own, or random numbers)"

@@ -46,5 +46,7 @@ def _archive(path: Path) -> str | None:
     if any("/code/" in n or n.endswith("constants.pkl") for n in names):
         return "TorchScript, which does not keep SLAYER's layers; give the code that builds the module, FILE.py:FUNCTION"
     if any(n.endswith("data.pkl") for n in names):
-        return "a torch file without taaf's format mark, perhaps a state dict or a pickled module: give FILE.py:FUNCTION --weights"
+        return (
+            "a torch file without taaf's format mark, perhaps a state dict or a pickled module: give FILE.py:FUNCTION --weights"
+        )
     return None
