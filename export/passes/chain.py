@@ -17,7 +17,7 @@ from taaf.export.passes.maps import RELAY_WEIGHT, Layer, NoMapError, map_layer, 
 from taaf.export.passes.report import CompileReport, Part
 from taaf.hw_sim.intervals import lif_ranges
 from taaf.models.errors import UnsupportedLayerError
-from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, Shape, Sum
+from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, Shape
 from taaf.models.ir.stage import require_integer_stage
 from taaf.models.qat import WEIGHT_MAX, WEIGHT_MIN
 
@@ -49,7 +49,11 @@ def to_chain(graph: Graph, report: CompileReport) -> Graph:
     require_integer_stage(graph)
     if pools := [n.name for n in graph.nodes.values() if isinstance(n, Pool2d)]:
         raise UnsupportedLayerError(f"{graph.name}.{pools[0]}: pooling in a chain; run the pass or_pool first")
-    levels = Levels(graph)
+    return lay_out(Levels(graph), report)
+
+
+def lay_out(levels: Levels, report: CompileReport) -> Graph:
+    """`to_chain` of populations that have their levels."""
     return _Chain(levels, report).graph()
 
 
@@ -58,12 +62,14 @@ class _Chain:
 
     def __init__(self, levels: Levels, report: CompileReport) -> None:
         self.levels, self.report, self.paces = levels, report, paces(levels)
-        shape = levels.shapes[levels.input]
-        is_map = len(shape) == 3
-        extent = (shape[1], shape[2]) if is_map else (0, 0)
-        whole = Part(levels.input, shape, np.arange(shape[0]), 0, False, extent=extent, flat=not is_map)
-        self.layer = Layer((whole,), shape, (1, 1) if is_map else (0, 0))
-        self.nodes: list[Node] = [Input(levels.input, shape)]
+        parts: list[Part] = []
+        for name in levels.entries:
+            shape, first = levels.shapes[name], sum(len(p.members) for p in parts)
+            extent = (shape[1], shape[2]) if len(shape) == 3 else (0, 0)
+            parts.append(Part(name, shape, np.arange(shape[0]), first, False, extent=extent, flat=len(shape) == 1))
+        shape = (sum(len(p.members) for p in parts), *shape[1:])
+        self.layer = Layer(tuple(parts), shape, (1, 1) if len(shape) == 3 else (0, 0))
+        self.nodes: list[Node] = [Input(levels.graph.input.name, shape)]
         self.not_a_map = ""  # why, of the first flat layer behind maps
 
     def graph(self) -> Graph:
@@ -124,9 +130,10 @@ class _Chain:
         own = [part.population for part in layer.parts]
         if len(own) != 1 or len(reads := self.levels.reads[own[0]]) != 1:
             return None
-        whole = all(
-            not p.relays and p.factor == (1, 1) and (p.flat or p.extent == before.shape[1:]) for p in before.parts
-        ) and tuple(p.population for p in before.parts) == reads[0].sources
+        whole = (
+            all(not p.relays and p.factor == (1, 1) and (p.flat or p.extent == before.shape[1:]) for p in before.parts)
+            and tuple(p.population for p in before.parts) == reads[0].sources
+        )
         kept = isinstance(reads[0].synapse, Conv2d) == (len(layer.shape) == 3)
         return reads[0].synapse if whole and kept else None
 
@@ -137,7 +144,9 @@ class _Chain:
             return
         for part in layer.parts:
             reads = self.levels.reads.get(part.population, ())
-            if not part.relays and all(r.synapse.weight.min() >= WEIGHT_MIN and r.synapse.weight.max() <= WEIGHT_MAX for r in reads):
+            if not part.relays and all(
+                r.synapse.weight.min() >= WEIGHT_MIN and r.synapse.weight.max() <= WEIGHT_MAX for r in reads
+            ):
                 found = synapse.weight[part.first : part.first + len(part.members)]
                 if found.min() < WEIGHT_MIN or found.max() > WEIGHT_MAX:
                     groups = ", ".join(r.synapse.name for r in reads)
@@ -200,7 +209,9 @@ class _Chain:
                 found.append(whole.reshape(-1))
             elif bias.ndim == 3:
                 held = np.zeros(shape, np.int32)
-                held[:, : part.extent[0], : part.extent[1]] = bias[:, part.phase[0] :: part.factor[0], part.phase[1] :: part.factor[1]]
+                held[:, : part.extent[0], : part.extent[1]] = bias[
+                    :, part.phase[0] :: part.factor[0], part.phase[1] :: part.factor[1]
+                ]
                 found.append(held)
             else:
                 found.append(np.broadcast_to(bias.reshape(-1, *[1] * (len(shape) - 1)), shape))
@@ -239,7 +250,9 @@ def _silent_beyond(lif: Lif, layer: Layer, synapse: Conv2d | Dense, before: Laye
     needed = np.minimum(0, -ranges.u.high) // 64
     if ranges.may_wrap[beyond].any() or needed[beyond].min() < BIAS_MIN:
         held = ", ".join(dict.fromkeys(p.population for p in layer.parts if p.extent != layer.shape[1:]))
-        raise NoMapError(f"{held} is smaller than the map of {layer.shape[1]} x {layer.shape[2]}, and could fire beyond its border")
+        raise NoMapError(
+            f"{held} is smaller than the map of {layer.shape[1]} x {layer.shape[2]}, and could fire beyond its border"
+        )
     bias = np.zeros(layer.shape, np.int32) if lif.bias is None else lif.bias
     bias = bias if bias.ndim == 3 else np.broadcast_to(bias[:, None, None], layer.shape)
     return replace(lif, bias=np.where(beyond, needed, bias).astype(np.int32))

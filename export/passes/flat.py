@@ -68,9 +68,7 @@ def flat_synapses(levels: Levels, layer: Layer, before: Layer, name: str) -> Den
     return RecurrentDense(name, weight, weight_rec=recurrent)
 
 
-def _add(
-    levels: Levels, read: Read, part: Part, rows: np.ndarray, into: tuple[np.ndarray, np.ndarray], before: Layer
-) -> None:
+def _add(levels: Levels, read: Read, part: Part, rows: np.ndarray, into: tuple[np.ndarray, np.ndarray], before: Layer) -> None:
     weight, delay = into
     own, steps = _matrix(levels, read, part.population), None
     if isinstance(read.synapse, Dense) and read.synapse.delay is not None:

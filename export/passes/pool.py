@@ -48,9 +48,9 @@ def fold_pool(graph: Graph) -> Graph:
     """
     while pool := next((n for n in graph.nodes.values() if isinstance(n, Pool2d) and n.kind != "max"), None):
         graph = _without(graph, pool)
-    for pool in graph.nodes.values():
-        if isinstance(pool, Pool2d) and not _gives_spikes(graph, graph.sources(pool.name)[0]):
-            raise _refused(graph, pool, "of a current; the maximum is exact for spikes only, behind a LIF")
+    for node in graph.nodes.values():
+        if isinstance(node, Pool2d) and not _gives_spikes(graph, graph.sources(node.name)[0]):
+            raise _refused(graph, node, "of a current; the maximum is exact for spikes only, behind a LIF")
     return graph
 
 
@@ -74,7 +74,9 @@ def _without(graph: Graph, pool: Pool2d) -> Graph:
         return graph.rebuilt({source: _pooled_conv(graph, given, pool), pool.name: None}, {pool.name: source})
     if not _gives_spikes(graph, source):
         raise _refused(
-            graph, pool, f"of {source} ({type(given).__name__}); allowed of spikes, and of a convolution that feeds nothing else"
+            graph,
+            pool,
+            f"of {source} ({type(given).__name__}); allowed of spikes, and of a convolution that feeds nothing else",
         )
     if all(isinstance(graph.nodes[t], Lif | Sum | BatchNorm) for t in targets):
         channels = graph.shapes[pool.name][0]
@@ -90,7 +92,9 @@ def _without(graph: Graph, pool: Pool2d) -> Graph:
                 replaced[dense] = _dense_of_pooled(graph.nodes[dense], pool, shape, graph.shapes[pool.name])  # type: ignore[arg-type]
         else:
             raise _refused(
-                graph, pool, f"that feeds {name} ({type(node).__name__}); allowed convolutions, LIFs, and dense layers by a flatten"
+                graph,
+                pool,
+                f"that feeds {name} ({type(node).__name__}); allowed convolutions, LIFs, and dense layers by a flatten",
             )
     return graph.rebuilt({**replaced, pool.name: None}, {pool.name: source})
 
@@ -128,9 +132,7 @@ def _dense_of_pooled(dense: Dense, pool: Pool2d, shape: Shape, pooled: Shape) ->
     wide = np.zeros((len(weight), shape[0], *(n + 2 * p for n, p in zip(shape[1:], pool.padding, strict=True))), weight.dtype)
     for y, x in np.ndindex(*pooled[1:]):
         top, left = y * pool.step[0], x * pool.step[1]
-        wide[:, :, top : top + pool.kernel[0], left : left + pool.kernel[1]] += (
-            _factor(pool) * weight[:, :, y, x, None, None]
-        )
+        wide[:, :, top : top + pool.kernel[0], left : left + pool.kernel[1]] += _factor(pool) * weight[:, :, y, x, None, None]
     inner = wide[:, :, pool.padding[0] :, pool.padding[1] :][:, :, : shape[1], : shape[2]]
     return replace(dense, weight=np.ascontiguousarray(inner).reshape(len(weight), -1))
 
@@ -140,9 +142,7 @@ def _pooled_conv(graph: Graph, conv: Conv2d, pool: Pool2d) -> Conv2d:
     if any(pool.padding):
         raise _refused(graph, pool, f"of the current of {conv.name} with padding {pool.padding}; allowed 0")
     c_out, c_in, *kernel = conv.weight.shape
-    steps = [
-        (s * (k - 1), d * (n - 1)) for s, k, d, n in zip(conv.stride, pool.kernel, conv.dilation, kernel, strict=True)
-    ]
+    steps = [(s * (k - 1), d * (n - 1)) for s, k, d, n in zip(conv.stride, pool.kernel, conv.dilation, kernel, strict=True)]
     weight = np.zeros((c_out, c_in, *(a + b + 1 for a, b in steps)), conv.weight.dtype)
     for a, b in np.ndindex(*pool.kernel):
         for i, j in np.ndindex(*kernel):

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from taaf.export.passes import CompileReport, fold_batch_norm, fold_pool, to_chain, quantise
+from taaf.export.passes import CompileReport, fold_batch_norm, fold_pool, quantise, to_chain
 from taaf.models.ir import BatchNorm, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Sum
 
 

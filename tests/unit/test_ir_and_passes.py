@@ -8,7 +8,7 @@ import pytest
 from small_graphs import CASES, chain_of, residual
 
 from taaf.export.limits import check_limits
-from taaf.export.passes import CompileReport, compile_graph, fold_batch_norm, fold_pool, to_chain, quantise
+from taaf.export.passes import CompileReport, compile_graph, fold_batch_norm, fold_pool, quantise
 from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
