@@ -49,7 +49,11 @@ def to_chain(graph: Graph, report: CompileReport) -> Graph:
     require_integer_stage(graph)
     if pools := [n.name for n in graph.nodes.values() if isinstance(n, Pool2d)]:
         raise UnsupportedLayerError(f"{graph.name}.{pools[0]}: pooling in a chain; run the pass or_pool first")
-    levels = Levels(graph)
+    return lay_out(Levels(graph), report)
+
+
+def lay_out(levels: Levels, report: CompileReport) -> Graph:
+    """`to_chain` of populations that have their levels."""
     return _Chain(levels, report).graph()
 
 
@@ -58,12 +62,14 @@ class _Chain:
 
     def __init__(self, levels: Levels, report: CompileReport) -> None:
         self.levels, self.report, self.paces = levels, report, paces(levels)
-        shape = levels.shapes[levels.input]
-        is_map = len(shape) == 3
-        extent = (shape[1], shape[2]) if is_map else (0, 0)
-        whole = Part(levels.input, shape, np.arange(shape[0]), 0, False, extent=extent, flat=not is_map)
-        self.layer = Layer((whole,), shape, (1, 1) if is_map else (0, 0))
-        self.nodes: list[Node] = [Input(levels.input, shape)]
+        parts: list[Part] = []
+        for name in levels.entries:
+            shape, first = levels.shapes[name], sum(len(p.members) for p in parts)
+            extent = (shape[1], shape[2]) if len(shape) == 3 else (0, 0)
+            parts.append(Part(name, shape, np.arange(shape[0]), first, False, extent=extent, flat=len(shape) == 1))
+        shape = (sum(len(p.members) for p in parts), *shape[1:])
+        self.layer = Layer(tuple(parts), shape, (1, 1) if len(shape) == 3 else (0, 0))
+        self.nodes: list[Node] = [Input(levels.graph.input.name, shape)]
         self.not_a_map = ""  # why, of the first flat layer behind maps
 
     def graph(self) -> Graph:

@@ -36,6 +36,8 @@ class Levels:
     ----------
     graph : Graph
         Integer stage, without pooling.
+    entries : list of str
+        Populations that come from the host: the input.
     lifs : dict of str to Lif
         In the order of the graph.
     shapes : dict of str to Shape
@@ -49,13 +51,18 @@ class Levels:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.lifs: dict[str, Lif] = {lif.name: lif for lif in graph.lifs()}
-        self.input = graph.input.name
-        self.shapes: dict[str, Shape] = {n: graph.shapes[n] for n in (self.input, *self.lifs)}
+        self.entries = [graph.input.name]
+        self.shapes: dict[str, Shape] = {n: graph.shapes[n] for n in (*self.entries, *self.lifs)}
         self.reads = {
             name: tuple(Read(s, self._beside(graph.sources(s.name)[0])) for s in graph.synapses_of(name)) for name in self.lifs
         }
         self.output = self._beside(graph.output)
         self.level = self._levels()
+
+    def enter(self, name: str, shape: Shape) -> None:
+        """Let one more population come from the host, behind the channels of the input."""
+        self.entries.append(name)
+        self.shapes[name], self.level[name] = shape, 0
 
     def _beside(self, name: str) -> tuple[str, ...]:
         """Populations whose spikes lie beside each other in what a node gives; flattening keeps their order (channels first)."""
@@ -64,7 +71,7 @@ class Levels:
         return (name,)
 
     def _levels(self) -> dict[str, int]:
-        level = {self.input: 0}
+        level = dict.fromkeys(self.entries, 0)
         for maps in (True, False):  # flat populations wait for the last map, as no map can follow them in a chain
             last = max((k for n, k in level.items() if len(self.shapes[n]) == 3), default=0)
             for name, reads in self.reads.items():

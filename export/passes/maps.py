@@ -49,7 +49,7 @@ class Layer:
 
 def paces(levels: Levels) -> dict[str, Pair | None]:
     """Population -> distance of its pixels in pixels of the input; None of flat ones and where its sources disagree."""
-    found: dict[str, Pair | None] = {levels.input: (1, 1) if len(levels.shapes[levels.input]) == 3 else None}
+    found: dict[str, Pair | None] = {name: (1, 1) if len(levels.shapes[name]) == 3 else None for name in levels.entries}
     for name, reads in levels.reads.items():
         seen: set[Pair | None] = set()
         for read in reads:

@@ -48,9 +48,9 @@ def fold_pool(graph: Graph) -> Graph:
     """
     while pool := next((n for n in graph.nodes.values() if isinstance(n, Pool2d) and n.kind != "max"), None):
         graph = _without(graph, pool)
-    for pool in graph.nodes.values():
-        if isinstance(pool, Pool2d) and not _gives_spikes(graph, graph.sources(pool.name)[0]):
-            raise _refused(graph, pool, "of a current; the maximum is exact for spikes only, behind a LIF")
+    for node in graph.nodes.values():
+        if isinstance(node, Pool2d) and not _gives_spikes(graph, graph.sources(node.name)[0]):
+            raise _refused(graph, node, "of a current; the maximum is exact for spikes only, behind a LIF")
     return graph
 
 

@@ -18,7 +18,9 @@ def _expected(graph: Graph, report: CompileReport, chain: Graph, spikes: np.ndar
     traces = [run_reference(graph, window).spikes for window in spikes]
     before = {name: np.stack([t[name] for t in traces]) for name in traces[0]}
     for lif in graph.lifs():
-        assert 0.01 < before[lif.name].mean() < 0.97, f"{lif.name} fires at {before[lif.name].mean():.3f}: the case tests nothing"
+        assert (
+            0.01 < before[lif.name].mean() < 0.97
+        ), f"{lif.name} fires at {before[lif.name].mean():.3f}: the case tests nothing"
     found = report.expected(chain, before)
     np.testing.assert_array_equal(found[chain.output], before[graph.output])
     return found

@@ -43,7 +43,9 @@ class _Grown:
         self.draw, self.memory = draw, memory
         self.rng = np.random.default_rng(draw(st.integers(0, 1 << 16)))
         side = st.integers(2, 8)
-        shape: Shape = (draw(st.integers(1, 3)), draw(side), draw(side)) if draw(st.integers(0, 5)) else (draw(st.integers(1, 9)),)
+        shape: Shape = (
+            (draw(st.integers(1, 3)), draw(side), draw(side)) if draw(st.integers(0, 5)) else (draw(st.integers(1, 9)),)
+        )
         self.nodes: list[Node] = [Input("input", shape)]
         self.edges: list[tuple[str, str]] = []
         self.shapes: dict[str, Shape] = {"input": shape}
@@ -67,7 +69,11 @@ class _Grown:
 
     def lif(self, source: str) -> str:
         n, shape = self.shapes[source][0], self.shapes[source]
-        fields = {"i_decay": self.pick(4096, 4096, 3000), "v_decay": self.pick(2048, 4096, 100), "v_th_mant": self.pick(64, 100, 600)}
+        fields = {
+            "i_decay": self.pick(4096, 4096, 3000),
+            "v_decay": self.pick(2048, 4096, 100),
+            "v_th_mant": self.pick(64, 100, 600),
+        }
         if self.draw(st.integers(0, 4)) == 4:
             fields["v_th_mant"] = self.rng.integers(40, 200, n).astype(np.int32)
             self.features.add("thresholds per channel")
@@ -134,7 +140,9 @@ class _Grown:
         kind = self.pick("dense", "dense", "recurrent", "delayed") if self.memory else "dense"
         self.features.add(str(kind))
         if kind == "recurrent":
-            self.spiking.append(self.lif(self.add(RecurrentDense(self.name("rec"), weight, None, self.weights(n_out, n_out, n_out)), [source])))
+            self.spiking.append(
+                self.lif(self.add(RecurrentDense(self.name("rec"), weight, None, self.weights(n_out, n_out, n_out)), [source]))
+            )
             return
         delay = self.rng.integers(0, 3, (n_out, n_in)).astype(np.int32) if kind == "delayed" else None
         first = self.add(Dense(self.name("dense"), weight, delay=delay), [source])

@@ -26,7 +26,9 @@ class Wired:
         values = self.rng.normal(0.5, 1, shape) * 150 / np.sqrt(np.prod(shape[1:])) * (self.rng.random(shape) < 0.8)
         return (2 * np.rint(values / 2)).clip(-120, 120).astype(np.int32)
 
-    def conv(self, name: str, source: str, n: int, kernel: int | tuple[int, int] = 3, stride: int = 1, groups: int = 1, **how: Any) -> str:
+    def conv(
+        self, name: str, source: str, n: int, kernel: int | tuple[int, int] = 3, stride: int = 1, groups: int = 1, **how: Any
+    ) -> str:
         size = (kernel, kernel) if isinstance(kernel, int) else kernel
         how.setdefault("padding", (size[0] // 2, size[1] // 2))
         weight = self.weights(n, self.shapes[source][0] // groups, *size)
@@ -87,7 +89,7 @@ def or_pools(w: Wired) -> None:
     """Overlapping and plain OR pools, and a skip around both."""
     x = w.lif("x", w.conv("stem", "input", 3), v_th_mant=250)
     p = w.add(Pool2d("pool1", "max", (3, 3), (2, 2), (1, 1)), x)
-    q = w.add(Pool2d("pool2", "max", (2, 2)), w.lif("h", w.conv("a", p, 3), v_th_mant=400))
+    q = w.add(Pool2d("pool2", "max", (2, 2)), w.lif("h", w.conv("a", p, 3), v_th_mant=120))
     w.lif("y", w.conv("b", q, 2), w.conv("s", x, 2, 1, 4, padding=(0, 0)))
 
 
@@ -102,7 +104,9 @@ def inception(w: Wired) -> None:
     x = w.lif("x", w.conv("stem", "input", 2))
     a = w.lif("a", w.conv("a1", w.lif("a0", w.conv("a0_conv", x, 2, (3, 1))), 2, 3, 2))
     b = w.lif("b", w.conv("b1", x, 2, 1, 2))
-    c = w.lif("c", w.conv("c1", w.lif("c0", w.conv("c0_conv", x, 2, 3, dilation=(2, 2), padding=(2, 2))), 2, 2, 2, padding=(1, 1)))
+    c = w.lif(
+        "c", w.conv("c1", w.lif("c0", w.conv("c0_conv", x, 2, 3, dilation=(2, 2), padding=(2, 2))), 2, 2, 2, padding=(1, 1))
+    )
     w.lif("y", w.conv("e", w.add(Concat("cat"), a, b), 3, 1), w.conv("f", c, 3, 1, padding=(0, 0)))
 
 
@@ -117,7 +121,7 @@ def depthwise(w: Wired) -> None:
 def flat_and_map(w: Wired) -> None:
     """A dense branch reads early maps, and joins the readout of late ones."""
     x = w.lif("x", w.conv("stem", "input", 2, stride=2))
-    f = w.lif("f", w.dense("early", x, 4))
+    f = w.lif("f", w.dense("early", x, 4), v_th_mant=150)
     h = w.lif("h", w.conv("a", x, 2, stride=2))
     g = w.lif("g", w.dense("late", h, 3))
     w.lif("y", w.dense("read", w.add(Concat("cat"), f, g), 4), w.dense("again", h, 4))

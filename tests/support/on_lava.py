@@ -12,7 +12,7 @@ from taaf.hw_sim.reference import run_reference
 from taaf.models.ir import Graph
 
 
-def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
+def run_on_lava(graph: Graph, spikes: np.ndarray, reset_offset: int = 1) -> dict[str, np.ndarray]:
     """Windows back to back; returns LIF name -> (N, *shape, T) uint8."""
     require_lava()
     from lava.lib.dl.netx.hdf5 import Network
@@ -28,7 +28,7 @@ def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
     stream = np.concatenate([stream, np.zeros((*graph.input.shape, len(lifs)), np.uint8)], axis=-1).astype(np.int32)
     with tempfile.TemporaryDirectory() as folder:
         write_netx(graph, Path(folder) / "net.net")
-        network = Network(net_config=f"{folder}/net.net", reset_interval=window, reset_offset=1)
+        network = Network(net_config=f"{folder}/net.net", reset_interval=window, reset_offset=reset_offset)
         flat = len(network.inp.shape) == 1  # also where the chain starts with flattening
         source = RingBuffer(data=stream.reshape(-1, steps) if flat else stream.transpose(2, 1, 0, 3))
         source.s_out.connect(network.inp)
