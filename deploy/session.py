@@ -12,6 +12,7 @@ from taaf.deploy.backends.base import BackendResult, pad_window
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.windows import Source, require_fit, windows_of, write_predictions
 from taaf.export.bundle.reader import Bundle, read_bundle, relay_channels
+from taaf.export.netx_bundle import BUNDLED
 from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
@@ -72,12 +73,13 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "model": bundle.manifest["model"],
         "checkpoint_sha256": bundle.manifest["training"]["checkpoint_sha256"],
         "backend": request.backend,
-        "split": request.source.split if request.source.input is None else str(request.source.input),
+        "split": _origin(bundle, request.source),
         "samples": n,
         "accuracy_percent": _accuracy(result, labels),
         "agreement": _agreement(bundle, result, inputs, request, known),
         "saturation": _saturation(bundle, result, inputs),
         "time_steps": result.n_steps,
+        "guard_steps": bundle.guard_steps,
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
     if request.output is not None:
@@ -158,7 +160,7 @@ def _agreement(
         features = {b: bundle.expected_features(b)[:n] for b in bundle.graphs}
         logits, reference = (
             bundle.golden.get("logits", np.zeros((n, 1)))[:n],
-            "trained model (SLAYER forward, recorded at export)",
+            _trained(bundle),
         )
     elif request.backend == "fast":
         n = min(n, REFERENCE_WINDOWS)
@@ -188,6 +190,17 @@ def _agreement(
         "max_logit_difference": float(np.abs(readout - logits).max()), "layer_mismatches": layer_errors,
         "exact": spike_errors == decision_errors == step_errors == 0 and not any(layer_errors.values()),
     }  # fmt: skip
+
+
+def _origin(bundle: Bundle, source: Source) -> str:
+    if source.input is not None:
+        return str(source.input)
+    return "those kept in the bundle" if bundle.manifest.get("data", {}).get("set") == BUNDLED else source.split
+
+
+def _trained(bundle: Bundle) -> str:
+    source = str(bundle.manifest["golden"].get("source", "SLAYER"))
+    return "trained model (SLAYER forward, recorded at export)" if source.startswith("SLAYER") else source
 
 
 def _fused(logits: dict[str, np.ndarray], n: int) -> np.ndarray:

@@ -97,7 +97,7 @@ def require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> dict[str, np.n
         raise BundleError(f"{bundle.path}: has branches {', '.join(bundle.graphs)}, the windows have no {', '.join(missing)}")
     found = {}
     for m, spec in bundle.specs().items():
-        x = inputs[m] if m in bundle.encoders else in_shape(inputs[m], bundle.graphs[m])
+        x = inputs[m] if m in bundle.encoders else in_shape(inputs[m], bundle.taken_shape(m))
         if x.shape[1:] != (*spec.shape, spec.steps):
             raise BundleError(f"{bundle.path}: branch {m} takes {(*spec.shape, spec.steps)}, the windows give {x.shape[1:]}")
         found[m] = x

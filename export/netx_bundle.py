@@ -16,14 +16,14 @@ from taaf.export.bundle.reader import in_shape, read_bundle
 from taaf.export.bundle.writer import write_bundle
 from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.limits import check_limits
-from taaf.export.passes import CompileReport, compile_graph, fold_batch_norm
+from taaf.export.passes import CompileReport, GuardedChain, compile_graph, fold_batch_norm, with_guard
 from taaf.export.targets.netx.write import write_netx
 from taaf.export.trained import Trained, blocks_of
-from taaf.export.verify import LayerCheck, require_exact, verify_branch, verify_encoder
+from taaf.export.verify import LayerCheck, Lowered, require_exact, verify_branch, verify_encoder
 from taaf.hw_sim.counters import dense_macs
 from taaf.hw_sim.engine import Engine
 from taaf.models.encoder import HostEncoder
-from taaf.models.errors import BackendUnavailableError, ParityError
+from taaf.models.errors import BackendUnavailableError, LimitExceededError, ParityError
 from taaf.models.files.writing import undisturbed
 from taaf.models.host_head import HeadOutput
 from taaf.models.ir import Graph
@@ -97,13 +97,16 @@ def export_netx(
     """
     report = CompileReport()
     unlowered: dict[str, Graph] = {}
-    chains: dict[str, Graph] = {}
+    compiled: dict[str, Graph] = {}
     intervals: dict[str, list[LayerIntervals]] = {}
     names, window, encoders = list(trained.graphs), max(trained.steps.values()), trained.encoders
     for name, graph in trained.graphs.items():
-        unlowered[name], chains[name] = compile_graph(graph, saturate=True, report=report)
-        intervals[name] = analyse_checked(chains[name], window, allow_saturation, report)
-    inputs = {m: inputs[m] if m in encoders else in_shape(inputs[m], chains[m]) for m in names}
+        unlowered[name], compiled[name] = compile_graph(graph, saturate=True, report=report)
+        intervals[name] = analyse_checked(compiled[name], window, allow_saturation, report)
+    guards = guarded_chains(compiled, window, report)
+    chains = {m: guards[m].chain for m in names}
+    guard_steps = max(g.guard_steps for g in guards.values())
+    inputs = {m: inputs[m] if m in encoders else in_shape(inputs[m], compiled[m].input.shape) for m in names}
     for name, encoder in encoders.items():
         share = 100 * encoder.peak * 4096 / max(1, encoder.v_decay) / (1 << 24)
         proven = "proven" if share < 100 and encoder.v_decay else "not proven: only the verified windows tell"
@@ -127,16 +130,17 @@ def export_netx(
 
     def check(stage: Path) -> None:
         say("verifying on every window: SLAYER forward = integer reference = engine on the re-read files")
-        found["checks"] = _verify(trained, stage, unlowered, inputs, report, quiet, say)
+        found["checks"] = _verify(trained, stage, unlowered, compiled, inputs, report, quiet, say)
         found["lava"] = _verify_on_lava(stage, verify_lava) if verify_lava else None
 
     kept = {"set": BUNDLED, "file": WINDOWS} if data is None else data
     manifest = {
-        "model": trained.name, "data": kept, "labels": label_names, "window_steps": window,
+        "model": trained.name, "data": kept, "labels": label_names, "window_steps": window, "guard_steps": guard_steps,
         "branches": {
             m: {
                 "file": f"{m}.net", "input_shape": list(chains[m].input.shape), "input_steps": trained.steps[m],
-                "reset_interval": window, "reset_offset": 1, "output_delay": len(chains[m].lifs()),
+                "reset_interval": window + guard_steps, "reset_offset": 1 + guard_steps, "output_delay": len(chains[m].lifs()),
+                "guard": {"steps": guards[m].guard_steps, "channels": guards[m].n_sync},
                 "layers": [{"name": n.name, "delay": i + 1} for i, n in enumerate(chains[m].lifs())],
                 "relays": report.relays_of(chains[m]),
                 "ann_macs": dense_macs(unlowered[m]), **_encoder_entry(m, encoders.get(m), str(kept.get("set", ""))),
@@ -152,6 +156,24 @@ def export_netx(
     predicted = {u: found["golden"][f"predictions_{u}"] for u in trained.head.outputs}
     accuracy = {} if labels is None else {u: float(100 * (p == known).mean()) for u, p in predicted.items()}
     return ExportResult(out, found["checks"], report.lines, accuracy, found["lava"])
+
+
+def guarded_chains(chains: dict[str, Graph], window: int, report: CompileReport) -> dict[str, GuardedChain]:
+    """Chains whose windows may follow each other: with guard steps where spikes wait in synapses (recurrence, delays).
+
+    Where that has no form for one branch, no branch gets guard steps, and every window runs alone.
+    """
+    try:
+        first = {m: with_guard(chain, window) for m, chain in chains.items()}
+        most = max(g.guard_steps for g in first.values())
+        found = {m: with_guard(chain, window + most - first[m].guard_steps) for m, chain in chains.items()}
+        for guarded in found.values():  # a window starts after idle steps where another branch needs more guard steps
+            for line in guarded.lines:
+                report.say(line)
+        return found
+    except LimitExceededError as error:
+        report.say(f"guard: none, so every window runs alone on Lava: {error}")
+        return {m: GuardedChain(chain, window, 0, 0) for m, chain in chains.items()}
 
 
 def windows_to_verify(trained: Trained) -> int:
@@ -177,10 +199,6 @@ def _encoder_entry(name: str, encoder: HostEncoder | None, data_set: str) -> dic
 def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: CompileReport) -> list[LayerIntervals]:
     """Refuse what is beyond the limits; say what is proven of each layer and what saturation was allowed for."""
     check_limits(graph, pipelined=not graph.has_memory, window_steps=window, allow_saturation=allow_saturation)
-    if graph.has_memory:
-        report.say(
-            f"windows: {graph.name}: spikes wait in its synapses, which no reset clears: on Lava every window runs alone"
-        )
     rows = analyse(graph, window)
     for row in rows:
         report.say(str(row))
@@ -216,8 +234,8 @@ def _trained_results(
 
 
 def _verify(
-    trained: Trained, stage: Path, unlowered: dict[str, Graph], inputs: dict[str, np.ndarray], report: CompileReport,
-    quiet: bool, say: Callable[[str], None],
+    trained: Trained, stage: Path, unlowered: dict[str, Graph], compiled: dict[str, Graph], inputs: dict[str, np.ndarray],
+    report: CompileReport, quiet: bool, say: Callable[[str], None],
 ) -> list[LayerCheck]:  # fmt: skip
     bundle = read_bundle(stage)
     checks: list[LayerCheck] = []
@@ -229,7 +247,8 @@ def _verify(
             if name in bundle.encoders:
                 check, spikes = verify_encoder(trained, name, bundle.encoders[name], spikes)
                 checks.append(check)
-            branch, features[name] = verify_branch(trained, graph, unlowered[name], spikes, report, bar.update)
+            lowered = Lowered(unlowered[name], compiled[name], graph, report)
+            branch, features[name] = verify_branch(trained, lowered, spikes, bar.update)
             checks += branch
             features[name] = bundle.features_of(name, features[name])
     for line in checks:

@@ -50,23 +50,51 @@ class LayerCheck:
         return f"{self.layer} is {kind} (on the verified windows); what is behind it learns nothing from it"
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """A branch before and after lowering.
+
+    Attributes
+    ----------
+    unlowered : Graph
+        Integer graph before lowering; run by the reference, so that the lowering is checked too.
+    compiled : Graph
+        The chain made of it.
+    written : Graph
+        The chain as read back from the bundle, with synchronisation channels behind those of ``compiled`` if it has guard steps.
+    report : CompileReport
+        Says what every layer of the chain, relays included, must be for the spikes of ``unlowered``.
+    """
+
+    unlowered: Graph
+    compiled: Graph
+    written: Graph
+    report: CompileReport
+
+    def misfits(self, engine: Engine, block: np.ndarray, exact: dict[str, np.ndarray]) -> dict[str, int]:
+        """LIF of the chain -> spikes of the engine on ``block`` that differ; synchronisation channels must be silent."""
+        sync = self.written.input.shape[0] - self.compiled.input.shape[0]
+        silent = np.pad(block, ((0, 0), (0, sync), *[(0, 0)] * (block.ndim - 2)))
+        fast, found = engine.run(silent, keep_all=True).spikes, {}
+        for name, wanted in self.report.expected(self.compiled, exact).items():
+            own = wanted.shape[1]
+            found[name] = int((fast[name][:, :own] != wanted).sum()) + int(fast[name][:, own:].sum())
+        return found
+
+
 def verify_branch(
-    trained: Trained, graph: Graph, unlowered: Graph, spikes: np.ndarray, report: CompileReport, tick: Callable[[int], None]
+    trained: Trained, lowered: Lowered, spikes: np.ndarray, tick: Callable[[int], None]
 ) -> tuple[list[LayerCheck], np.ndarray]:
     """Compare the three executions on every window of ``spikes``.
 
     Parameters
     ----------
     trained : Trained
-        The trained network (of its branch ``graph.name``).
-    graph : Graph
-        Integer chain as read back from the bundle.
-    unlowered : Graph
-        Integer graph before lowering; run by the reference, so that the lowering is checked too.
+        The trained network (of this branch).
+    lowered : Lowered
+        The branch, as the compiler left it.
     spikes : numpy.ndarray
         (N, *shape, T) uint8.
-    report : CompileReport
-        Says what every layer of the chain, relays included, must be for the spikes of ``unlowered``.
 
     Returns
     -------
@@ -75,6 +103,7 @@ def verify_branch(
     features : numpy.ndarray
         Output spikes (N, *shape, T) uint8.
     """
+    graph, unlowered = lowered.written, lowered.unlowered
     populations = [lif.name for lif in unlowered.lifs()]
     names = populations if unlowered.output in populations else [*populations, unlowered.output]
     layers = [lif.name for lif in graph.lifs()]
@@ -95,9 +124,8 @@ def verify_branch(
             wrong[name] += int((proof != exact[name][..., : proof.shape[-1]]).sum())
             total[name] += int(exact[name].sum())
             size[name] += exact[name].size
-        fast = engine.run(block, keep_all=True).spikes
-        for name, wanted in report.expected(graph, exact).items():
-            astray[name] += int((fast[name] != wanted).sum())
+        for name, errors in lowered.misfits(engine, block, exact).items():
+            astray[name] += errors
         features.append(exact[unlowered.output])
     checks = [LayerCheck(f"{graph.name}.{n}", total[n], total[n] / max(1, size[n]), wrong[n], astray.pop(n, 0)) for n in names]
     checks += [LayerCheck(f"{graph.name}.{n} (chain)", 0, 0.5, 0, errors) for n, errors in astray.items()]

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from taaf.deploy.backends.base import BackendResult, joined, pad_window
+from taaf.deploy.backends.base import BackendResult, joined
 from taaf.deploy.lava.runtime import LavaRuntime, forgotten_afterwards, require_lava
 from taaf.deploy.lava.streams import to_stream, to_windows
 from taaf.export.bundle.reader import Bundle
@@ -99,20 +99,21 @@ class LavaNetwork:
             raise BackendUnavailableError(
                 f"{bundle.path}: {len(bundle.graphs)} branches; the host process has up to {max(HOST_HEADS)}"
             )
-        self.bundle, self.window = bundle, bundle.window_steps
+        self.bundle, self.guard = bundle, bundle.guard_steps if bundle.pipelined else 0
+        self.window = self.guard + bundle.window_steps
         self.n_windows = len(next(iter(inputs.values())))
         self.delays = {name: len(graph.lifs()) for name, graph in bundle.graphs.items()}
         self.n_steps = self.n_windows * self.window + max(self.delays.values())
         self.rasters: dict[tuple[str, str], tuple[np.ndarray, int, Shape]] = {}
         self.head: Any = HOST_HEADS[len(bundle.graphs)](
             arrays=bundle.head.arrays, spec=bundle.head.head.spec(), n_windows=self.n_windows, window_steps=self.window,
-            delays=self.delays, shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()},
+            guard_steps=self.guard, delays=self.delays, shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()},
             n_outputs=len(bundle.head.outputs), classes=bundle.head.head.classes, confidence=confidence,
         )  # fmt: skip
         self.inputs, self.confidence, self.folder = inputs, confidence, folder
         for i, (name, graph) in enumerate(bundle.graphs.items()):
             file = bundle.path / bundle.manifest["branches"][name]["file"]
-            network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1)
+            network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1 + self.guard)
             network.net_config.f.close()  # stock NetX leaves the file open
             self._connect(self._source(name, network.inp.shape), network, getattr(self.head, f"in_{i}"), on_chip)
             if folder is None:
@@ -140,7 +141,7 @@ class LavaNetwork:
 
         spikes = self.inputs[branch]
         require_spikes(self.bundle.graphs[branch], spikes, spikes.shape[1:-1])
-        stream = to_stream(pad_window(spikes, self.window), port, self.n_steps)
+        stream = to_stream(self.bundle.stream(branch, spikes), port, self.n_steps)
         if self.confidence is None:
             return RingBuffer(data=stream.astype(np.int32))
         from taaf.deploy.lava.processes.gated_source import GatedSourceProcess
@@ -180,7 +181,9 @@ class LavaNetwork:
         layers: dict[str, dict[str, np.ndarray]] = {}
         for (branch, lif), entry in self.rasters.items():
             raster, delay, shape = entry
-            layers.setdefault(branch, {})[lif] = to_windows(raster, delay, self.n_windows, self.window, shape)
+            layers.setdefault(branch, {})[lif] = to_windows(raster, delay, self.n_windows, self.window, shape)[
+                ..., self.guard :
+            ]
         features = {b: self.bundle.features_of(b, spikes[self.bundle.graphs[b].output]) for b, spikes in layers.items()}
         if steps is not None:
             self.inputs = {b: cut(x, steps + self.bundle.depth) for b, x in self.inputs.items()}
@@ -195,7 +198,7 @@ class LavaNetwork:
         return [1, *[min(size, rest - k) for k in range(0, rest, size)]]
 
     def _activity(self, branch: str, spikes: dict[str, np.ndarray]) -> Activity:
-        activity = Activity(self.n_windows, self.window)
+        activity = Activity(self.n_windows, self.bundle.window_steps)
         activity.add(self.bundle.graphs[branch].input.name, self.inputs[branch].sum(axis=(0, -1), dtype=np.int64))
         for lif, raster in spikes.items():
             activity.add(lif, raster.sum(axis=(0, -1), dtype=np.int64))

@@ -31,6 +31,10 @@ def _summary(r: dict[str, Any]) -> str:
     if "accuracy_percent_all" in r:
         full = r["accuracy_percent_all"]
         lines.append(f"              {_accuracies(full)}   on all {r['samples_all']} (exact engine)")
+    if r.get("guard_steps"):
+        lines.append(
+            f"  guard       {r['guard_steps']} step(s) before every window on the chip keep windows apart; not counted below"
+        )
     compared = f"{a['neuron_steps_compared']:,} neuron-steps" if a["neuron_steps_compared"] else "spikes not recorded"
     verdict = "100 %" if a["exact"] else "BROKEN"
     lines.append(

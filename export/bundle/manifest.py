@@ -50,6 +50,9 @@ def manifest_problems(manifest: dict[str, Any]) -> list[str]:
         _text(branch, f"{where}.file", "file", found)
         _integer(branch, f"{where}.input_steps", "input_steps", MAX_STEPS, found)
         _integer(branch, f"{where}.ann_macs", "ann_macs", MAX_COUNT, found)
+        guard = branch.get("guard", {})
+        if not isinstance(guard, dict) or any(type(guard.get(k, 0)) is not int for k in ("steps", "channels")):
+            found.append(f"{where}.guard: expected whole numbers steps and channels")
         if "encoder_file" in branch:
             _text(branch, f"{where}.encoder_file", "encoder_file", found)
             _table(branch, "encoder_spec", found)

@@ -22,7 +22,7 @@ from taaf.export.bundle.manifest import FORMAT, READABLE, manifest_problems, mod
 from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.targets.netx.read import read_netx
 from taaf.models import version2
-from taaf.models.config import InputSpec
+from taaf.models.config import MAX_STEPS, InputSpec
 from taaf.models.encoder import HostEncoder
 from taaf.models.errors import BundleError, TaafError
 from taaf.models.files.npz import read_npz
@@ -62,12 +62,36 @@ class Bundle:
         return str(self.manifest.get("data", {}).get("set", "ead-mini"))
 
     def encode(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs of a data set (`taaf.training.sources.Windows`) -> spikes for the chip, uint8 (N, *shape, T)."""
-        return {m: self.encoders[m](x) if m in self.encoders else x for m, x in self.shaped(inputs).items()}
+        """Inputs of a data set (`taaf.training.sources.Windows`) -> spikes for the chip, uint8 (N, *shape, T).
 
-    def shaped(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs in the branches' shapes, where a data set gives the same number of values in another (in C order)."""
-        return {m: x if m in self.encoders or m not in self.graphs else in_shape(x, self.graphs[m]) for m, x in inputs.items()}
+        Synchronisation channels (`taaf.export.passes.guard`) are silent within a window.
+        """
+        found = {m: self.encoders[m](x) if m in self.encoders else in_shape(x, self.taken_shape(m)) for m, x in inputs.items()}
+        return {m: np.pad(x, ((0, 0), (0, self.guard(m)[1]), *[(0, 0)] * (x.ndim - 2))) for m, x in found.items()}
+
+    def guard(self, branch: str) -> tuple[int, int]:
+        """Guard steps before every window of this branch on Lava, and synchronisation channels at the end of its input."""
+        told = self.manifest["branches"][branch].get("guard", {})
+        return int(told.get("steps", 0)), int(told.get("channels", 0))
+
+    @property
+    def guard_steps(self) -> int:
+        """Guard steps before every window on Lava: those of the branch that needs most."""
+        return max(self.guard(b)[0] for b in self.graphs)
+
+    def taken_shape(self, branch: str) -> tuple[int, ...]:
+        """Shape of the spikes that enter this branch, without synchronisation channels."""
+        channels, *rest = self.graphs[branch].input.shape
+        return (channels - self.guard(branch)[1], *rest)
+
+    def stream(self, branch: str, spikes: np.ndarray) -> np.ndarray:
+        """Encoded windows (N, *shape, T) as they follow each other on Lava: guard steps, the window, idle steps."""
+        steps, channels = self.guard(branch)
+        idle, before = self.window_steps - spikes.shape[-1], self.guard_steps if self.pipelined else 0
+        found = np.pad(spikes, (*[(0, 0)] * (spikes.ndim - 1), (before, idle)))
+        if channels and before:
+            found[:, -channels:, ..., before - steps : before] = 1
+        return found
 
     @property
     def window_steps(self) -> int:
@@ -82,7 +106,7 @@ class Bundle:
     @property
     def pipelined(self) -> bool:
         """Whether windows may follow each other without a gap; otherwise each runs alone on Lava (`Graph.has_memory`)."""
-        return not any(graph.has_memory for graph in self.graphs.values())
+        return not any(graph.has_memory and not self.guard(b)[0] for b, graph in self.graphs.items())
 
     def unproven_layers(self) -> list[LayerIntervals]:
         """Layers whose u or v may leave 24 bits within a window; none unless `allows_saturation`."""
@@ -110,9 +134,9 @@ class Bundle:
     def specs(self) -> dict[str, InputSpec]:
         """What a data set must give, per modality."""
         found = {}
-        for m, graph in self.graphs.items():
+        for m in self.graphs:
             encoder = self.encoders.get(m)
-            shape, scale = (graph.input.shape, 0) if encoder is None else (encoder.input_shape, encoder.scale)
+            shape, scale = (self.taken_shape(m), 0) if encoder is None else (encoder.input_shape, encoder.scale)
             found[m] = InputSpec(tuple(shape), self.input_steps(m), scale)
         return found
 
@@ -122,11 +146,11 @@ class Bundle:
         return seen.reshape(len(seen), -1, seen.shape[-1])
 
 
-def in_shape(windows: np.ndarray, graph: Graph) -> np.ndarray:
+def in_shape(windows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Windows (N, ..., T) in the shape of a graph's input if that is only another view of them; else as they are."""
-    if np.prod(windows.shape[1:-1]) != np.prod(graph.input.shape):
+    if np.prod(windows.shape[1:-1]) != np.prod(shape):
         return windows
-    return windows.reshape(len(windows), *graph.input.shape, windows.shape[-1])
+    return windows.reshape(len(windows), *shape, windows.shape[-1])
 
 
 def relay_channels(branch: dict[str, Any]) -> dict[str, int]:
@@ -234,8 +258,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_fit(bundle: Bundle) -> None:
-    from taaf.export.limits import check_limits  # imports torch
-
     n = len(bundle.golden["labels"])
     decides = {"logits": "f"} if bundle.head.decides else {}
     wanted = {"labels": "i", **decides, **{f"features_{b}": "u" for b in bundle.graphs}}
@@ -245,26 +267,8 @@ def _check_fit(bundle: Bundle) -> None:
         raise BundleError(
             f"{bundle.path}: golden.npz has {bundle.golden['labels'].shape} labels, or logits that are not finite"
         )
-    for name, graph in bundle.graphs.items():
-        branch = bundle.manifest["branches"][name]
-        if list(graph.input.shape) != branch["input_shape"]:
-            raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, the manifest says {branch['input_shape']}")
-        if name in bundle.encoders and bundle.encoders[name].output_shape != graph.input.shape:
-            given = bundle.encoders[name].output_shape
-            raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, its encoder gives {given}")
-        steps = bundle.input_steps(name)
-        if not 1 <= steps <= bundle.window_steps:
-            raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
-        saturates = bundle.allows_saturation
-        check_limits(graph, pipelined=not graph.has_memory, window_steps=bundle.window_steps, allow_saturation=saturates)
-        taken = bundle.head.head.inputs.get(name)
-        if taken is None or taken.steps != steps:
-            raise BundleError(f"{bundle.path}: head reads another number of {name} steps than {steps}")
-        if bundle.n_features(name) != taken.size:
-            raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes {taken.size}")
-        packed = bundle.golden[f"features_{name}"]
-        if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-n * bundle.n_features(name) * steps // 8):
-            raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")
+    for name in bundle.graphs:
+        _check_branch(bundle, name, n)
     if bundle.modalities != tuple(bundle.graphs):
         raise BundleError(
             f"{bundle.path}: the head reads {', '.join(bundle.modalities)}, the branches are {', '.join(bundle.graphs)}"
@@ -273,3 +277,32 @@ def _check_fit(bundle: Bundle) -> None:
         raise BundleError(f"{bundle.path}: the head has {bundle.head.head.classes} classes, the manifest names other labels")
     if bundle.head.decides and bundle.golden["logits"].shape != (n, len(bundle.manifest["labels"])):
         raise BundleError(f"{bundle.path}: golden logits {bundle.golden['logits'].shape} do not fit {n} samples and the labels")
+
+
+def _check_branch(bundle: Bundle, name: str, n: int) -> None:
+    from taaf.export.limits import check_limits  # imports torch
+
+    graph = bundle.graphs[name]
+    branch = bundle.manifest["branches"][name]
+    if list(graph.input.shape) != branch["input_shape"]:
+        raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, the manifest says {branch['input_shape']}")
+    if not 0 <= bundle.guard(name)[1] < graph.input.shape[0] or not 0 <= bundle.guard(name)[0] <= MAX_STEPS:
+        raise BundleError(f"{bundle.path}: {name} has guard {bundle.guard(name)}, its input {graph.input.shape}")
+    if name in bundle.encoders and bundle.encoders[name].output_shape != bundle.taken_shape(name):
+        given = bundle.encoders[name].output_shape
+        raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, its encoder gives {given}")
+    steps = bundle.input_steps(name)
+    if not 1 <= steps <= bundle.window_steps:
+        raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
+    check_limits(
+        graph, pipelined=not graph.has_memory, fill=not bundle.guard(name)[0], window_steps=bundle.window_steps,
+        allow_saturation=bundle.allows_saturation,
+    )  # fmt: skip
+    taken = bundle.head.head.inputs.get(name)
+    if taken is None or taken.steps != steps:
+        raise BundleError(f"{bundle.path}: head reads another number of {name} steps than {steps}")
+    if bundle.n_features(name) != taken.size:
+        raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes {taken.size}")
+    packed = bundle.golden[f"features_{name}"]
+    if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-n * bundle.n_features(name) * steps // 8):
+        raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")

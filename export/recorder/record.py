@@ -294,7 +294,7 @@ class Recorder(TorchFunctionMode):
         shape = tuple(tensor.shape[1:-1])
         what = f"{name or self.tape.name} ({type(module).__name__})"
         if value is None:
-            if kind.role == "view" or kind.role == "host":
+            if kind.role in ("view", "host"):
                 self.tape.calls.append(LeafCall(module, "view", "", shape))
                 return out
             raise refusal(

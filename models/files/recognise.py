@@ -15,19 +15,23 @@ def recognised(path: Path) -> str | None:
             head = file.read(512)
     except OSError:
         return None
-    if head.startswith(_HDF5):
-        return "an HDF5 file: a .net or .nir is exported with --branch NAME=FILE, windows are given with --inputs"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer: run `git lfs pull`"
-    if len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 26:
-        return "a safetensors file: load it in a build function, taaf-export my_nets.py:build --inputs windows.npz"
-    if b"onnx" in head[:64] or head[:1] == b"\x08" and b"pytorch" in head:
-        return "an ONNX model, which holds no spiking network; only a head can be ONNX: record the torch module instead"
-    if zipfile.is_zipfile(path):
-        return _archive(path)
-    if head[:2] == b"\x80\x02" or head[:1] == b"\x80":
-        return "a pickle, which is code and is not opened; save model.state_dict() and give --weights with FILE.py:FUNCTION"
-    return None
+    known = (
+        (head.startswith(_HDF5), "an HDF5 file: a .net is exported with --branch NAME=FILE, windows are given with --inputs"),
+        (head.startswith(b"version https://git-lfs"), "a Git LFS pointer: run `git lfs pull`"),
+        (_is_safetensors(head), "a safetensors file: load it in the function that builds the module, FILE.py:FUNCTION"),
+        (_is_onnx(head), "an ONNX model, which holds no spiking network; record the torch module instead"),
+        (head[:1] == b"\x80", "a pickle, which is code and is not opened; save model.state_dict() and give --weights"),
+    )
+    found = next((what for is_so, what in known if is_so), None)
+    return _archive(path) if found is None and zipfile.is_zipfile(path) else found
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return len(head) > 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 26
+
+
+def _is_onnx(head: bytes) -> bool:
+    return head[:1] == b"\x08" and (b"pytorch" in head or b"onnx" in head)
 
 
 def _folder(path: Path) -> str | None:

@@ -60,7 +60,7 @@ def _node(entry: dict[str, Any], array: Callable[[Any], Any]) -> Node:
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(entry) - known):
         raise ValueError(f"unknown field {unknown[0]} of {kind.__name__}")
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in entry.items():
         if isinstance(value, list):
             if not all(type(n) is int for n in value):

@@ -31,6 +31,8 @@ class HostHeadProcess(AbstractProcess):
         Of `taaf.models.host_head.HostHead`.
     n_windows, window_steps : int
         Windows arrive back to back, one every ``window_steps`` steps.
+    guard_steps : int
+        First steps of each of them, whose spikes belong to no window.
     delays, shapes : dict
         Per branch, in the head's order: time steps from an input to its output spike, and shape of the last layer, (F,) or
         (C, H, W), which arrives as (W, H, C) at port ``in_<i>``.
@@ -40,11 +42,11 @@ class HostHeadProcess(AbstractProcess):
     """
 
     def __init__(
-        self, *, arrays: dict[str, np.ndarray], spec: dict, n_windows: int, window_steps: int, delays: dict[str, int],
+        self, *, arrays: dict[str, np.ndarray], spec: dict, n_windows: int, window_steps: int, guard_steps: int, delays: dict[str, int],
         shapes: dict[str, tuple[int, ...]], n_outputs: int, classes: int, confidence: float | None = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            arrays=arrays, spec=spec, n_windows=n_windows, window_steps=window_steps, delays=delays, shapes=shapes,
+            arrays=arrays, spec=spec, n_windows=n_windows, window_steps=window_steps, guard_steps=guard_steps, delays=delays, shapes=shapes,
             confidence=confidence,
         )  # fmt: skip
         for i, shape in enumerate(shapes.values()):  # branches in the head's order
@@ -68,6 +70,7 @@ class HostHeadModel(PyLoihiProcessModel):
         self.head = HostHead(proc_params["arrays"], proc_params["spec"])
         self.n_windows: int = proc_params["n_windows"]
         self.window_steps: int = proc_params["window_steps"]
+        self.guard_steps: int = proc_params["guard_steps"]
         self.input_steps: dict = self.head.head.input_steps
         self.delays: dict = proc_params["delays"]
         shapes = {m: (int(np.prod(proc_params["shapes"][m])), self.input_steps[m]) for m in self.delays}
@@ -81,14 +84,15 @@ class HostHeadModel(PyLoihiProcessModel):
         for i, modality in enumerate(self.delays):
             spikes = getattr(self, f"in_{i}").recv()
             window, step = divmod(self.time_step - 1 - self.delays[modality], self.window_steps)
-            if window < 0 or window >= self.n_windows or step >= self.input_steps[modality]:
+            step -= self.guard_steps
+            if not 0 <= window < self.n_windows or not 0 <= step < self.input_steps[modality]:
                 continue
             self.features[modality][window % self.n_slots, :, step] = spikes.T.reshape(-1) != 0
             if step == self.input_steps[modality] - 1:
                 self.complete[modality] = window + 1
         if self.confidence is None:
             if min(self.complete.values()) > self.windows_done[0]:
-                self._decide(int(self.windows_done[0]), self.window_steps)
+                self._decide(int(self.windows_done[0]), self.window_steps - self.guard_steps)
         else:
             self._decide_early(self.confidence)
         self.decided_out.send(self.windows_done)
@@ -109,8 +113,9 @@ class HostHeadModel(PyLoihiProcessModel):
     def _decide_early(self, confidence: float) -> None:
         """Look at the window in flight, once all branches have delivered a further step of it."""
         window, step = divmod(self.time_step - 1 - max(self.delays.values()), self.window_steps)
-        if window == self.windows_done[0] and window < self.n_windows:
-            self._decide(window, step + 1, confidence if step + 1 < self.window_steps else 0.0)
+        if window == self.windows_done[0] and window < self.n_windows and step >= self.guard_steps:
+            seen, most = step + 1 - self.guard_steps, self.window_steps - self.guard_steps
+            self._decide(window, seen, confidence if seen < most else 0.0)
 
 
 def _classes_for(n_branches: int) -> tuple[type[AbstractProcess], type[PyLoihiProcessModel]]:
