@@ -54,6 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="also export layers whose u or v may leave 24 bits, where the chip wraps and clips and training does not; "
         "they are reported, deployments count what happens, and verification still decides (default: refuse)",
     )  # fmt: skip
+    parser.add_argument(
+        "--own-code", action="store_true",
+        help="import networks and data sets that the checkpoint names as module:function, which runs them (default: refuse)",
+    )  # fmt: skip
     mapper = parser.add_argument_group("does it fit")
     mapper.add_argument(
         "--fit", choices=["loihi1", "loihi2"],
@@ -134,14 +138,15 @@ def _bundle(args: argparse.Namespace) -> int:
             print(line, flush=True)
 
     # complain about the checkpoint before loading data
-    trained = TrainedNetwork(args.model)
+    trained = TrainedNetwork(args.model, args.own_code)
     config = from_dict(trained.provenance["config"], f"{args.model}: configuration")
     limit = args.windows or windows_to_verify(trained)
     test = open_windows(with_root(config.data, args.root), config.network.inputs, "test", args.quiet, limit)
     inputs = {m: x[:limit] for m, x in test.inputs.items()}
     data = {k: v for k, v in asdict(config.data).items() if k not in ("root", "cache", "workers")}
+    kept = config.data.set == "arrays" or ":" in config.data.set  # nobody else has these windows: they go with the bundle
     result = export_netx(
-        trained, args.out or Path("bundle"), inputs, test.labels[:limit], list(test.label_names), data=data,
+        trained, args.out or Path("bundle"), inputs, test.labels[:limit], list(test.label_names), data=None if kept else data,
         verify_lava=args.verify_lava, quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
     )  # fmt: skip
     if args.json:
@@ -156,7 +161,8 @@ def _bundle(args: argparse.Namespace) -> int:
     if result.lava:
         say(f"✓ Lava runtime: {result.lava['windows']} windows, {result.lava['spike_mismatches']} spikes differ")
     alone = ", ".join(f"{u} {percent:.1f} %" for u, percent in result.accuracy.items() if u != "fused")
-    say(f"{result.out}: written; test accuracy {result.accuracy['fused']:.1f} % ({alone})")
+    accuracy = f"test accuracy {result.accuracy['fused']:.1f} % ({alone})" if result.accuracy else "its head decides nothing"
+    say(f"{result.out}: written; {accuracy}")
     return 0
 
 
