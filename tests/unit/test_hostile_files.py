@@ -274,7 +274,8 @@ def test_manifest_limits() -> None:
     [
         ("[optimiser]\nlearning_rate = " + "9" * 400, "up to 1e\\+09"), ("[optimiser]\nlearning_rate = nan", "must be finite"),
         ("[optimiser]\nlearning_rate = inf", "must be finite"), (EVENT + "features = 1000000000", "allowed 1 to 65536"),
-        (EVENT + "steps = 100000", "allowed 0 to 1024"), (EVENT + "shape = [9, 9999, 9999]", "up to 16777216 values"), ("x = " + "[" * 50_000, "not valid TOML"),
+        (EVENT + "steps = 100000", "allowed 0 to 1024"), (EVENT + "shape = [9, 9999, 9999]", "up to 16777216 values"),
+        ("x = " + "[" * 50_000, "not valid TOML"),
         ("a = " + "9" * 5000, "not valid TOML"), ("optimiser = 3", "expected a table"), ("#" * 2_000_000, "more than"),
     ],
 )  # fmt: skip
