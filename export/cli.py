@@ -83,6 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=FILE.net",
         help="make the bundle of NetX files, one per modality (repeatable)",
     )
+    parser.add_argument(
+        "--own-code", action="store_true",
+        help="import networks and data sets that the checkpoint names as module:function, which runs them (default: refuse)",
+    )  # fmt: skip
     mapper = parser.add_argument_group("does it fit")
     mapper.add_argument(
         "--fit", choices=["loihi1", "loihi2"],
@@ -196,11 +200,11 @@ def _bundle(args: argparse.Namespace) -> int:
         )
         labels, data, limit = recorded.labels, None, args.windows or len(next(iter(found.inputs.values())))
     else:
-        network = TrainedNetwork(args.model)
+        network = TrainedNetwork(args.model, args.own_code)
         config, trained = from_dict(network.provenance["config"], f"{args.model}: configuration"), network
         limit = args.windows or windows_to_verify(trained)
         found = open_windows(with_root(config.data, args.root), config.network.inputs, "test", args.quiet, limit)
-        stored = config.data.set != "arrays" and ":" not in config.data.set
+        stored = config.data.set != "arrays" and ":" not in config.data.set  # others' windows go with the bundle
         data = {k: v for k, v in asdict(config.data).items() if k not in ("root", "cache", "workers")} if stored else None
         labels = found.labels
     inputs = {m: x[:limit] for m, x in found.inputs.items()}

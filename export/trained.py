@@ -79,6 +79,8 @@ class TrainedNetwork:
     ----------
     path : Path
         The checkpoint.
+    own_code : bool
+        Whether code that it names may be imported (`taaf.models.checkpoint.load_model`).
 
     Raises
     ------
@@ -87,12 +89,13 @@ class TrainedNetwork:
     """
 
     path: Path
+    own_code: bool = False
     proven_by: str = "SLAYER CPU forward and float64 head of the checkpoint"
     logit_tolerance: float = 1e-9  # torch float64 against NumPy float64
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.model, content = load_model(self.path)
+        self.model, content = load_model(self.path, self.own_code)
         config = self.model.config
         self.name = {"taaf": "taaf-snn", "scmrl": "s-cmrl"}.get(config.head.type, "snn")
         self.graphs, self.encoders = float_graphs(self.model), host_encoders(self.model)

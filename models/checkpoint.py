@@ -53,15 +53,47 @@ def _of_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a checkpoint of version 2 ({type(error).__name__}: {error})") from error
 
 
-def load_model(path: Path) -> tuple[MultimodalSnn, dict[str, Any]]:
+def own_code(config: Any) -> dict[str, str]:
+    """Networks and data set of a stored configuration that are not taaf's: where it names them -> ``module:function``."""
+    tables = config if isinstance(config, dict) else {}
+    branches, data = tables.get("branches"), tables.get("data")
+    named = (
+        {f"branches.{m}.network": b.get("network") for m, b in branches.items() if isinstance(b, dict)}
+        if isinstance(branches, dict)
+        else {}
+    )
+    named["data.set"] = data.get("set") if isinstance(data, dict) else None
+    return {where: name for where, name in named.items() if isinstance(name, str) and ":" in name}
+
+
+def require_known_code(path: Path, config: Any, allowed: bool = False) -> None:
+    """Raise `CheckpointError` if a file's configuration names code of its own, which reading it would run; ``allowed``: never."""
+    if not allowed and (found := own_code(config)):
+        named = ", ".join(f"{where} (={name[:60]!r})" for where, name in found.items())
+        raise CheckpointError(
+            f"{path}: names code of its own, {named}; if you trust it, taaf-export takes --own-code, and taaf-train a --config that "
+            "names the same"
+        )
+
+
+def load_model(path: Path, own_code: bool = False) -> tuple[MultimodalSnn, dict[str, Any]]:
     """Rebuild the network of a checkpoint in eval mode; returns it and the checkpoint's content.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint.
+    own_code : bool
+        Whether networks and data sets that it names as ``module:function`` may be imported, that is, run.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, truncated, foreign, of other shapes than its own configuration says, or not finite.
+        If the file is missing, truncated, foreign, of other shapes than its own configuration says, or not finite, or names
+        code of its own that is not allowed.
     """
     content = read_checkpoint(path)
+    require_known_code(path, content.get("config"), own_code)
     try:
         config = NetworkConfig.from_dict(content["config"]).check()
         _check_sizes(config, content["state"])

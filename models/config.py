@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
-from taaf.models.errors import ConfigError
+from taaf.models.errors import ConfigError, TaafError
 from taaf.models.heads import find_head
 from taaf.models.heads.base import Features, Head
 from taaf.models.networks import find_network
@@ -66,9 +66,14 @@ class BranchConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def wiring(self) -> Wiring:
-        """The branch's wiring; raises `ConfigError` if its layers do not fit its input."""
+        """The branch's wiring; raises `ConfigError` if its layers do not fit its input, or a function of one's own fails."""
         wire = find_network(self.network)
-        return Wiring(self.input.shape, lambda x: wire(x, **self.options), real=self.input.scale > 0)
+        try:
+            return Wiring(self.input.shape, lambda x: wire(x, **self.options), real=self.input.scale > 0)
+        except TaafError:
+            raise
+        except Exception as error:  # whatever the user's function does
+            raise ConfigError(f"network {self.network[:80]}: {type(error).__name__}: {error}") from error
 
     @property
     def scale(self) -> int | None:

@@ -2,7 +2,7 @@
 
 What a setting may be is said once, where it is declared: by the default and the annotation of a dataclass's field or of a
 function's keyword argument. ``Literal[...]`` lists the allowed values, ``Annotated[int, Range(0, 8)]`` an interval; whole
-numbers are otherwise 1 to `MAX_SIZE`, other numbers finite and above 0.
+numbers are otherwise 1 to `MAX_SIZE`, other numbers above 0 and up to `MAX_NUMBER`.
 """
 
 import difflib
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from taaf.models.errors import ConfigError
 
 MAX_SIZE = 1 << 16  # of a whole number that nothing else limits
+MAX_NUMBER = 1e9  # of any other
 T = TypeVar("T")
 
 
@@ -38,7 +39,7 @@ class Range:
 
 Fraction = Annotated[float, Range(0.0, 1.0)]
 Count = Annotated[int, Range(0, MAX_SIZE)]  # may be 0
-NotNegative = Annotated[float, Range(0.0, 1e9)]
+NotNegative = Annotated[float, Range(0.0, MAX_NUMBER)]
 
 
 def nearest(found: str, allowed: Iterable[str]) -> str:
@@ -131,11 +132,11 @@ def _problem(parameter: inspect.Parameter, value: Any) -> str | None:
 def _number_problem(annotation: Any, kind: type, value: Any) -> str | None:
     if type(value) not in ((int,) if kind is int else (int, float)):
         return f"expected {kind.__name__}, found {type(value).__name__}"
-    if not math.isfinite(value):
+    if type(value) is float and not math.isfinite(value):
         return "must be finite"
     ranges = [r for r in get_args(annotation)[1:] if isinstance(r, Range)] if get_origin(annotation) is Annotated else []
     if ranges:
         return ranges[0].problem(value)
     if kind is int:
         return Range(1, MAX_SIZE).problem(value)
-    return None if 0 < value <= 1e9 else "must be a number above 0"
+    return None if 0 < value <= MAX_NUMBER else f"must be above 0, up to {MAX_NUMBER:g}"

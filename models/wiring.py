@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from taaf.models.errors import ConfigError
+from taaf.models.settings import MAX_SIZE, Range
 from taaf.models.slayer_lif import LifParameters
 
 Shape = tuple[int, ...]
 V_TH = 128  # below the weight of a relay, which must fire at once
+_COUNT = Range(1, MAX_SIZE)
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,14 @@ class _Value:
         return Spikes(self.wiring, self.wiring.add(operation))
 
 
+def _require(name: str, ranges: Range = _COUNT, **values: int) -> None:
+    """Raise `ConfigError` for a value outside its range; a network of one's own may say anything."""
+    for key, value in values.items():
+        problem = ranges.problem(value) if type(value) is int else f"expected a whole number, found {type(value).__name__}"
+        if problem:
+            raise ConfigError(f"{name}: {key} (={str(value)[:40]}): {problem}")
+
+
 def _sides(name: str, shape: Shape, kernel: int, stride: int, padding: int) -> Shape:
     found = tuple((n + 2 * padding - kernel) // stride + 1 for n in shape[1:])
     if min(found) < 1:
@@ -227,6 +237,7 @@ class Spikes(_Value):
 
     def conv(self, name: str, channels: int, kernel: int, stride: int = 1, gain: float = 1.0) -> "Current":
         """Convolution: square odd kernel, padding ``kernel // 2``, batch norm; (C, H, W) -> (channels, H', W')."""
+        _require(name, channels=channels, kernel=kernel, stride=stride)
         if kernel % 2 == 0:
             raise ConfigError(f"{name}: kernel (={kernel}) must be odd")
         sides = _sides(name, self._map(name), kernel, stride, kernel // 2)
@@ -234,17 +245,20 @@ class Spikes(_Value):
 
     def dense(self, name: str, features: int, gain: float = 1.0) -> "Current":
         """Fully connected with batch norm; (F,) -> (features,)."""
+        _require(name, features=features)
         if len(self.shape) != 1:
             raise ConfigError(f"{name}: reads {self.name} of shape {self.shape}; flatten() it first, or dense_over_map()")
         return self._current(FullyConnected(name, (self.name,), (features,), gain))
 
     def dense_over_map(self, name: str, features: int, gain: float = 1.0) -> "Current":
         """The same fully connected weights at every position, summed; (C, H, W) -> (features,)."""
+        _require(name, features=features)
         self._map(name)
         return self._current(FullyConnected(name, (self.name,), (features,), gain, over_map=True))
 
     def recurrent(self, name: str, features: int, gain: float = 1.0) -> "Current":
         """`dense`, plus synapses from the fed neurons' own spikes one step before; must go straight into ``.lif(...)``."""
+        _require(name, features=features)
         if len(self.shape) != 1:
             raise ConfigError(f"{name}: reads {self.name} of shape {self.shape}; flatten() it first")
         return self._current(Recurrence(name, (self.name,), (features,), gain))
@@ -255,6 +269,8 @@ class Spikes(_Value):
 
     def max_pool(self, name: str, kernel: int = 3, stride: int = 2, padding: int = 1) -> "Spikes":
         """The maximum of spikes: their OR."""
+        _require(name, kernel=kernel, stride=stride)
+        _require(name, Range(0, kernel // 2), padding=padding)
         sides = _sides(name, self._map(name), kernel, stride, padding)
         return self._spikes(MaxPool(name, (self.name,), (self.shape[0], *sides), kernel, stride, padding))
 
@@ -284,4 +300,7 @@ class Current(_Value):
 
     def lif(self, name: str, v_th: int = V_TH, v_decay: int = 2048, i_decay: int = 4096) -> Spikes:
         """LIF neurons with a hard reset (`taaf.models.slayer_lif`): threshold mantissa, a power of two, and decays of 4096."""
+        _require(name, Range(1, MAX_SIZE, power_of_two=True), v_th=v_th)
+        _require(name, Range(0, 4096), v_decay=v_decay)
+        _require(name, Range(1, 4096), i_decay=i_decay)
         return self._spikes(Neurons(name, (self.name,), self.shape, LifParameters(i_decay, v_decay, v_th)))

@@ -1,4 +1,4 @@
-"""taaf-train: train a two-modality spiking network with SLAYER, quantisation-aware."""
+"""taaf-train: train a spiking network of one or more modalities with SLAYER, quantisation-aware."""
 
 import argparse
 import json
@@ -177,7 +177,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     if ranks.is_main:
         plot_runs([out], out / "curves.png")
         if config.data.set == "ead-mini":
-            model, _ = load_model(out / "model.pt")
+            model, _ = load_model(out / "model.pt", own_code=True)  # just written
             human = evaluate(model, open_split(config.data, config.network.inputs, "human"))
     return {"model": str(out / "model.pt"), "metrics": metrics, "human": human}
 
@@ -186,8 +186,8 @@ def summary(found: dict[str, Any], modalities: tuple[str, ...]) -> str:
     """One line about a finished training."""
     accuracy = ", ".join(f"{u} {found['metrics'][f'test_{u}']:.1f} %" for u in ("fused", *modalities))
     human = found["human"]
-    alone = ", ".join(f"{m} {human[m]:.1f} %" for m in modalities if m != "event") if human else ""
-    speech = f"; recorded human speech: fused {human['fused']:.1f} %, {alone}" if human else ""
+    heard = ", ".join(f"{u} {human[u]:.1f} %" for u in ("fused", *modalities) if u != "event") if human else ""
+    speech = f"; recorded human speech: {heard}" if human else ""
     return f"{found['model']}: test accuracy {accuracy}{speech}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from taaf.models.checkpoint import load_model, read_checkpoint, save_checkpoint
+from taaf.models.checkpoint import load_model, own_code, read_checkpoint, require_known_code, save_checkpoint
 from taaf.models.config import NetworkConfig
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.models.files.writing import write_at_once
@@ -65,7 +65,7 @@ class Trainer:
 
     def start_from(self, checkpoint: Path) -> None:
         """Take the weights of a checkpoint, e.g. a calibrated one; raises `CheckpointError` if its network is another."""
-        initial, _ = load_model(checkpoint)
+        initial, _ = load_model(checkpoint, self._names_code_of(read_checkpoint(checkpoint)))
         if initial.config != self.config.network:
             raise CheckpointError(
                 f"{checkpoint}: its network is not the configured one; use the configuration it was made with"
@@ -103,13 +103,14 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         content = read_checkpoint(path)
+        require_known_code(path, content["config"], own := self._names_code_of(content))
         if from_dict(content["config"], f"{path}: config").to_dict() != self.config.to_dict():
             raise CheckpointError(
                 f"{path}: was made with another configuration; resume with the same one or choose another --out"
             )
         if missing := {"optimiser", "schedule", "balance", "history"} - set(content):
             raise CheckpointError(f"{path}: no training to resume ({', '.join(sorted(missing))} missing); start it anew")
-        restored, _ = load_model(path)
+        restored, _ = load_model(path, own)
         self.model.load_state_dict(restored.state_dict())
         try:
             self.optimiser.load_state_dict(content["optimiser"])
@@ -118,6 +119,10 @@ class Trainer:
             self.history = [dict(m) for m in content["history"]]
         except Exception as error:  # what torch raises on foreign values is not listed anywhere
             raise CheckpointError(f"{path}: cannot be resumed ({type(error).__name__}: {error}); train again") from error
+
+    def _names_code_of(self, content: dict[str, Any]) -> bool:
+        """Whether the configuration itself names all code of its own that a checkpoint names."""
+        return set(own_code(content.get("config")).values()) <= set(own_code(self.config.to_dict()).values())
 
     def _train_epoch(self, epoch: int) -> Metrics:
         config, o = self.config, self.config.optimiser
@@ -203,6 +208,8 @@ def _prefixed(metrics: dict[str, float]) -> Metrics:
 def _contradiction(config: TrainConfig) -> str | None:
     """Why these settings do not go together, or None."""
     head, balance = config.network.build_head(), config.loss.balance
+    if not head.outputs:
+        return f"head.type (={head.kind!r}): decides nothing, so that there is nothing to train; choose another head"
     claimed = {s for name in head_names() for s in find_head(name).strategies} - set(head.strategies)
     allowed = head.strategies or tuple(s for s in STRATEGIES if s not in claimed)
     if balance not in allowed:

@@ -17,7 +17,7 @@ _SHORT = {"neurons": "neurons", "synapse memory": "memory", "input axons": "in a
 
 def fit_model(args: argparse.Namespace) -> int:
     """Text or one JSON object; exit code 0 if it fits, 1 if not."""
-    graphs, origin, others = integer_graphs(args.model)
+    graphs, origin, others = integer_graphs(args.model, args.own_code)
     answer = fit(graphs, args.fit, args.chips, others)
     content = {"schema_version": SCHEMA_VERSION, "kind": "fit", "model": str(args.model), "origin": origin}
     if args.out is not None:
@@ -29,7 +29,7 @@ def fit_model(args: argparse.Namespace) -> int:
     return 0 if answer.fits else DOES_NOT_FIT
 
 
-def integer_graphs(path: Path) -> tuple[dict[str, Graph], str, dict[str, dict[str, Graph]]]:
+def integer_graphs(path: Path, own_code: bool = False) -> tuple[dict[str, Graph], str, dict[str, dict[str, Graph]]]:
     """Graphs as they would run on the chip, what they were read from, and other forms of them.
 
     Raises
@@ -51,7 +51,7 @@ def integer_graphs(path: Path) -> tuple[dict[str, Graph], str, dict[str, dict[st
     from taaf.export.passes import CompileReport, compile_graph
     from taaf.models.checkpoint import load_model
 
-    model, _ = load_model(path)
+    model, _ = load_model(path, own_code)
     report = CompileReport()
     compiled = {name: compile_graph(graph, saturate=True, report=report) for name, graph in float_graphs(model).items()}
     n = sum(report.relays.values())

@@ -53,7 +53,7 @@ def to_nir_file(args: argparse.Namespace) -> int:
     """Checkpoint or bundle -> NIR."""
     from taaf.export.targets.nir.output import model_to_nir
 
-    result = model_to_nir(args.model, args.out or Path("backbone.nir"))
+    result = model_to_nir(args.model, args.out or Path("backbone.nir"), args.own_code)
     if args.json:
         print(json.dumps({"schema_version": SCHEMA_VERSION, **result}))
         return 0

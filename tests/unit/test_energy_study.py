@@ -240,7 +240,7 @@ def test_parts_of_the_compiled_resnet_are_the_architectures() -> None:
     _, chains, report = compiled(model)
     encoders = host_encoders(model)
     inputs = levels_of(model, 2)
-    shapes = {"visual": (3, TWIN.frame_size, TWIN.frame_size), "audio": (1, TWIN.audio_bins, TWIN.audio_frames)}
+    shapes = {m: spec.shape for m, spec in TWIN.inputs.items()}
     for branch, graph in chains.items():
         activity = Engine(graph).run(encoders[branch](inputs[branch])).activity
         relays = report.relays_of(graph)

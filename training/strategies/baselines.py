@@ -74,7 +74,7 @@ class Pmr(Balance):
             output = model(inputs)
             members = functional.one_hot(labels, classes).to(torch.float32)  # (N, C)
             for m, aligned in output.features.items():
-                sums[m] = sums.get(m, torch.zeros((), device=labels.device)) + members.T @ aligned.mean(1)
+                sums[m] = sums.get(m, torch.zeros((), device=labels.device)) + members.T.to(aligned.dtype) @ aligned.mean(1)
             sums["n"] = sums.get("n", torch.zeros((), device=labels.device)) + members.sum(0)
         model.train()
         count = all_sum(sums.pop("n")).clamp_min(1)[:, None]

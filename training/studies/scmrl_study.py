@@ -115,7 +115,7 @@ def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     found = _read(kept)
     if found.get("checkpoint_sha256") != digest or set(found.get("accuracy_percent", {})) != set(conditions()):
-        model, _ = load_model(checkpoint)
+        model, _ = load_model(checkpoint, own_code=True)  # just trained here, by the given configuration
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         accuracy = {}
         for name, noise in conditions().items():

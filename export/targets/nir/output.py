@@ -20,7 +20,7 @@ from taaf.models.files.writing import sha256
 from taaf.models.ir import Graph
 
 
-def model_to_nir(model: Path, out: Path) -> dict[str, Any]:
+def model_to_nir(model: Path, out: Path, own_code: bool = False) -> dict[str, Any]:
     """Write the integer graphs of a checkpoint (before relay lowering) or of a bundle (as deployed) as one NIR file.
 
     The file is read back, and its integer graphs must be those that were written.
@@ -33,7 +33,7 @@ def model_to_nir(model: Path, out: Path) -> dict[str, Any]:
         bundle = read_bundle(model)
         graphs, encoded = bundle.graphs, list(bundle.encoders)
     else:
-        trained, _ = load_model(model)
+        trained, _ = load_model(model, own_code)
         encoded = [m for m, spec in trained.config.inputs.items() if spec.scale]
         compiled = {b: compile_graph(g, saturate=True, report=CompileReport()) for b, g in float_graphs(trained).items()}
         for _, chain in compiled.values():
