@@ -79,7 +79,7 @@ class GraphBuilder:
     # -- neurons
 
     def neurons(
-        self, name: str, call: int, value: Linear, given: NeuronIntegers, synapse: str, recurrent: np.ndarray | None
+        self, name: str, call: int, value: Linear, given: NeuronIntegers, recurrent: np.ndarray | None
     ) -> Neurons:
         """Write synapses, join and LIF of a population.
 
@@ -89,12 +89,10 @@ class GraphBuilder:
             Of the LIF.
         value : Linear
             Its current, in SLAYER's units.
-        synapse : str
-            Name for synapses that no module has a name for.
         recurrent : numpy.ndarray or None
             Integer weights (F, F) from its own spikes of the step before.
         """
-        shape = value.shape
+        shape, synapse = value.shape, f"{name}_identity"  # where no module has weights
         terms = [(t, self._node_map(t, shape)) for t in value.terms]
         per_channel = all((x == x.reshape(len(x), -1)[:, :1].reshape(-1, *[1] * (x.ndim - 1))).all() for x in
                           (given.i_decay, given.v_decay))  # fmt: skip

@@ -131,6 +131,8 @@ def _permute(call: Call) -> Linear:
 def _getitem(call: Call) -> Linear:
     index = call.args[1] if call.name == "__getitem__" else None
     index = index if isinstance(index, tuple) else (index,)
+    if all(i is None or i is Ellipsis or (isinstance(i, slice) and i == slice(None)) for i in index) and call.name == "__getitem__":
+        return _reshape(call)
     if call.name != "__getitem__" or any(not (i is Ellipsis or isinstance(i, int | slice)) for i in index):
         raise NoExactForm("picks by something else than slices and numbers")
     value = call.value

@@ -114,7 +114,7 @@ def _block(recorder: "Recorder", leaf: Leaf) -> Value:
 
 
 def _neuron(recorder: "Recorder", leaf: Leaf) -> Value:
-    return _neurons(recorder, leaf, leaf.module, leaf.value, leaf.name, None)
+    return _neurons(recorder, leaf, leaf.module, leaf.value, leaf.name or "neurons", None)
 
 
 def _slayer_lif(recorder: "Recorder", leaf: Leaf) -> Value:
@@ -157,7 +157,7 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
         )
     weight = None if recurrent is None else integers(used_weight(recurrent), given.unit).reshape(value.shape * 2)
     builder = recorder.builders[next(iter(value.modalities))]
-    made: Neurons = builder.neurons(name, leaf.index, value, given, leaf.name, weight)
+    made: Neurons = builder.neurons(name, leaf.index, value, given, weight)
     recorder.made_by[leaf.index] = made
     return spikes_of(made)
 

@@ -1,6 +1,7 @@
 """The recorder's face: run a user's module once, and write down what its SLAYER parts do to spikes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +115,7 @@ def run_module(recorder: "Recorder", inputs: list[torch.Tensor]) -> Any:
     """Run the user's forward under the recorder; errors of its own get the inputs' shapes."""
     tape = recorder.tape
     try:
-        with intercepted(tape.leaves, recorder.answer), recorder:
+        with intercepted(tape.leaves, recorder.answer), recorder, recorder.indexing():
             return tape.module(*inputs)
     except TaafError:
         raise
@@ -237,6 +238,31 @@ class Recorder(TorchFunctionMode):
             self._record(name, args, kwargs, out, results, touched)
         return out
 
+    @contextmanager
+    def indexing(self) -> Iterator[None]:
+        """See ``x[0]`` too: torch asks no function mode where the index is a number, None or a tensor."""
+        plain, own = torch.Tensor.__getitem__, vars(torch.Tensor).get("__getitem__")
+
+        def getitem(tensor: torch.Tensor, index: Any) -> Any:
+            if self._depth or self._get(tensor) is None:
+                return plain(tensor, index)
+            self._depth += 1
+            try:
+                out = plain(tensor, index)
+            finally:
+                self._depth -= 1
+            self._record("__getitem__", (tensor, index), {}, out, [out], [tensor])
+            return out
+
+        torch.Tensor.__getitem__ = getitem  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            if own is None:
+                del torch.Tensor.__getitem__  # inherited again
+            else:
+                torch.Tensor.__getitem__ = own  # type: ignore[method-assign]
+
     def _record(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, results: list[torch.Tensor],
         touched: list[torch.Tensor],
@@ -295,7 +321,8 @@ class Recorder(TorchFunctionMode):
         first = next(iter(sorted(found.modalities))) if isinstance(found, Linear) else ""
         lag = found.lag if isinstance(found, Linear) else 0
         delay = found.terms[0].delay if isinstance(found, Linear) and index in self.made_by else None
-        self.tape.calls.append(LeafCall(module, kind.role, first, shape, self.made_by.get(index), lag, delay))
+        role = kind.role if isinstance(found, Linear) and found.plain else "view"  # others answer in shapes of their own
+        self.tape.calls.append(LeafCall(module, role, first, shape, self.made_by.get(index), lag, delay))
         self._put(tensor, found)
         for more in tensors_of(out)[1:]:
             self._put(more, self._host([found], user_place() or self.tape.name, "a rate of spikes leaves the chip"))
