@@ -14,17 +14,16 @@ import torch
 from torch import nn
 
 from taaf.export.recorder import maps
-from taaf.export.recorder.functions import shifted
-from taaf.export.recorder.maps import Conv, Matrix, size, then
+from taaf.export.recorder.maps import Conv, Matrix, shifted, size, then
 from taaf.export.recorder.places import NoExactForm
-from taaf.export.recorder.values import Host, Linear, Neurons, Term, Value, plain, spikes_of
+from taaf.export.recorder.values import Linear, Neurons, Term, Value, plain, spikes_of
 from taaf.export.recorder.weights import axonal_delay, integers, neuron_integers, norm_mean, used_weight
 from taaf.models.ir import Shape
 from taaf.models.qat import QatConv2d, QatDense, QatSynapse
 from taaf.models.slayer_lif import SlayerLif, require_lava_dl
 
 if TYPE_CHECKING:
-    from taaf.export.recorder.record import Recorder
+    from taaf.export.recorder.mode import Recorder
 
 
 @dataclass
@@ -64,7 +63,9 @@ def registry() -> dict[type, Kind]:
     kinds: dict[type, Kind] = {
         kind: Kind(_block, "neurons") for kind in (cuba.Dense, cuba.Conv, cuba.Pool, cuba.ConvT, cuba.Unpool, cuba.Recurrent)
     }
-    kinds |= {kind: Kind(_synapse, "synapse") for kind in (layer.Dense, layer.Conv, layer.Pool, layer.ConvTranspose, layer.Unpool)}
+    kinds |= {
+        kind: Kind(_synapse, "synapse") for kind in (layer.Dense, layer.Conv, layer.Pool, layer.ConvTranspose, layer.Unpool)
+    }
     kinds |= {kind: Kind(_same, "view") for kind in (nn.Identity, Dropout)}
     return kinds | {
         cuba.Input: Kind(_input, "neurons"),
@@ -85,7 +86,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     for ancestor in type(module).__mro__:
         kind = registry().get(ancestor)
         if kind is not None:
-            return kind if type(module).forward is ancestor.forward else None  # type: ignore[attr-defined]
+            return kind if type(module).forward is vars(ancestor).get("forward", getattr(ancestor, "forward", None)) else None  # type: ignore[attr-defined]
     where = type(module).__module__
     if where.startswith(("lava.lib.dl.slayer.neuron.", "lava.lib.dl.slayer.synapse.complex", "lava.lib.dl.slayer.dendrite")):
         return Kind(_no_lif, "refused")
@@ -102,8 +103,6 @@ def _block(recorder: "Recorder", leaf: Leaf) -> Value:
 
     block = leaf.module
     recurrent = isinstance(block, Recurrent)
-    if block.neuron.__class__.forward is not _cuba().forward:
-        raise NoExactForm(f"has {type(block.neuron).__name__} neurons with a forward of their own")
     synapse = block.input_synapse if recurrent else block.synapse
     current = _current(replace(leaf, module=synapse, out=leaf.out))
     if recurrent and block.bias is not None:
@@ -144,7 +143,9 @@ def _input(recorder: "Recorder", leaf: Leaf) -> Value:
 def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name: str, recurrent: Any) -> Linear:
     _require_plain(value)
     if neuron.persistent_state is True and recurrent is None and recorder.called_before(leaf):
-        raise NoExactForm("is called twice with persistent_state: the second call starts where the first ended; use two modules")
+        raise NoExactForm(
+            "is called twice with persistent_state: the second call starts where the first ended; use two modules"
+        )
     if len(value.modalities) > 1:
         raise NoExactForm(
             f"is fed by {' and '.join(sorted(value.modalities))}; a chip graph takes one modality. Fuse output spikes on the host"
@@ -153,9 +154,14 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
     if value.lag and given.bias.any() and not ((given.v_decay == 4096) & (given.bias <= given.v_th_mant)).all():
         raise NoExactForm(
             f"has a bias (a norm) and gets its first spikes {value.lag} steps after the window's start (delay_shift); SLAYER integrates "
-            "the bias from the start, the chip's reset does not. Set delay_shift=False in all blocks, as the trained weights allow"
+            "the bias from the start, the chip does not. Set delay_shift=False in all blocks (trained weights may stay; compare the "
+            "accuracy)"
         )
-    weight = None if recurrent is None else integers(used_weight(recurrent), given.unit).reshape(value.shape * 2)
+    weight = (
+        None
+        if recurrent is None
+        else integers(used_weight(recurrent), given.unit, f"{leaf.name} (recurrent)").reshape(value.shape * 2)
+    )
     builder = recorder.builders[next(iter(value.modalities))]
     made: Neurons = builder.neurons(name, leaf.index, value, given, weight)
     recorder.made_by[leaf.index] = made
@@ -165,13 +171,6 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
 def _require_plain(value: Linear) -> None:
     if not value.plain:
         raise NoExactForm("gets a tensor whose axes are not (N, neurons..., T) in order; permute back first")
-
-
-@cache
-def _cuba() -> type:
-    from lava.lib.dl.slayer.neuron.cuba import Neuron
-
-    return Neuron
 
 
 # -- synapses
@@ -314,6 +313,6 @@ def _no_lif(recorder: "Recorder", leaf: Leaf) -> Value:
     }.get(family, f"{type(module).__name__}")  # fmt: skip
     if type(module).__name__ == "KWTA":
         what = "k winners that inhibit each other within a step (KWTA)"
-    raise NoExactForm(f"slayer {family}.{type(module).__name__}: {what} have no exact form on LIF hardware; use slayer.block.cuba")
-
-
+    raise NoExactForm(
+        f"slayer {family}.{type(module).__name__}: {what} have no exact form on LIF hardware; use slayer.block.cuba"
+    )

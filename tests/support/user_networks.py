@@ -16,14 +16,14 @@ Module = nn.Module | dict[str, nn.Module]
 
 @dataclass(frozen=True)
 class UserNetwork:
-    """``inputs``: modality -> (*shape, T). ``host``: the module does something behind its spikes. ``refused``: by this message."""
+    """``inputs``: modality -> (*shape, T). ``host``: something happens behind the spikes. ``refused``: pattern of the message."""
 
     name: str
     build: Callable[[], Module]
     inputs: dict[str, tuple[int, ...]]
     host: bool = False
     rate: float = 0.3
-    refused: str | None = None
+    refused: str = ""
 
 
 def examples(network: UserNetwork, n: int = 3, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -417,7 +417,9 @@ class TwoBranches(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         b = _cuba()
-        self.event = nn.Sequential(b.Conv(lif(), 2, 4, 3, stride=2, weight_scale=4), b.Flatten(), b.Dense(lif(), 36, 8, weight_scale=4))
+        self.event = nn.Sequential(
+            b.Conv(lif(), 2, 4, 3, stride=2, weight_scale=4), b.Flatten(), b.Dense(lif(), 36, 8, weight_scale=4)
+        )
         self.audio = nn.Sequential(b.Recurrent(lif(), 20, 12, weight_scale=4), b.Dense(lif(), 12, 8, weight_scale=4))
         self.over_time = nn.GRU(8, 6, batch_first=True)
         self.head = nn.Linear(14, 4)
@@ -506,3 +508,220 @@ NETWORKS = [
     ),
     UserNetwork("branches and head", branches_and_head, {"events": (24, 20), "touch": (10, 5)}, host=True, rate=0.4),
 ]
+
+
+# -- networks that are refused
+
+
+class SigmoidGate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        b = _cuba()
+        self.a, self.b = b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(), 20, 6, weight_scale=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        x = torch.sigmoid(x) * x
+        return self.b(x)
+
+
+class Between(nn.Module):
+    """A block, something torch does, a block."""
+
+    def __init__(self, between: Callable[[torch.Tensor], torch.Tensor], first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.between, self.second = first, between, second
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = self.between(x)
+        return self.second(x)
+
+
+def alif() -> nn.Module:
+    block = _slayer().block.alif
+    decays = {f"{what}_decay": 0.5 for what in ("current", "voltage", "threshold", "refractory")}
+    params = {"threshold": 1, "threshold_step": 0.5, **decays}
+    return Blocks(_cuba().Dense(lif(), 30, 20, weight_scale=4), block.Dense(params, 20, 6))
+
+
+def sigma_delta() -> nn.Module:
+    block = _slayer().block.sigma_delta
+    params = {"threshold": 0.1, "activation": torch.relu}
+    return Blocks(block.Dense({**params}, 30, 20), block.Dense({**params}, 20, 6))
+
+
+def kwta() -> nn.Module:
+    return Blocks(_cuba().KWTA(lif(), 30, 20, num_winners=3, weight_scale=4))
+
+
+def averages_of_nine() -> nn.Module:
+    b = _cuba()
+    return Between(
+        lambda x: F.avg_pool3d(x, (3, 3, 1)),
+        b.Conv(lif(), 2, 4, 3, padding=1, weight_scale=5),
+        b.Conv(lif(), 4, 3, 2, weight_scale=4),
+    )
+
+
+def average_block() -> nn.Module:
+    """slayer's Average of 5 neurons each, in front of more neurons."""
+    b = _cuba()
+    return Blocks(b.Dense(lif(), 30, 20, weight_scale=4), b.Average(4), b.Dense(lif(), 4, 3, weight_scale=4))
+
+
+def quarter_pooling() -> nn.Module:
+    """Averages of four are exact where the next weights are multiples of 8, which trained ones are not."""
+    b = _cuba()
+    return Between(
+        lambda x: F.avg_pool3d(x, (2, 2, 1)),
+        b.Conv(lif(), 2, 4, 3, padding=1, weight_scale=5),
+        b.Conv(lif(), 4, 3, 2, weight_scale=4),
+    )
+
+
+def scaling_norm() -> nn.Module:
+    norm = _slayer().neuron.norm.WgtScaleBatchNorm
+    return Blocks(_cuba().Dense(lif(norm=norm), 30, 20, weight_scale=4))
+
+
+def late_norm() -> nn.Module:
+    norm = _slayer().neuron.norm.MeanOnlyBatchNorm
+    b = _cuba()
+    return Blocks(b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(norm=norm), 20, 8, weight_scale=4))
+
+
+class LateSkip(nn.Module):
+    """A skip path over a block with delay_shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        b = _cuba()
+        self.a, self.b, self.c = (b.Dense(lif(), n, 20, weight_scale=4) for n in (30, 20, 20))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        y = x + self.b(x)
+        return self.c(y)
+
+
+class EarlyFusion(nn.Module):
+    """Two modalities into one population."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        b = _cuba()
+        self.a, self.b, self.c = (b.Dense(lif(), n, 10, weight_scale=4, **NOW) for n in (30, 24, 20))
+
+    def forward(self, event: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([self.a(event), self.b(audio)], 1)
+        return self.c(both)
+
+
+class TorchWeights(nn.Module):
+    """torch's own convolution in front of SLAYER's neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 4, (3, 3, 1))
+        self.neurons = _slayer().neuron.cuba.Neuron(**lif())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.neurons(x)
+
+
+class FloatWeights(nn.Module):
+    """A synapse whose quantisation was forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        s = _slayer()
+        self.fc, self.neurons = s.synapse.Dense(30, 10), s.neuron.cuba.Neuron(**lif())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.neurons(self.fc(x))
+
+
+class EarlyExit(nn.Module):
+    """Decides on spikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        b = _cuba()
+        self.a, self.b = b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(), 20, 20, weight_scale=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.a(x)
+        if x.mean() > 0.5:
+            return x
+        return self.b(x)
+
+
+class StepByStep(nn.Module):
+    """A loop over time with persistent states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = _cuba().Dense(lif(persistent_state=True), 30, 20, weight_scale=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.a(x[..., t : t + 1]) for t in range(x.shape[-1])], -1)
+
+
+class TwiceWithState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = _cuba().Dense(lif(persistent_state=True), 20, 20, weight_scale=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.a(self.a(x))
+
+
+def through_numpy() -> nn.Module:
+    b = _cuba()
+    return Between(
+        lambda x: torch.from_numpy(x.detach().numpy().copy()), b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(), 20, 6)
+    )
+
+
+def own_function() -> nn.Module:
+    """A custom autograd function hides what it does."""
+    delay = _slayer().axon.delay
+    b = _cuba()
+    return Between(lambda x: delay(x, 1), b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(), 20, 6))
+
+
+def high_threshold() -> nn.Module:
+    return Blocks(_cuba().Dense(lif(threshold=64), 30, 20, weight_scale=40))
+
+
+def graded() -> nn.Module:
+    return Blocks(_cuba().Dense(lif(graded_spike=True), 30, 20, weight_scale=4))
+
+
+REFUSED = [
+    UserNetwork(
+        "sigmoid gate", SigmoidGate, FLAT,
+        refused=r"user_networks.py:\d+: `x = torch.sigmoid\(x\) \* x`: sigmoid of spikes .* enters b \(Dense\) at .*`return self.b\(x\)`",
+    ),
+    UserNetwork("ALIF", alif, FLAT, refused=r"alif.Dense: adaptive thresholds \(ALIF\) have no exact form"),
+    UserNetwork("sigma-delta", sigma_delta, FLAT, refused="graded sigma-delta messages have no exact form"),
+    UserNetwork("KWTA", kwta, FLAT, refused=r"k winners that inhibit each other within a step \(KWTA\)"),
+    UserNetwork("averages of nine", averages_of_nine, MAP, refused="averages 9 spikes; fractions that are no power of two"),
+    UserNetwork("Average block", average_block, FLAT, refused="mean of 5 spikes: fractions that are no power of two"),
+    UserNetwork("averages of four", quarter_pooling, MAP, refused="needs a weight of .* in second, which is no even multiple of 1/64"),
+    UserNetwork("WgtScaleBatchNorm", scaling_norm, FLAT, refused="WgtScaleBatchNorm, which also scales"),
+    UserNetwork("norm with delay_shift", late_norm, FLAT, refused="first spikes 1 steps after .* Set delay_shift=False"),
+    UserNetwork("skip path with delay_shift", LateSkip, FLAT, refused=r"`y = x \+ self.b\(x\)`: .* arrive 1 and 2 steps .* 1 apart"),
+    UserNetwork("two modalities", EarlyFusion, {"a": (30, 12), "b": (24, 12)}, refused="joins spikes of a and b; a chip graph"),
+    UserNetwork("torch's weights", TorchWeights, MAP, refused=r"`x = self.conv\(x\)`: conv3d of torch has real weights"),
+    UserNetwork("weights not quantised", FloatWeights, FLAT, refused="no even multiple of 1/64; set pre_hook_fx"),
+    UserNetwork("decides on spikes", EarlyExit, FLAT, refused=r"`if x.mean\(\) > 0.5:`: bool decides on what spikes hold"),
+    UserNetwork("step by step", StepByStep, FLAT, refused="picks single steps or windows"),
+    UserNetwork("called twice with states", TwiceWithState, {"event": (20, 12)}, refused="called twice with persistent_state"),
+    UserNetwork("through NumPy", through_numpy, FLAT, refused="a tensor that no recorded operation made"),
+    UserNetwork("own autograd function", own_function, FLAT, refused="a tensor that no recorded operation made"),
+    UserNetwork("threshold 64", high_threshold, FLAT, refused="fires at the threshold itself"),
+    UserNetwork("graded spikes", graded, FLAT, refused="sends graded spikes"),
+]  # fmt: skip
