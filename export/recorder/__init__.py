@@ -5,12 +5,14 @@
 >>> recording.graphs["event"], recording.lags["event"]
 >>> evidence = recording.trace({"event": windows})   # SLAYER's spikes of every population
 
-`values` are what flows between neurons (linear forms of spikes), `modules` and `functions` say what each SLAYER part and each
-torch function does to them, `builder` writes nodes, `host` is what stays behind the chip, `evidence` what SLAYER answers.
+`values` are what flows between neurons (linear forms of spikes, by `maps`), `modules`, `functions` and `pooling` say what each
+SLAYER part and each torch function does to them, `mode` watches the one run, `builder` writes nodes, `host` is what stays behind the
+chip, `evidence` what SLAYER answers, `replay` leaves the user's module as it was.
 """
 
 from taaf.export.recorder.evidence import Evidence
 from taaf.export.recorder.host import HostPart
-from taaf.export.recorder.record import Recording, record
+from taaf.export.recorder.record import record
+from taaf.export.recorder.recording import Recording
 
 __all__ = ["Evidence", "HostPart", "Recording", "record"]

@@ -1,11 +1,11 @@
 """Writes the nodes of one modality's graph: a linear form and a neuron's integers become synapses, a join and a LIF."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from taaf.export.recorder.maps import Conv, Map, Matrix, Scale, size, unrolled, viewed
+from taaf.export.recorder.maps import Conv, Map, Matrix, Scale, size, unrolled
 from taaf.export.recorder.places import NoExactForm
 from taaf.export.recorder.values import Beside, Linear, Neurons, Pooled, Population, Term
 from taaf.export.recorder.weights import NeuronIntegers, integers
@@ -30,7 +30,8 @@ class GraphBuilder:
         self.input = Neurons(self.modality, self.shape, 0, "input", self.shape, -1)
 
     def _fresh(self, name: str) -> str:
-        name = name.replace(".", "_") or "layer"
+        inner = name.removeprefix(f"{self.modality}.")  # of a branch that is named like its modality
+        name = (name if inner[:1].isdigit() else inner).replace(".", "_") or "layer"
         name = name if not name[0].isdigit() else f"layer{name}"
         self._named[name] = count = self._named.get(name, 0) + 1
         return name if count == 1 else self._fresh(f"{name}_{count}")
@@ -78,9 +79,7 @@ class GraphBuilder:
 
     # -- neurons
 
-    def neurons(
-        self, name: str, call: int, value: Linear, given: NeuronIntegers, synapse: str, recurrent: np.ndarray | None
-    ) -> Neurons:
+    def neurons(self, name: str, call: int, value: Linear, given: NeuronIntegers, recurrent: np.ndarray | None) -> Neurons:
         """Write synapses, join and LIF of a population.
 
         Parameters
@@ -89,12 +88,10 @@ class GraphBuilder:
             Of the LIF.
         value : Linear
             Its current, in SLAYER's units.
-        synapse : str
-            Name for synapses that no module has a name for.
         recurrent : numpy.ndarray or None
             Integer weights (F, F) from its own spikes of the step before.
         """
-        shape = value.shape
+        shape, synapse = value.shape, f"{name}_identity"  # where no module has weights
         terms = [(t, self._node_map(t, shape)) for t in value.terms]
         per_channel = all((x == x.reshape(len(x), -1)[:, :1].reshape(-1, *[1] * (x.ndim - 1))).all() for x in
                           (given.i_decay, given.v_decay))  # fmt: skip
@@ -119,7 +116,7 @@ class GraphBuilder:
         _, node_shape = self.node_of(term.source)
         m: Map = term.map
         if isinstance(m, Scale):
-            m = viewed(m, shape)
+            m = replace(m, shape=shape)
             m = Matrix(m.shape, np.eye(size(shape)) * m.gain, shape) if len(shape) == 1 else m
         if term.delay is not None or m.shape != node_shape or m.out != shape:
             return unrolled(m)
@@ -129,11 +126,11 @@ class GraphBuilder:
         source, node_shape = self.node_of(term.source)
         if isinstance(m, Matrix):
             delay = None if term.delay is None else _per_source(term.delay, m)
-            weight = self._integers(m.matrix, unit, name)
+            weight = integers(m.matrix, unit, name)
             return self._add(ir.Dense(self._fresh(name), weight, delay=delay), [self.flat(source, node_shape)])
         if isinstance(m, Scale):
             m = Conv(m.shape, np.eye(m.shape[0])[:, :, None, None] * m.gain)
-        weight = self._integers(m.weight, unit, name)
+        weight = integers(m.weight, unit, name)
         return self._add(ir.Conv2d(self._fresh(name), weight, m.stride, m.padding, m.dilation, m.groups), [source])
 
     def _recurrent(self, terms: list[tuple[Term, Map]], unit: int, recurrent: np.ndarray, name: str) -> str:
@@ -141,14 +138,8 @@ class GraphBuilder:
             raise NoExactForm("delays what feeds a recurrent layer; the chip's recurrent layers have no delays")
         sources = [self.flat(*self.node_of(t.source)) for t, _ in terms]
         source = sources[0] if len(sources) == 1 else self._add(ir.Concat(self._fresh(f"{name}_inputs")), sources)
-        weight = self._integers(np.concatenate([unrolled(m).matrix for _, m in terms], 1), unit, name)
+        weight = integers(np.concatenate([unrolled(m).matrix for _, m in terms], 1), unit, name)
         return self._add(ir.RecurrentDense(self._fresh(name), weight, weight_rec=recurrent), [source])
-
-    def _integers(self, weight: np.ndarray, unit: int, name: str) -> np.ndarray:
-        try:
-            return integers(weight, unit)
-        except NoExactForm as reason:
-            raise NoExactForm(f"{name} {reason}") from None
 
     # -- the end
 

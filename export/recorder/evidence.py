@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from taaf.export.recorder.replay import Follower, Tape, all_modules, clear_states, intercepted, prepared
+from taaf.export.recorder.replay import Follower, Tape, intercepted, prepared
 from taaf.export.recorder.values import Beside, Neurons, Pooled, Population
 from taaf.models.errors import UnsupportedLayerError
 
@@ -94,9 +94,7 @@ def listen(
     tape: Tape, inputs: list[torch.Tensor], ends: Mapping[str, list[Population]], kept: Mapping[str, list[Neurons]]
 ) -> Evidence:
     """Run the user's module once on all windows of ``inputs``."""
-    modules = all_modules(tape.module)
-    with prepared(modules):
-        clear_states(modules)
+    with prepared(tape.modules):
         listener = Listener(tape, {p for populations in kept.values() for p in populations})
         with intercepted(tape.leaves, listener.answer):
             out = tape.module(*inputs)
@@ -104,7 +102,8 @@ def listen(
     spikes = {m: {p.name: listener.found[p] for p in populations} for m, populations in kept.items()}
     known = {m: {p.name: max(0, steps[m] - p.lag) for p in populations} for m, populations in kept.items()}
     features = {m: _features(populations, listener.found) for m, populations in ends.items()}
-    feature_steps = {m: min(max(0, steps[m] - p.lag) for p in populations) for m, populations in ends.items()}
+    feature_steps = {m: min(known[m][n.name] for p in populations for n in p.neurons() if isinstance(n, Neurons))
+                     for m, populations in ends.items()}  # fmt: skip
     return Evidence(spikes, known, features, feature_steps, tuple(t.detach().numpy().copy() for t in tensors_of(out)))
 
 

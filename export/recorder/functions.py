@@ -1,11 +1,11 @@
 """What torch functions do to recorded values: handlers by name, called as ``handler(call)`` and answering with the new value.
 
 A function without a handler, or whose handler raises `NoExactForm`, leaves the chip: its result is a `Host` value. Reading shapes
-is free; a decision that depends on data is refused.
+is free; a decision that depends on data (``if x.mean() > 0.5``) is refused.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from taaf.export.recorder.maps import Conv, Matrix, Scale, mixed, scaled, size, then, viewed
 from taaf.export.recorder.places import NoExactForm
-from taaf.export.recorder.values import Beside, Linear, Pooled, Term, plain, relaid, reshaped_layout, spikes_of
+from taaf.export.recorder.values import Beside, Linear, Term, relaid, reshaped_layout, spikes_of
 
 Pair = tuple[int, int]
 
@@ -47,8 +47,7 @@ CONSTANTS = {
     "new_tensor",
 }  # fmt: skip
 DECIDES = {
-    "__bool__", "item", "__int__", "__float__", "__index__", "__complex__", "__contains__", "tolist", "numpy", "__array__", "equal",
-    "allclose", "is_nonzero", "nonzero", "unique", "argwhere", "masked_select",
+    "__bool__", "item", "__int__", "__float__", "__index__", "__complex__", "__contains__", "equal", "allclose", "is_nonzero",
 }  # fmt: skip
 IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"}
 
@@ -133,6 +132,11 @@ def _permute(call: Call) -> Linear:
 def _getitem(call: Call) -> Linear:
     index = call.args[1] if call.name == "__getitem__" else None
     index = index if isinstance(index, tuple) else (index,)
+    if (
+        all(i is None or i is Ellipsis or (isinstance(i, slice) and i == slice(None)) for i in index)
+        and call.name == "__getitem__"
+    ):
+        return _reshape(call)
     if call.name != "__getitem__" or any(not (i is Ellipsis or isinstance(i, int | slice)) for i in index):
         raise NoExactForm("picks by something else than slices and numbers")
     value = call.value
@@ -206,7 +210,7 @@ def _plus(call: Call, gain: float) -> Linear:
     require_together(a, b)
     terms = (*a.terms, *(replace(t, map=_times(t.map, gain)) for t in b.terms))
     biases = [x for x in (a.bias, None if b.bias is None else gain * b.bias) if x is not None]
-    return replace(a, terms=terms, bias=sum(biases) if biases else None, calls=a.calls | b.calls)
+    return replace(a, terms=terms, bias=np.sum(biases, 0) if biases else None, calls=a.calls | b.calls)
 
 
 def _with_constant(call: Call, value: Linear, constant: object, gain: float) -> Linear:
@@ -299,142 +303,3 @@ def _times(m: Scale | Conv | Matrix, gain: float, what: str = "alpha") -> Scale 
     if gain == 0 or not math.isfinite(gain) or math.frexp(abs(gain))[0] != 0.5:
         raise NoExactForm(f"{what} is not exact: SLAYER rounds and truncates it; powers of two are (0.5, 2, 4)")
     return scaled(m, gain)
-
-
-# -- pooling
-
-
-def _two(value: Any, name: str, default: Pair | None = None) -> Pair:
-    """The spatial pair of a pooling option for (H, W) or (H, W, T); time must be left alone."""
-    if value is None or (isinstance(value, Sequence) and not value):
-        assert default is not None
-        return default
-    numbers = [int(n) for n in value] if isinstance(value, Sequence) else [int(value)] * 3
-    idle = 0 if name == "padding" else 1
-    if len(numbers) == 1:
-        numbers *= 3
-    if len(numbers) == 3 and numbers[2] != idle:
-        raise NoExactForm(f"pools over time ({name} {tuple(numbers)}); use {(*numbers[:2], idle)}")
-    return numbers[0], numbers[1]
-
-
-def _pooling(call: Call) -> tuple[Pair, Pair, Pair]:
-    """Kernel, stride and padding over a map."""
-    layout, three = call.value.layout, call.name.startswith(("max_pool3d", "avg_pool3d"))
-    wanted = [(0, 1, 2, "T")] if three else [(0, 1, 2)]
-    if len(call.value.shape) != 3 or layout[1:] not in wanted:
-        raise NoExactForm(f"{call.name} of a tensor that is not (N, C, H, W, T); kernels are (k, k, 1) there")
-    kernel = _two(call.given(1, "kernel_size"), "kernel_size")
-    if not three and isinstance(call.given(1, "kernel_size"), Sequence) and len(call.given(1, "kernel_size")) == 3:
-        raise NoExactForm(f"{call.name} with three sizes")
-    stride = _two(call.given(2, "stride"), "stride", kernel)
-    return kernel, stride, _two(call.given(3, "padding", 0), "padding")
-
-
-@handles(
-    "max_pool3d", "max_pool2d", "max_pool3d_with_indices", "max_pool2d_with_indices", "_max_pool3d", "_max_pool2d", "boolean_dispatch"
-)  # fmt: skip
-def _max_pool(call: Call) -> Linear:
-    if call.name == "boolean_dispatch":
-        call = replace(call, name="max_pool3d" if call.tensor.dim() == 5 else "max_pool2d")
-    if call.given(6, "return_indices", False) or not isinstance(call.out, torch.Tensor):
-        raise NoExactForm("max pooling with indices")
-    kernel, stride, padding = _pooling(call)
-    if set(_two(call.given(4, "dilation", 1), "dilation")) != {1} or call.given(5, "ceil_mode", False):
-        raise NoExactForm("max pooling with dilation or ceil_mode")
-    value, source = call.value, call.value.spikes
-    if source is None:
-        raise NoExactForm(
-            "max pooling of something that is not plain spikes (of a sum, or of currents) has no exact form; pool spikes"
-        )
-    if source.shape != value.shape:
-        raise NoExactForm("max pooling of spikes that were reshaped to a map")
-    sizes = zip(value.shape[1:], padding, kernel, stride, strict=True)
-    shape = (value.shape[0], *((n + 2 * p - k) // s + 1 for n, p, k, s in sizes))
-    pooled = Pooled(source.modality, shape, value.lag, source, kernel, stride, padding)
-    return replace(spikes_of(pooled), layout=value.layout, calls=value.calls)
-
-
-@handles("avg_pool3d", "avg_pool2d")
-def _avg_pool(call: Call) -> Linear:
-    kernel, stride, padding = _pooling(call)
-    divisor = call.given(6, "divisor_override")
-    if call.given(4, "ceil_mode", False) or (any(padding) and not call.given(5, "count_include_pad", True)):
-        raise NoExactForm("average pooling with ceil_mode or count_include_pad=False")
-    return _summed(call, kernel, stride, padding, 1 / (divisor or kernel[0] * kernel[1]), call.value.layout)
-
-
-def _summed(call: Call, kernel: Pair, stride: Pair, padding: Pair, gain: float, layout: tuple[Any, ...]) -> Linear:
-    """Sums over windows of a map, times ``gain``."""
-    value = call.value
-    if math.frexp(gain)[0] != 0.5:
-        raise NoExactForm(
-            f"{call.name} averages {round(1 / gain)} spikes; fractions that are no power of two are not exact in SLAYER, which truncates "
-            "them. Use sums (slayer.synapse.Pool), windows of 2 or 4, or a strided convolution"
-        )
-    _no_bias(value, call.name)
-    weight = np.full((value.shape[0], 1, *kernel), gain)
-    conv = Conv(value.shape, weight, stride, padding, (1, 1), value.shape[0])
-    terms = tuple(replace(t, map=then(t.map, conv)) for t in value.terms)
-    return replace(value, shape=conv.out, terms=terms, layout=layout)
-
-
-def _no_bias(value: Linear, name: str) -> None:
-    if value.bias is not None:
-        raise NoExactForm(f"{name} of a current with a constant part; add the constant after it")
-
-
-@handles("sum", "mean")
-def _total(call: Call) -> Linear:
-    dims = call.given(1, "dim")
-    axes = [call.value.layout[d] for d in ((dims,) if isinstance(dims, int) else tuple(dims or range(call.tensor.dim())))]
-    named = {"N": "windows", "T": "time", "NT": "windows and time"}
-    if outside := [named[a] for a in axes if isinstance(a, str)]:
-        raise NoExactForm(f"{call.name} over {outside[0]} leaves the chip")
-    value = call.value
-    keep = bool(call.given(2, "keepdim", False))
-    count = size(tuple(value.shape[a] for a in axes))
-    if not value.plain:
-        raise NoExactForm(f"{call.name} of a permuted tensor")
-    if sorted(axes) == [1, 2] and len(value.shape) == 3:
-        gain = 1 / count if call.name == "mean" else 1.0
-        found = _summed(call, value.shape[1:], (1, 1), (0, 0), gain, value.layout)  # type: ignore[arg-type]
-        return found if keep else found.seen(found.shape[:1], plain(found.shape[:1]))
-    if call.name == "mean" and math.frexp(1 / count)[0] != 0.5:
-        raise NoExactForm(
-            f"mean of {count} spikes: fractions that are no power of two are not exact in SLAYER, which truncates them; use sums, "
-            "or groups of 2, 4, 8, ..."
-        )
-    _no_bias(value, call.name)
-    places = np.arange(size(value.shape)).reshape(value.shape)
-    lines = np.moveaxis(places, axes, range(-len(axes), 0)).reshape(-1, count)
-    matrix = np.zeros((len(lines), size(value.shape)))
-    matrix[np.arange(len(lines))[:, None], lines] = 1 / count if call.name == "mean" else 1.0
-    shape = tuple(1 if i in axes else n for i, n in enumerate(value.shape) if keep or i not in axes)
-    terms = tuple(replace(t, map=then(t.map, Matrix(value.shape, matrix, shape))) for t in value.terms)
-    return replace(value, shape=shape, layout=plain(shape), terms=terms)
-
-
-@handles("pad", "constant_pad_nd", "_pad")
-def _pad(call: Call) -> Linear:
-    amounts, value = list(call.given(1, "pad")), call.value
-    mode, filling = call.given(2, "mode", "constant"), call.given(3, "value", 0)
-    if mode != "constant" or filling or len(value.shape) != 3 or not value.plain:
-        raise NoExactForm("pads otherwise than a map (N, C, H, W, T) with zeros")
-    pairs = [tuple(p) for p in zip(amounts[::2], amounts[1::2], strict=True)]  # last axis first: time, width, height
-    pairs += [(0, 0)] * (5 - len(pairs))
-    if any(any(pairs[i]) for i in (0, 3, 4)):
-        raise NoExactForm("pads time, channels or windows")
-    _no_bias(value, "pad")
-    conv = shifted(value.shape, pairs[2], pairs[1])  # type: ignore[arg-type]
-    return value.with_terms(conv.out, tuple(replace(t, map=then(t.map, conv)) for t in value.terms))
-
-
-def shifted(shape: tuple[int, ...], rows: Pair, columns: Pair) -> Conv:
-    """A map with ``rows`` (above, below) and ``columns`` (left, right) of zeros around it, as a convolution.
-
-    One-sided padding is a symmetric one and a larger kernel, most of it zeros.
-    """
-    weight = np.zeros((shape[0], 1, 1 + abs(rows[0] - rows[1]), 1 + abs(columns[0] - columns[1])))
-    weight[:, :, max(rows) - rows[0], max(columns) - columns[0]] = 1
-    return Conv(shape, weight, (1, 1), (max(rows), max(columns)), (1, 1), shape[0])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from taaf.export.recorder.replay import Follower, Tape, intercepted
+from taaf.export.recorder.replay import Follower, Tape, clear_states, intercepted, restored
 from taaf.export.recorder.values import Neurons
 
 
@@ -16,7 +16,8 @@ class HostPart(nn.Module):
     ``forward(*features)`` takes the output spikes of every modality's graph, in order, (N, *shape, T) float32 and window-relative,
     and returns what the user's module returns. The user's own code runs: where it calls a layer that is on the chip, the answer is
     taken from the features (moved by the steps that ``delay_shift`` and axonal delays move it), or is silence where nothing behind
-    reads it. So the result is the module's own, bit for bit, if the chip's spikes are. It can be traced (``torch.onnx.export``).
+    reads it. So the result is the module's own in eval mode, bit
+    for bit, if the chip's spikes are. It can be traced (``torch.onnx.export``).
 
     Parameters
     ----------
@@ -58,7 +59,10 @@ class HostPart(nn.Module):
                 return silence(call.modality, call.shape)
             return follower.inside(forward, args, kwargs)
 
-        with intercepted(self._tape.leaves, answer):
+        with restored(self._tape.modules, values=False), intercepted(self._tape.leaves, answer):
+            for module in self._tape.modules:
+                module.training = False
+            clear_states(self._tape.modules)
             return self.module(*(silence(m, shape) for m, shape in self._inputs.items()))
 
     def _split(self, modality: str, features: torch.Tensor) -> list[tuple[Neurons, torch.Tensor]]:

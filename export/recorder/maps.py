@@ -189,3 +189,13 @@ def _joined(first: Conv, second: Conv) -> Conv | None:
             kernel[:, :, y, x] += left * right[:, 0] if one.diagonal else left @ right
     conv = Conv(first.shape, kernel, (s_h, s_w), (p_h, p_w), (1, 1), groups)
     return conv if conv.out == second.out else None
+
+
+def shifted(shape: tuple[int, ...], rows: tuple[int, int], columns: tuple[int, int]) -> Conv:
+    """A map with ``rows`` (above, below) and ``columns`` (left, right) of zeros around it, as a convolution.
+
+    One-sided padding is a symmetric one and a larger kernel, most of it zeros.
+    """
+    weight = np.zeros((shape[0], 1, 1 + abs(rows[0] - rows[1]), 1 + abs(columns[0] - columns[1])))
+    weight[:, :, max(rows) - rows[0], max(columns) - columns[0]] = 1
+    return Conv(shape, weight, (1, 1), (max(rows), max(columns)), (1, 1), shape[0])

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from taaf.export.recorder import maps
-from taaf.export.recorder.functions import shifted
-from taaf.export.recorder.maps import Conv, Matrix, size, then
+from taaf.export.recorder.maps import Conv, Matrix, shifted, size, then
 from taaf.export.recorder.places import NoExactForm
 from taaf.export.recorder.values import Linear, Neurons, Term, Value, plain, spikes_of
 from taaf.export.recorder.weights import axonal_delay, integers, neuron_integers, norm_mean, used_weight
@@ -24,7 +23,7 @@ from taaf.models.qat import QatConv2d, QatDense, QatSynapse
 from taaf.models.slayer_lif import SlayerLif, require_lava_dl
 
 if TYPE_CHECKING:
-    from taaf.export.recorder.record import Recorder
+    from taaf.export.recorder.mode import Recorder
 
 
 @dataclass
@@ -87,7 +86,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     for ancestor in type(module).__mro__:
         kind = registry().get(ancestor)
         if kind is not None:
-            return kind if type(module).forward is ancestor.forward else None  # type: ignore[attr-defined]
+            return kind if type(module).forward is vars(ancestor).get("forward", getattr(ancestor, "forward", None)) else None  # type: ignore[attr-defined]
     where = type(module).__module__
     if where.startswith(("lava.lib.dl.slayer.neuron.", "lava.lib.dl.slayer.synapse.complex", "lava.lib.dl.slayer.dendrite")):
         return Kind(_no_lif, "refused")
@@ -104,8 +103,6 @@ def _block(recorder: "Recorder", leaf: Leaf) -> Value:
 
     block = leaf.module
     recurrent = isinstance(block, Recurrent)
-    if block.neuron.__class__.forward is not _cuba().forward:
-        raise NoExactForm(f"has {type(block.neuron).__name__} neurons with a forward of their own")
     synapse = block.input_synapse if recurrent else block.synapse
     current = _current(replace(leaf, module=synapse, out=leaf.out))
     if recurrent and block.bias is not None:
@@ -116,7 +113,7 @@ def _block(recorder: "Recorder", leaf: Leaf) -> Value:
 
 
 def _neuron(recorder: "Recorder", leaf: Leaf) -> Value:
-    return _neurons(recorder, leaf, leaf.module, leaf.value, leaf.name, None)
+    return _neurons(recorder, leaf, leaf.module, leaf.value, leaf.name or "neurons", None)
 
 
 def _slayer_lif(recorder: "Recorder", leaf: Leaf) -> Value:
@@ -157,11 +154,16 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
     if value.lag and given.bias.any() and not ((given.v_decay == 4096) & (given.bias <= given.v_th_mant)).all():
         raise NoExactForm(
             f"has a bias (a norm) and gets its first spikes {value.lag} steps after the window's start (delay_shift); SLAYER integrates "
-            "the bias from the start, the chip's reset does not. Set delay_shift=False in all blocks, as the trained weights allow"
+            "the bias from the start, the chip does not. Set delay_shift=False in all blocks (trained weights may stay; compare the "
+            "accuracy)"
         )
-    weight = None if recurrent is None else integers(used_weight(recurrent), given.unit).reshape(value.shape * 2)
+    weight = (
+        None
+        if recurrent is None
+        else integers(used_weight(recurrent), given.unit, f"{leaf.name} (recurrent)").reshape(value.shape * 2)
+    )
     builder = recorder.builders[next(iter(value.modalities))]
-    made: Neurons = builder.neurons(name, leaf.index, value, given, leaf.name, weight)
+    made: Neurons = builder.neurons(name, leaf.index, value, given, weight)
     recorder.made_by[leaf.index] = made
     return spikes_of(made)
 
@@ -169,13 +171,6 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
 def _require_plain(value: Linear) -> None:
     if not value.plain:
         raise NoExactForm("gets a tensor whose axes are not (N, neurons..., T) in order; permute back first")
-
-
-@cache
-def _cuba() -> type:
-    from lava.lib.dl.slayer.neuron.cuba import Neuron
-
-    return Neuron
 
 
 # -- synapses

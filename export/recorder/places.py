@@ -2,6 +2,7 @@
 
 import linecache
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -25,12 +26,29 @@ def user_place() -> str | None:
         path = frame.f_code.co_filename
         if path.startswith(_HERE) and frame.f_code.co_name == "run_module":
             return None
-        if not any(part in path for part in _LIBRARIES) and not path.startswith("<"):
-            line = linecache.getline(path, frame.f_lineno).strip()
-            line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
-            return f"{Path(path).name}:{frame.f_lineno}: `{line}`"
+        if _is_users(path):
+            return _written(path, frame.f_lineno)
         frame = frame.f_back
     return None
+
+
+def place_of(error: Exception) -> tuple[str | None, bool]:
+    """The user's line that an error passed through last, and whether our own code raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ran = next((i for i, f in enumerate(frames) if f.filename.startswith(_HERE) and f.name == "run_module"), 0)
+    users = [f for f in frames[ran:] if _is_users(f.filename)]
+    place = _written(users[-1].filename, users[-1].lineno or 0) if users else None
+    return place, frames[-1].filename.startswith(_HERE)
+
+
+def _is_users(path: str) -> bool:
+    return not any(part in path for part in _LIBRARIES) and not path.startswith("<")
+
+
+def _written(path: str, number: int) -> str:
+    line = linecache.getline(path, number).strip()
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return f"{Path(path).name}:{number}: `{line}`"
 
 
 def refusal(where: str, reason: str) -> UnsupportedLayerError:

@@ -79,7 +79,7 @@ def prepared(modules: Mapping[nn.Module, str]) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(_restored(modules))
+        stack.enter_context(restored(modules))
         for module in modules:
             module.training = False
         clear_states(modules)
@@ -97,11 +97,12 @@ def clear_states(modules: Mapping[nn.Module, str]) -> None:
 
 
 @contextmanager
-def _restored(modules: Mapping[nn.Module, str]) -> Iterator[None]:
+def restored(modules: Mapping[nn.Module, str], values: bool = True) -> Iterator[None]:
+    """Afterwards every module has the attributes it had; with ``values`` also the tensors their numbers."""
     shots = [(vars(m), dict(vars(m))) for m in modules]
     inner = [(v, v.copy()) for _, shot in shots for v in shot.values() if isinstance(v, dict | list | set)]
     held = [v for _, shot in shots for v in shot.values()] + [x for v, _ in inner if isinstance(v, dict) for x in v.values()]
-    tensors = {id(t): (t, t.data, t.data.clone()) for t in held if isinstance(t, torch.Tensor)}
+    tensors = {id(t): (t, t.data, t.data.clone()) for t in held if values and isinstance(t, torch.Tensor)}
     try:
         yield
     finally:
@@ -111,11 +112,11 @@ def _restored(modules: Mapping[nn.Module, str]) -> Iterator[None]:
         for container, content in inner:
             container.clear()
             container.extend(content) if isinstance(container, list) else container.update(content)
-        for tensor, data, values in tensors.values():
+        for tensor, data, numbers in tensors.values():
             if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
                 tensor.data = data
-            if not torch.equal(data, values):
-                data.copy_(values)
+            if not torch.equal(data, numbers):
+                data.copy_(numbers)
 
 
 @contextmanager

@@ -187,20 +187,13 @@ def _labels(olds: list[Axis], news: list[int], sizes: dict[Axis, int], n_and_t: 
     """What the new axes of one group are; "F" for features."""
     named = [o for o in olds if isinstance(o, str)]
     features = int(np.prod([sizes[o] for o in olds if isinstance(o, int)]))
+    big = [i for i, n in enumerate(news) if n != 1]
     if not named:
         return ["F"] * len(news)
-    if features != 1:
-        return None
-    if named == ["N", "T"]:
-        big = [i for i, n in enumerate(news) if n != 1] or [0]
-        return ["NT" if i == big[0] else "F" for i in range(len(news))] if len(big) == 1 else None
-    if named == ["NT"] and tuple(news) == n_and_t:
+    if named == ["NT"] and tuple(news) == n_and_t and features == 1:
         return ["N", "T"]
-    if len(named) != 1:
+    if features != 1 or len(big) > 1 or named not in (["N", "T"], ["N"], ["T"], ["NT"]):
         return None
-    (name,) = named
-    big = [i for i, n in enumerate(news) if n != 1]
-    if len(big) > 1:
-        return None
+    name = "".join(named)
     at = big[0] if big else (len(news) - 1 if name == "T" else 0)
     return [name if i == at else "F" for i in range(len(news))]

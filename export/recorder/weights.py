@@ -23,8 +23,8 @@ def used_weight(synapse: Any) -> np.ndarray:
     return weight.detach().double().numpy()
 
 
-def integers(weight: np.ndarray, unit: int) -> np.ndarray:
-    """``weight * unit`` as even integers in [-256, 254].
+def integers(weight: np.ndarray, unit: int, name: str) -> np.ndarray:
+    """``weight * unit`` as even integers in [-256, 254]; ``name`` is the synapse's, for messages.
 
     Raises
     ------
@@ -36,12 +36,12 @@ def integers(weight: np.ndarray, unit: int) -> np.ndarray:
     if (levels != whole).any() or (whole % 2).any():
         odd = float(weight[(levels != whole) | (whole % 2 != 0)].flat[0])
         raise NoExactForm(
-            f"needs a weight of {odd:.6g}, which is no even multiple of 1/{unit}; set pre_hook_fx = neuron.quantize_8bit, and "
-            "put neurons between two layers of weights (means of spikes must leave such weights too)"
+            f"needs a weight of {odd:.6g} in {name}, which is no even multiple of 1/{unit}; set pre_hook_fx = neuron.quantize_8bit, "
+            "and put neurons between two layers of weights (sums and means of spikes become part of the next weights)"
         )
     if whole.min() < WEIGHT_MIN or whole.max() > WEIGHT_MAX:
         raise NoExactForm(
-            f"needs weights of {int(whole.min())}..{int(whole.max())} / {unit} (allowed {WEIGHT_MIN}..{WEIGHT_MAX})"
+            f"needs weights of {int(whole.min())}..{int(whole.max())} / {unit} in {name} (allowed {WEIGHT_MIN}..{WEIGHT_MAX})"
         )
     return whole.astype(np.int32)
 
@@ -72,6 +72,12 @@ def neuron_integers(neuron: Any, shape: Shape, constant: np.ndarray | None, recu
     NoExactForm
         Where SLAYER computes something that a LIF of the chip does not.
     """
+    from lava.lib.dl.slayer.neuron.cuba import Neuron
+
+    if changed := [n for n in ("forward", "dynamics", "spike") if getattr(type(neuron), n, None) is not getattr(Neuron, n)]:
+        raise NoExactForm(
+            f"has {type(neuron).__name__} neurons with a {changed[0]} of their own; use slayer.neuron.cuba.Neuron"
+        )
     if neuron.graded_spike:
         raise NoExactForm("sends graded spikes; the chip's LIF sends zeros and ones (graded_spike=False)")
     unit, threshold = int(neuron.w_scale), neuron._threshold
@@ -85,12 +91,12 @@ def neuron_integers(neuron: Any, shape: Shape, constant: np.ndarray | None, recu
             f"has threshold {threshold:g}, from which on SLAYER fires at the threshold itself (float32 loses its threshold_eps), "
             "the chip only above it; scale weights and threshold down, below 64"
         )
-    decays = [_decay(neuron, name, shape) for name in ("current_decay", "voltage_decay")]
+    i_decay, v_decay = (_decay(neuron, name, shape) for name in ("current_decay", "voltage_decay"))
     norm = _norm_bias(neuron, shape)
-    if recurrent and norm.any() and (decays[0] < _STEPS).any():
+    if recurrent and norm.any() and (i_decay < _STEPS).any():
         raise NoExactForm("has a norm and a current memory: SLAYER's recurrent step keeps the norm's offset in the current")
     added = np.zeros(shape) if constant is None else constant
-    if added.any() and (decays[0] < _STEPS).any():
+    if added.any() and (i_decay < _STEPS).any():
         raise NoExactForm(
             "gets a constant current, which its current memory accumulates; a bias of the chip acts on the voltage. "
             "Use norm=slayer.neuron.norm.MeanOnlyBatchNorm, or current_decay=1"
@@ -100,7 +106,7 @@ def neuron_integers(neuron: Any, shape: Shape, constant: np.ndarray | None, recu
         raise NoExactForm(f"gets a bias that is no multiple of 1/{unit}; quantise it as the weights are")
     if neuron.drop is not None and not isinstance(neuron.drop, torch.nn.modules.dropout._DropoutNd):
         raise NoExactForm(f"has a dropout {type(neuron.drop).__name__} that is not known to do nothing in eval mode")
-    return NeuronIntegers(*decays, int(neuron.v_th_mant), np.rint(bias).astype(np.int64), unit)
+    return NeuronIntegers(i_decay, v_decay, int(neuron.v_th_mant), np.rint(bias).astype(np.int64), unit)
 
 
 def _decay(neuron: Any, name: str, shape: Shape) -> np.ndarray:
