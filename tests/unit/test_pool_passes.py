@@ -42,14 +42,13 @@ def _same(before: Graph, folded: Graph, size: tuple[int, ...]) -> None:
     assert torch.equal(_current(list(before.nodes.values()), x), _current(list(folded.nodes.values()), x))
 
 
-GEOMETRY = [
-    (size, pool, conv)
-    for size, pool, conv in product(
+GEOMETRY = list(
+    product(
         [(16, 12), (11, 13)],
         [((2, 2), None, (0, 0)), ((4, 2), (2, 2), (1, 0)), ((4, 2), (2, 1), (0, 1)), ((2, 2), (3, 2), (0, 0))],
         [((3, 3), (1, 1), (1, 1), (1, 1)), ((3, 1), (2, 1), (0, 0), (1, 2)), ((2, 2), (1, 2), (0, 1), (2, 1))],
     )
-]
+)
 
 
 @pytest.mark.parametrize("kind", ["sum", "average"])
