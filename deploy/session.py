@@ -41,6 +41,44 @@ class Request:
     study: bool = False  # also the comparison with the paper's energies
 
 
+def run(
+    bundle: Path | str, backend: str = "sim", *, input: Path | str | None = None, samples: int | None = None,
+    early_exit: float | None = None, root: str | None = None, time_limit_s: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run a bundle and return its report.
+
+    Parameters
+    ----------
+    bundle : Path
+        A bundle's folder.
+    backend : str
+        "sim" (Lava runtime), "fast" (exact engine) or "loihi2" (chip).
+    input : Path, optional
+        Windows of one's own (`taaf.training.datasets.arrays.read_windows`); by default those the bundle was verified on.
+    samples : int, optional
+        Only the first windows.
+    early_exit : float, optional
+        Confidence at which a window is decided early.
+    root : str, optional
+        Where the data set of the training lies.
+    time_limit_s : float, optional
+        Limit for a run on Lava.
+
+    Returns
+    -------
+    dict
+        What ``taaf-deploy --json`` prints.
+
+    Raises
+    ------
+    TaafError
+        One line that says where, what was found, what is allowed and what to do.
+    """
+    source = Source(root=root, input=None if input is None else Path(input))
+    request = Request(Path(bundle), backend, samples, source, time_limit_s, early_exit)
+    return deploy(request, lambda _: None, lambda _: None)
+
+
 def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
     """Run a deployment and return the report as plain data (``schema_version`` 1).
 

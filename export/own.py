@@ -101,7 +101,7 @@ def record_network(
     labels : array, optional
         (N,) class indices.
     head : str or torch.nn.Module, optional
-        "rate": the class whose output neurons fire most; "none": feature spikes are the result; "own": what the module does
+        "rate": the class whose output neurons fire most; "none": the spikes that leave the chip are the result; "own": what the module does
         behind the chip; or a torch module that takes the output spikes (N, *shape, T) of every modality in order and returns
         logits (N, C). By default the module's own if it has one, else "rate" with labels and "none" without.
     label_names : list of str, optional
@@ -126,10 +126,10 @@ def record_network(
     kind = head or (OWN if recording.host is not None else "rate" if known is not None else "none")
     if kind not in HEADS:
         raise ConfigError(f"head (={kind!r}): unknown{nearest(kind, HEADS)}")
-    if (kind == OWN) != (recording.host is not None):
+    if (kind == OWN) != (recording.host is not None) and kind != "none":
         raise ConfigError(
             f"head (={kind!r}): the module {'computes on the host behind its spikes' if recording.host else 'ends in spikes'}; "
-            f"allowed {OWN if recording.host else 'rate, none'}"
+            f"allowed {'own, none' if recording.host else 'rate, none'}"
         )
     names = label_names or ([] if known is None else [str(k) for k in range(int(known.max(initial=0)) + 1)])
     steps = {m: x.shape[-1] for m, x in windows.items()}
