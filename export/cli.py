@@ -1,20 +1,14 @@
 """taaf-export: checkpoint -> bundle or NIR; NIR -> NetX; does it fit on a chip."""
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from taaf.export.targets import find_target, target_names
+from taaf.hw_sim.chips import chip_names
 from taaf.models.errors import ConfigError
 from taaf.models.shell.console import check_target, make_parser, not_negative, positive, run
-
-if TYPE_CHECKING:
-    from taaf.export.netx_bundle import ExportResult
-
-SCHEMA_VERSION = 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "{modality: module} (your own code, which is run); NIR file (.nir), or with --to nir a bundle; with --fit also a bundle or "
         "NetX file (.net; default: the shipped bundle)",
     )  # fmt: skip
-    parser.add_argument("--to", choices=["netx", "nir"], help="target format; needed unless --fit is given")
+    parser.add_argument("--to", choices=target_names(), help="target format; needed unless --fit is given")
     parser.add_argument(
         "--out", type=Path, default=None,
         help="bundle directory to write (default: ./bundle); from .nir: folder (default: ./backbone); to nir: file "
@@ -89,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     mapper = parser.add_argument_group("does it fit")
     mapper.add_argument(
-        "--fit", choices=["loihi1", "loihi2"],
+        "--fit", choices=chip_names(),
         help="map the network onto cores of this chip, without running it: cores, chips, what limits each layer, and what "
         "would make it fit; exit code 0 if it fits, 1 if not. --out writes the JSON report with every core to a file",
     )  # fmt: skip
@@ -103,13 +97,6 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: generated spikes)",
     )  # fmt: skip
     return parser
-
-
-def peak_memory_kib() -> int:
-    """Largest resident size of this process so far."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,15 +121,15 @@ def _work(args: argparse.Namespace) -> int:
     for option, value in (("--second", args.second), ("--dt", args.dt), ("--calibrate", args.calibrate)):
         if value is not None and not from_nir:
             raise ConfigError(f"{option}: needs a .nir file, not {args.model}")
-    if args.verify_lava and (from_nir or args.to == "nir"):
+    if args.verify_lava and (from_nir or args.to != "netx"):
         raise ConfigError("--verify-lava: runs bundles only; leave it out with NIR")
     if from_nir and args.to == "nir":
         raise ConfigError(f"{args.model}: is NIR already; quantise it with --to netx")
-    if from_nir or args.to == "nir":
-        from taaf.export.commands.nir import from_nir_file, to_nir_file
+    if from_nir:
+        from taaf.export.commands.nir import from_nir_file
 
-        return from_nir_file(args) if from_nir else to_nir_file(args)
-    return _bundle(args)
+        return from_nir_file(args)
+    return find_target(args.to)(args)
 
 
 def _is_code(model: Path) -> bool:
@@ -151,8 +138,8 @@ def _is_code(model: Path) -> bool:
 
 
 def _own(args: argparse.Namespace) -> int:
-    if args.to == "nir":
-        raise ConfigError("--to nir: record the network with --record FILE.pt, or write a bundle first, and export that")
+    if args.to not in (None, "netx"):
+        raise ConfigError(f"--to {args.to}: record the network with --record FILE.pt, or write a bundle first, and export that")
     if args.to is None and args.record is None:
         raise ConfigError("--to netx (or --record FILE.pt) is needed; see taaf-export --help")
     if args.branch and args.model is not None:
@@ -176,64 +163,6 @@ def _fit(args: argparse.Namespace) -> int:
     args.model = args.model or zoo_path("ead_mini")
     args.chips = args.chips or 1
     return fit_model(args)
-
-
-def _bundle(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from taaf.export.netx_bundle import export_netx, windows_to_verify
-    from taaf.export.recorded import RecordedNetwork, is_recorded
-    from taaf.export.trained import Trained, TrainedNetwork
-    from taaf.training.config import from_dict, with_root
-    from taaf.training.sources import Windows, open_windows
-
-    def say(line: str) -> None:
-        if not args.json:
-            print(line, flush=True)
-
-    # complain about the checkpoint before loading data
-    if is_recorded(args.model):
-        recorded = RecordedNetwork.load(args.model)
-        trained: Trained = recorded
-        found = Windows(
-            recorded.windows(), np.zeros(0) if recorded.labels is None else recorded.labels, tuple(recorded.label_names)
-        )
-        labels, data, limit = recorded.labels, None, args.windows or len(next(iter(found.inputs.values())))
-    else:
-        network = TrainedNetwork(args.model, args.own_code)
-        config, trained = from_dict(network.provenance["config"], f"{args.model}: configuration"), network
-        limit = args.windows or windows_to_verify(trained)
-        found = open_windows(with_root(config.data, args.root), config.network.inputs, "test", args.quiet, limit)
-        stored = config.data.set != "arrays" and ":" not in config.data.set  # others' windows go with the bundle
-        data = {k: v for k, v in asdict(config.data).items() if k not in ("root", "cache", "workers")} if stored else None
-        labels = found.labels
-    inputs = {m: x[:limit] for m, x in found.inputs.items()}
-    result = export_netx(
-        trained, args.out or Path("bundle"), inputs, None if labels is None else labels[:limit], list(found.label_names), data=data,
-        verify_lava=args.verify_lava, quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
-    )  # fmt: skip
-    return print_result(result, args.json, say)
-
-
-def print_result(result: "ExportResult", as_json: bool, say: Callable[[str], None]) -> int:
-    """What an export prints at its end."""
-    if as_json:
-        layers = [{"layer": c.layer, "spikes": c.spikes, "exact": c.ok} for c in result.checks]
-        content = {"schema_version": SCHEMA_VERSION, "bundle": str(result.out), "layers": layers, "compiler": result.report}
-        print(
-            json.dumps({**content, "test_accuracy": result.accuracy, "lava": result.lava, "peak_memory_kib": peak_memory_kib()})
-        )
-        return 0
-    for line in result.report:
-        say(f"  {line}")
-    if result.lava:
-        say(f"✓ Lava runtime: {result.lava['windows']} windows, {result.lava['spike_mismatches']} spikes differ")
-    if not result.accuracy:
-        say(f"{result.out}: written; no labels or no head, so no accuracy")
-        return 0
-    alone = ", ".join(f"{u} {percent:.1f} %" for u, percent in result.accuracy.items() if u != "fused")
-    say(f"{result.out}: written; test accuracy {result.accuracy['fused']:.1f} % ({alone})")
-    return 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from taaf.export.trained import Traced, blocks_of
+from taaf.export.trained import Traced, TrainedNetwork, blocks_of
 from taaf.models.checkpoint import FORMAT, VERSION, read_checkpoint
 from taaf.models.encoder import HostEncoder
 from taaf.models.errors import CheckpointError, TaafError
@@ -134,9 +134,11 @@ class RecordedNetwork:
             raise CheckpointError(f"{path}: not a recorded network ({type(error).__name__}: {error})") from error
 
 
-def is_recorded(path: Path) -> bool:
-    """Whether a checkpoint holds a recorded network; raises `CheckpointError` if it is none at all."""
-    return read_checkpoint(path).get("kind") == KIND
+def open_trained(path: Path, own_code: bool = False) -> "RecordedNetwork | TrainedNetwork":
+    """A checkpoint of taaf-train or a recorded network; raises `CheckpointError` that says what is wrong with the file."""
+    if read_checkpoint(path).get("kind") == KIND:
+        return RecordedNetwork.load(path)
+    return TrainedNetwork(path, own_code)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

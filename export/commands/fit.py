@@ -47,13 +47,11 @@ def integer_graphs(path: Path, own_code: bool = False) -> tuple[dict[str, Graph]
         return {path.stem: read_netx_file(path, path.stem).graph}, "NetX file", {}
     if path.suffix == ".nir":
         raise ConfigError(f"{path}: is float; quantise it first (--to netx), then --fit one of the .net files written")
-    from taaf.export.frontend import float_graphs
     from taaf.export.passes import CompileReport, compile_graph
-    from taaf.models.checkpoint import load_model
+    from taaf.export.recorded import open_trained
 
-    model, _ = load_model(path, own_code)
-    report = CompileReport()
-    compiled = {name: compile_graph(graph, saturate=True, report=report) for name, graph in float_graphs(model).items()}
+    trained, report = open_trained(path, own_code), CompileReport()
+    compiled = {name: compile_graph(graph, saturate=True, report=report) for name, graph in trained.graphs.items()}
     n = sum(report.relays.values())
     without = "without relays (both synapse groups of a join on one neuron: exact here, but not stock NetX)"
     others = {without: {name: joined for name, (joined, _) in compiled.items()}} if n else {}

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from taaf.export.cli import print_result
+from taaf.export.commands.bundle import print_result
 from taaf.export.netx_bundle import export_netx
 from taaf.export.own import file_network, import_module, load_weights, record_network
 from taaf.export.recorded import RecordedNetwork
