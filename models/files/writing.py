@@ -40,7 +40,7 @@ def written_at_once(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
 def write_at_once(path: Path, content: bytes | str) -> None:
     """Write a whole file; raises as `written_at_once`."""
     with written_at_once(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager

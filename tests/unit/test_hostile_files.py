@@ -20,11 +20,12 @@ from small_graphs import CASES
 
 from taaf.export.bundle.manifest import manifest_problems
 from taaf.export.bundle.reader import read_bundle
+from taaf.export.ptq.inputs import calibration_inputs
 from taaf.export.targets.netx.read import read_netx
 from taaf.export.targets.netx.write import write_netx
 from taaf.models import zoo_path
 from taaf.models.checkpoint import load_model, read_checkpoint
-from taaf.models.errors import BundleError, CheckpointError, ConfigError, TaafError
+from taaf.models.errors import BundleError, CheckpointError, ConfigError, DataError, TaafError
 from taaf.models.files import torch_archive
 from taaf.models.files.npz import read_npz
 from taaf.models.files.torch_archive import read_tensor_archive
@@ -137,6 +138,21 @@ def test_arrays_that_lie(header: str, mention: str, tmp_path: Path) -> None:
     """`numpy.load` allocates 8 TB for the first before it reads."""
     with pytest.raises(ValueError, match=mention):
         read_npz(_npz(tmp_path / "x.npz", header), 1 << 20)
+
+
+def test_small_files_that_ask_for_memory(tmp_path: Path) -> None:
+    """Calibration inputs: a file of 300 bytes made `numpy.load` allocate what it declares. All arrays come by one reader now."""
+    path = _npz(tmp_path / "x.npz", "{'descr': '<f8', 'fortran_order': False, 'shape': (700000000,)}")
+    with pytest.raises(DataError, match=r"declares \(700000000,\) float64 and holds 0 bytes"):
+        calibration_inputs(path, {})
+    cut = _npz(tmp_path / "y.npz", "{'descr': '|u1', 'fortran_order': False, 'shape': (4,)}", bytes(4))
+    content = cut.read_bytes()
+    at = content.index(b"PK\x01\x02")
+    for start in (18, at + 20):  # both say that the member is longer than it is
+        content = content[:start] + struct.pack("<II", 1 << 30, 1 << 30) + content[start + 8 :]
+    cut.write_bytes(content)
+    with pytest.raises(ValueError, match="declares"):
+        read_npz(cut, 1 << 31)
 
 
 def test_array_bomb(tmp_path: Path) -> None:

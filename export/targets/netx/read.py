@@ -102,7 +102,7 @@ def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFi
     for node_name, shape in reader.declared.items():
         if graph.shapes[node_name] != shape:
             raise BundleError(f"{name}.{node_name}: shape {shape} in the file, its layer gives {graph.shapes[node_name]}")
-    assert graph.output
+    _ = graph.output  # raises where it does not end in one population
     if early := [lif.name for lif in graph.lifs()[1:] if lif.bias is not None and lif.bias.any()]:
         reader.notes.append(
             f"biases ({', '.join(early)}) act from the first step of a layer's own window; slayer, and NetX without resets, "
