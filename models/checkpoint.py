@@ -8,6 +8,7 @@ import torch
 
 from taaf.models.config import ModelConfig
 from taaf.models.errors import CheckpointError
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.models.files.writing import write_at_once
 from taaf.models.taaf import TaafSnn
@@ -24,6 +25,7 @@ def save_checkpoint(path: Path, model: TaafSnn, config: dict[str, Any], **extra:
     write_at_once(path, buffer.getvalue())
 
 
+@naming_placeholders
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read and check a checkpoint; raises `CheckpointError` that says what is wrong with the file."""
     if not path.is_file():

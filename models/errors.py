@@ -37,6 +37,10 @@ class BundleError(TaafError):
     """A deployment bundle is missing a file, was tampered with, or does not fit its manifest."""
 
 
+class FileBusyError(TaafError):
+    """A file is open in another process that may be writing it."""
+
+
 class GraphError(TaafError):
     """A graph is not well formed (dangling edge, shape mismatch, cycle)."""
 

@@ -10,6 +10,7 @@ import tomli
 from taaf.models.config import CHOICES as MODEL_CHOICES
 from taaf.models.config import ModelConfig, size_problem
 from taaf.models.errors import ConfigError
+from taaf.models.files.placeholders import placeholder
 from taaf.models.fusion import FUSIONS
 from taaf.training.strategies.balance import LossOptions
 from taaf.training.strategies.step import STRATEGIES
@@ -176,7 +177,7 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> Trai
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
         except (ValueError, RecursionError) as error:  # of tomli, and of numbers with too many digits
-            raise ConfigError(f"{path}: not valid TOML ({error})") from error
+            raise ConfigError(f"{path}: {placeholder(path) or f'not valid TOML ({error})'}") from error
     for table, entries in overrides.items():
         if given := {k: v for k, v in entries.items() if v is not None}:
             if not isinstance(values.setdefault(table, {}), dict):

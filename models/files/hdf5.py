@@ -6,8 +6,10 @@ Declared sizes are bounded before anything is read. Stock lava-dl writes contigu
 """
 
 import contextlib
+import fcntl
 import math
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+
+from taaf.models.errors import FileBusyError
 
 MAX_BYTES = 1 << 28  # per dataset, and per chunk of one
 MAX_PACKED = 1100  # deflate cannot pack better
@@ -30,10 +34,13 @@ def open_file(path: Path) -> Iterator[h5py.File]:
 
     Raises
     ------
+    FileBusyError
+        If another process holds it open for writing.
     ValueError
         If the file is not plain HDF5 or its heaps are damaged. What h5py raises on other damage is of many kinds.
     """
     with path.open("rb") as raw:
+        _require_not_written(raw.fileno(), path)
         if not raw.read(1):
             raise ValueError("the file is empty")
         with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -44,6 +51,21 @@ def open_file(path: Path) -> Iterator[h5py.File]:
                 at = content.find(_HEAP, at + 4)
     with h5py.File(path, "r") as file:
         yield file
+
+
+def _require_not_written(descriptor: int, path: Path) -> None:
+    """Ask for HDF5's own lock of a reader; its writers hold another. Half a file says nothing about damage."""
+    if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FileBusyError(
+            f"{path}: in use, another process holds it open for writing (HDF5's lock); wait until it has closed the file, or copy it"
+        ) from error
+    except OSError:  # a file system without locks
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _check_start(content: mmap.mmap) -> None:

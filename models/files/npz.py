@@ -8,10 +8,13 @@ from typing import IO
 
 import numpy as np
 
+from taaf.models.files.placeholders import naming_placeholders
+
 MAX_MEMBERS = 1000
 _BLOCK = 1 << 22
 
 
+@naming_placeholders
 def read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     """Boolean, integer and float arrays of an .npz file, ``max_bytes`` in total when unpacked.
 
@@ -40,6 +43,7 @@ def read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+@naming_placeholders
 def read_npy(path: Path, max_bytes: int) -> np.ndarray:
     """A boolean, integer or float array of an .npy file of at most ``max_bytes``; raises as `read_npz`."""
     try:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from taaf.models.errors import DataError
+from taaf.models.errors import DataError, TaafError
 from taaf.models.files import hdf5
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
 from taaf.training.datasets.event_files import EventRecipe
@@ -189,11 +190,12 @@ def _digit_folders(folder: Path, prefix: str, bad: BadSamples) -> list[tuple[int
     return [(digit, found[name]) for digit, name in enumerate(wanted) if name in found]
 
 
+@naming_placeholders
 def _require_disjoint_speakers(path: Path) -> None:
     try:
         with hdf5.open_file(path) as file:
             shared = speakers(read_names(file, "train", path)) & speakers(read_names(file, "test", path))
-    except DataError:
+    except TaafError:
         raise
     except Exception as error:  # h5py raises many kinds on damaged files
         raise DataError(f"{path}: not readable as HDF5; download the file again") from error

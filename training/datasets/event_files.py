@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from taaf.models.errors import DataError
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.training.datasets.cache import Item
 from taaf.training.datasets.clocks import continued
 
@@ -42,6 +43,7 @@ class Events:
     t: np.ndarray
 
 
+@naming_placeholders
 def read_nmnist(path: Path) -> Events:
     """N-MNIST (Orchard et al. 2015): 5 bytes per event, big endian: x 8 bits, y 8, polarity 1 (1 is ON), time 23 (us).
 
@@ -72,6 +74,7 @@ def read_nmnist(path: Path) -> Events:
     return Events(field[:, 0], field[:, 1], 1 - (field[:, 2] >> 7), continued(t, 23, str(path), np.flatnonzero(~overflow)))
 
 
+@naming_placeholders
 def read_dvs128(path: Path) -> Events:
     """AER-DAT 2.0 of a DVS128 (MNIST-DVS, Serrano-Gotarredona & Linares-Barranco 2015).
 

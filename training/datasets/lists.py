@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taaf.models.errors import DataError
+from taaf.models.files.placeholders import placeholder
 
 _MAX_LIST_BYTES = 64 * 2**20
 
@@ -22,6 +23,8 @@ def read_rows(path: Path, separator: str) -> list[tuple[int, list[str]]]:
         If the file is missing, larger than 64 MiB, not UTF-8 text, or has no line.
     """
     require_file(path, "a list of samples")
+    if what := placeholder(path):
+        raise DataError(f"{path}: {what}")
     try:
         if path.stat().st_size > _MAX_LIST_BYTES:
             raise DataError(f"{path}: {path.stat().st_size} bytes, a list has at most {_MAX_LIST_BYTES}; is it another file?")

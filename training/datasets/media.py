@@ -19,6 +19,7 @@ import soxr
 from PIL import Image, UnidentifiedImageError
 
 from taaf.models.errors import DataError
+from taaf.models.files.placeholders import naming_placeholders
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 4096 * 4096  # per image or video frame, checked before anything is decoded
@@ -28,6 +29,7 @@ _CONTAINERS = {".flv": "flv", ".mp4": "mp4"}
 _SUBTYPES_READ_BY_SOUNDFILE = (".wav", ".flac")
 
 
+@naming_placeholders
 def read_audio(path: Path, rate: int, max_seconds: float) -> np.ndarray:
     """First ``max_seconds`` of a file's audio: the mean of its channels, resampled (soxr HQ).
 
@@ -111,6 +113,7 @@ def pick_evenly(n: int, count: int) -> list[int]:
     return [min(i, n - 1) for i in range(count)]
 
 
+@naming_placeholders
 def read_video(path: Path, count: int, size: int, span: tuple[float, float] | None = None) -> np.ndarray:
     """``count`` evenly spaced frames of a video (`pick_evenly`), resized.
 
@@ -200,6 +203,7 @@ def read_images(paths: Sequence[Path], size: int) -> np.ndarray:
     return np.stack([_read_image(path, size) for path in paths])
 
 
+@naming_placeholders
 def _read_image(path: Path, size: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():

@@ -13,8 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from taaf.models.errors import DataError
+from taaf.models.errors import DataError, TaafError
 from taaf.models.files import hdf5
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.clocks import continued
 from taaf.training.datasets.lists import require_file
@@ -48,6 +49,7 @@ class SpokenDigits:
     names: tuple[str, ...]
 
 
+@naming_placeholders
 def read_ntidigits(path: Path, part: str, steps: int, bad: BadSamples) -> SpokenDigits:
     """Read and bin the single digits of ``part`` ("train" or "test").
 
@@ -81,7 +83,7 @@ def read_ntidigits(path: Path, part: str, steps: int, bad: BadSamples) -> Spoken
                     continue
                 labels.append(DIGITS[digits])
                 kept.append(name)
-    except DataError:
+    except TaafError:
         raise
     except Exception as error:  # h5py raises many kinds on damaged files
         raise DataError(

@@ -27,6 +27,7 @@ import numpy as np
 
 from taaf.models.errors import BundleError, TaafError, UnsupportedLayerError
 from taaf.models.files import hdf5
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense
 from taaf.models.ir.nodes import MAX_DELAY, PerChannel
 
@@ -67,6 +68,7 @@ def read_netx(path: Path, name: str) -> Graph:
     return file.graph
 
 
+@naming_placeholders
 def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFile:
     """Read a NetX file written by `taaf.export.targets.netx.write.write_netx` or by stock lava-dl.
 
