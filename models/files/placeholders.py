@@ -39,8 +39,7 @@ def placeholder(path: Path) -> str | None:
 def naming_placeholders(read: Callable[Concatenate[Path, P], R]) -> Callable[Concatenate[Path, P], R]:
     """Decorator of a reader ``read(path, ...)``: an error of it about a placeholder says that it is one, in the same class."""
 
-    @functools.wraps(read)
-    def wrapped(path: Path, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(path: Path, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return read(path, *args, **kwargs)
         except (TaafError, ValueError) as error:
@@ -49,4 +48,5 @@ def naming_placeholders(read: Callable[Concatenate[Path, P], R]) -> Callable[Con
             where = f"{path}: " if isinstance(error, TaafError) else ""
             raise type(error)(f"{where}{what}") from error
 
+    functools.update_wrapper(wrapped, read)
     return wrapped

@@ -16,7 +16,7 @@ from pathlib import Path
 from taaf.training.datasets.audio_visual import AudioVisualRecipe
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
-from taaf.training.datasets.lists import first_folder, require_choice, require_positive, require_root
+from taaf.training.datasets.lists import first_folder, own_entries, require_choice, require_positive, require_root
 from taaf.training.datasets.pairs import AudioVisualPairs
 
 CLASSES = (
@@ -121,8 +121,8 @@ def find_clips(root: Path, bad: BadSamples) -> list[str]:
 
 def _names_by_class(folder: Path, suffix: str, bad: BadSamples) -> dict[str, set[str]]:
     """Class -> names of the files with this suffix that fit it."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name not in CLASSES and not path.name.startswith("."):
+    for path in own_entries(folder):
+        if path.is_dir() and path.name not in CLASSES:
             near = difflib.get_close_matches(path.name, CLASSES, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"allowed {', '.join(CLASSES)}"
             bad.report(f"{path}: unknown class folder; {hint}")
@@ -132,7 +132,9 @@ def _names_by_class(folder: Path, suffix: str, bad: BadSamples) -> dict[str, set
         if not (folder / name).is_dir():
             bad.report(f"{folder / name}: missing folder of a class; put its {suffix} files there")
             continue
-        for path in sorted((folder / name).glob(f"[!.]*{suffix}")):
+        for path in own_entries(folder / name):
+            if path.suffix != suffix:
+                continue
             match = _NAME.fullmatch(path.stem)
             if match is None or not path.is_file():
                 bad.report(
