@@ -1,6 +1,5 @@
 """Training configuration: TOML file < command line flags; unknown keys are errors with a suggestion."""
 
-import difflib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import tomli
 
 from taaf.models.config import CHOICES as MODEL_CHOICES
 from taaf.models.config import ModelConfig, size_problem
-from taaf.models.errors import ConfigError
+from taaf.models.errors import ConfigError, did_you_mean
 from taaf.models.files.placeholders import placeholder
 from taaf.models.fusion import FUSIONS
 from taaf.training.strategies.balance import LossOptions
@@ -122,9 +121,7 @@ def _section(current: Any, values: Any, where: str) -> Any:
     for key, given in values.items():
         value = given
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(sorted(known))}"
-            raise ConfigError(f"{where}.{key}: unknown key{hint}")
+            raise ConfigError(f"{where}.{key}: unknown key; {did_you_mean(key, sorted(known))}")
         kind = known[key]
         if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:  # also not a number
             raise ConfigError(f"{where}.{key} (={str(value)[:40]}): must be a number of up to {MAX_NUMBER}")
@@ -150,9 +147,7 @@ def from_dict(values: dict[str, Any], where: str = "config") -> TrainConfig:
     for name, section in values.items():
         known = [f.name for f in fields(config)]
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean [{near[0]}]?" if near else f"allowed: {', '.join(known)}"
-            raise ConfigError(f"{where}: unknown table [{name}]; {hint}")
+            raise ConfigError(f"{where}: unknown table [{name}]; {did_you_mean(name, known)}")
         config = replace(config, **{name: _section(getattr(config, name), section, f"{where}: {name}")})
     return config
 

@@ -153,7 +153,7 @@ def test_disagreement_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("toml", "mention"),
     [
         ("[optimiser]\nepoch = 3\n", "did you mean 'epochs'?"), ("[loss]\nlam = 'x'\n", "expected float"),
-        ("[optimizer]\nepochs = 3\n", "did you mean [optimiser]?"), ("[loss\n", "not valid TOML"),
+        ("[optimizer]\nepochs = 3\n", "did you mean 'optimiser'?"), ("[loss\n", "not valid TOML"),
         ("[optimiser]\nbatch_size = 0\n", "must be > 0"),
         pytest.param("[loss]\nbalance = 'ogm'\n", "allowed none, la, taaf", marks=pytest.mark.needs_slayer),
     ],

@@ -7,12 +7,12 @@ CLASS is one of `CLASSES`; NAME is that of UrbanSound8K, recording-class-occurre
 The layout is the one that S-CMRL's public code reads (arXiv 2502.12488; github.com/Brain-Cog-Lab/S-CMRL).
 """
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from taaf.models.errors import did_you_mean
 from taaf.training.datasets.audio_visual import AudioVisualRecipe
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
@@ -123,9 +123,7 @@ def _names_by_class(folder: Path, suffix: str, bad: BadSamples) -> dict[str, set
     """Class -> names of the files with this suffix that fit it."""
     for path in own_entries(folder):
         if path.is_dir() and path.name not in CLASSES:
-            near = difflib.get_close_matches(path.name, CLASSES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed {', '.join(CLASSES)}"
-            bad.report(f"{path}: unknown class folder; {hint}")
+            bad.report(f"{path}: unknown class folder; {did_you_mean(path.name, CLASSES)}")
     found: dict[str, set[str]] = {}
     for label, name in enumerate(CLASSES):
         found[name] = set()
