@@ -40,6 +40,7 @@ class Request:
     root: str | None = None
     details: bool = False  # also what the HTML report draws
     study: bool = False  # also the comparison with the paper's energies
+    cache: str | None = None
 
 
 def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -101,7 +102,8 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
 
 def _windows(bundle: Bundle, request: Request) -> Windows:
     """The split of the data set the network was trained on, as the bundle's manifest names it."""
-    data = with_root(from_dict({"data": bundle.manifest.get("data", {})}, f"{bundle.path}: manifest").data, request.root)
+    stored = from_dict({"data": bundle.manifest.get("data", {})}, f"{bundle.path}: manifest").data
+    data = with_root(stored, request.root, request.cache)
     if request.split == "human" and data.set != "ead-mini":
         raise ConfigError(f"--split human: {data.set} has no such split; allowed test")
     known = bundle.golden["labels"]

@@ -41,6 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
     )
     parser.add_argument(
+        "--cache", metavar="FOLDER", help="where its preprocessed samples are kept, if not where the training kept them"
+    )
+    parser.add_argument(
         "--verify-lava", type=not_negative, default=0, metavar="N", help="also run N windows on the Lava runtime (default 0)"
     )
     parser.add_argument(
@@ -107,7 +110,14 @@ def _work(args: argparse.Namespace) -> int:
 
 
 def _fit(args: argparse.Namespace) -> int:
-    other = {"--to": args.to, "--root": args.root, "--second": args.second, "--dt": args.dt, "--calibrate": args.calibrate}
+    other = {
+        "--to": args.to,
+        "--root": args.root,
+        "--cache": args.cache,
+        "--second": args.second,
+        "--dt": args.dt,
+        "--calibrate": args.calibrate,
+    }
     given = [option for option, value in other.items() if value is not None]
     if given or args.verify_lava or args.allow_saturation:
         named = ", ".join(given) or ("--verify-lava" if args.verify_lava else "--allow-saturation")
@@ -135,7 +145,7 @@ def _bundle(args: argparse.Namespace) -> int:
     # complain about the checkpoint before loading data
     config = from_dict(read_checkpoint(args.model)["config"], f"{args.model}: configuration")
     limit = args.windows or windows_to_verify(config.model)
-    test = open_windows(with_root(config.data, args.root), config.model, "test", args.quiet, limit)
+    test = open_windows(with_root(config.data, args.root, args.cache), config.model, "test", args.quiet, limit)
     inputs = {m: x[:limit] for m, x in test.inputs.items()}
     result = export_netx(
         args.model, args.out or Path("bundle"), inputs, test.labels[:limit], list(test.label_names),

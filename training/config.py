@@ -152,9 +152,18 @@ def from_dict(values: dict[str, Any], where: str = "config") -> TrainConfig:
     return config
 
 
-def with_root(data: DataConfig, root: str | None) -> DataConfig:
-    """The same data set, lying at ``root`` (None: where it lay)."""
-    return data if root is None else replace(data, root=root, cache="")
+def with_root(data: DataConfig, root: str | None, cache: str | None = None) -> DataConfig:
+    """The same data set, lying at ``root`` and preprocessed into ``cache`` (None: where it lay, and was)."""
+    return replace(
+        data,
+        root=data.root if root is None else _place(root),
+        cache=data.cache if cache is None else _place(cache),
+    )
+
+
+def _place(folder: str) -> str:
+    """An absolute path: a configuration is read again in other working folders."""
+    return str(Path(folder).expanduser().absolute()) if folder else ""
 
 
 def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> TrainConfig:
@@ -178,4 +187,5 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> Trai
             if not isinstance(values.setdefault(table, {}), dict):
                 raise ConfigError(f"{where}: {table}: found {type(values[table]).__name__}, expected a table")
             values[table].update(given)
-    return from_dict(values, where)
+    config = from_dict(values, where)
+    return replace(config, data=with_root(config.data, config.data.root, config.data.cache))
