@@ -56,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
     )
     parser.add_argument(
+        "--cache", metavar="FOLDER", help="where its preprocessed samples are kept, if not where the training kept them"
+    )
+    parser.add_argument(
         "--time-limit", type=positive, metavar="S", help="give up after S seconds (default 60 + 2 per window; .net: 120 + 2)"
     )
     parser.add_argument(
@@ -171,7 +174,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Ca
         args.bundle or zoo_path(SHIPPED[args.head or "taaf"]),
         args.backend,
         samples=args.samples,
-        source=Source(args.split or "test", args.root, args.input),
+        source=Source(args.split or "test", args.root, args.cache, args.input),
         time_limit_s=args.time_limit,
         early_exit=args.early_exit,
         output=args.output,
@@ -197,7 +200,7 @@ def _require_options_for(args: argparse.Namespace, bare: bool) -> None:
     """Options of a bundle and of a NetX file do not mix, and a given one is not chosen by its head."""
     if args.head and args.bundle is not None:
         raise ConfigError(f"--head {args.head}: chooses a shipped bundle, found {args.bundle}; leave one of the two out")
-    names = ("split", "early_exit", "plot", "root") if bare else ("layers", "steps", "rate", "seed")
+    names = ("split", "early_exit", "plot", "root", "cache") if bare else ("layers", "steps", "rate", "seed")
     for name in names:
         if getattr(args, name) is not None:
             allowed = "only with a bundle, which has a head and labels" if bare else "only with a .net file"

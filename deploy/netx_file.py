@@ -17,7 +17,7 @@ from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import BundleError, ConfigError, DataError
 from taaf.models.files.npz import read_npy, read_npz
-from taaf.models.files.writing import sha256
+from taaf.models.files.writing import sha256, written_at_once
 from taaf.models.ir import Flatten, Graph
 from taaf.models.ir.stage import require_spikes
 
@@ -175,12 +175,5 @@ def _compare(ours: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> dict
 
 
 def _save(path: Path, spikes: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, spikes)
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_at_once(path) as temporary, temporary.open("wb") as file:
+        np.save(file, spikes)

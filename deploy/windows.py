@@ -24,10 +24,12 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Source:
-    """Which windows: ``input`` (a file of the user's), or a ``split`` of the data set lying at ``root``."""
+    """Which windows: ``input`` (a file of the user's), or a ``split`` of the data set lying at ``root``, preprocessed
+    into ``cache``."""
 
     split: str = "test"
     root: str | None = None
+    cache: str | None = None
     input: Path | None = None
 
 
@@ -47,7 +49,7 @@ def windows_of(bundle: Bundle, source: Source) -> tuple[Windows, bool]:
     if data.get("set") == BUNDLED:
         return _of_bundle(bundle, str(data.get("file"))), True
     known = bundle.golden["labels"]
-    config = with_root(from_dict({"data": data}, f"{bundle.path}: manifest").data, source.root)
+    config = with_root(from_dict({"data": data}, f"{bundle.path}: manifest").data, source.root, source.cache)
     if ":" in config.set:
         raise ConfigError(f"{bundle.path}: manifest: data.set {config.set[:40]!r} names code; give the windows with --input")
     windows = open_windows(config, bundle.specs(), source.split, limit=len(known))

@@ -43,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
     )
     parser.add_argument(
+        "--cache", metavar="FOLDER", help="where its preprocessed samples are kept, if not where the training kept them"
+    )
+    parser.add_argument(
         "--verify-lava", type=not_negative, default=0, metavar="N", help="also run N windows on the Lava runtime (default 0)"
     )
     parser.add_argument(
@@ -150,7 +153,14 @@ def _own(args: argparse.Namespace) -> int:
 
 
 def _fit(args: argparse.Namespace) -> int:
-    other = {"--to": args.to, "--root": args.root, "--second": args.second, "--dt": args.dt, "--calibrate": args.calibrate}
+    other = {
+        "--to": args.to,
+        "--root": args.root,
+        "--cache": args.cache,
+        "--second": args.second,
+        "--dt": args.dt,
+        "--calibrate": args.calibrate,
+    }
     given = [option for option, value in other.items() if value is not None]
     if given or args.verify_lava or args.allow_saturation:
         named = ", ".join(given) or ("--verify-lava" if args.verify_lava else "--allow-saturation")

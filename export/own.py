@@ -17,14 +17,13 @@ from taaf.export.recorder import Evidence, Recording, record
 from taaf.export.trained import blocks_of
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
-from taaf.models.errors import CheckpointError, ConfigError, DataError
+from taaf.models.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.models.files.writing import sha256
 from taaf.models.heads import find_head
 from taaf.models.heads.base import FUSED, Features
 from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
-from taaf.models.settings import nearest
 from taaf.models.slayer_lif import require_lava_dl
 
 Module = nn.Module | Mapping[str, nn.Module]
@@ -125,7 +124,7 @@ def record_network(
     known = _labels(labels, len(next(iter(windows.values()))))
     kind = head or (OWN if recording.host is not None else "rate" if known is not None else "none")
     if kind not in HEADS:
-        raise ConfigError(f"head (={kind!r}): unknown{nearest(kind, HEADS)}")
+        raise ConfigError(f"head (={kind!r}): unknown; {did_you_mean(kind, HEADS)}")
     if (kind == OWN) != (recording.host is not None) and kind != "none":
         raise ConfigError(
             f"head (={kind!r}): the module {'computes on the host behind its spikes' if recording.host else 'ends in spikes'}; "

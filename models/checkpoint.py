@@ -9,6 +9,7 @@ import torch
 from taaf.models import version2
 from taaf.models.config import NetworkConfig
 from taaf.models.errors import CheckpointError, TaafError
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.models.files.recognise import recognised
 from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.models.files.writing import write_at_once
@@ -27,6 +28,7 @@ def save_checkpoint(path: Path, model: MultimodalSnn, config: dict[str, Any], **
     write_at_once(path, buffer.getvalue())
 
 
+@naming_placeholders
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read and check a checkpoint, of version 2 in today's terms; raises `CheckpointError` that says what is wrong with the file."""
     if not path.is_file():

@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
-from taaf.models.errors import ConfigError, TaafError
+from taaf.models.errors import ConfigError, TaafError, did_you_mean
 from taaf.models.heads import find_head
 from taaf.models.heads.base import Features, Head
 from taaf.models.networks import find_network
-from taaf.models.settings import Range, keywords, nearest, read_dataclass, read_settings
+from taaf.models.settings import Range, keywords, read_dataclass, read_settings
 from taaf.models.wiring import Wiring
 
 MAX_STEPS = 1024
@@ -183,7 +183,7 @@ def _branch(name: str, table: Any, where: str) -> BranchConfig:
     wire = find_network(network, f"{where}.network")
     own = keywords(InputSpec)
     if unknown := [k for k in table if k not in own and k != "network" and k not in keywords(wire)]:
-        raise ConfigError(f"{where}.{unknown[0]}: unknown key{nearest(unknown[0], ['network', *own, *keywords(wire)])}")
+        raise ConfigError(f"{where}.{unknown[0]}: unknown key; {did_you_mean(unknown[0], ['network', *own, *keywords(wire)])}")
     spec = read_dataclass(InputSpec, {k: v for k, v in table.items() if k in own}, where)
     size = 1
     for n in spec.shape:

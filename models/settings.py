@@ -5,14 +5,13 @@ function's keyword argument. ``Literal[...]`` lists the allowed values, ``Annota
 numbers are otherwise 1 to `MAX_SIZE`, other numbers above 0 and up to `MAX_NUMBER`.
 """
 
-import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from taaf.models.errors import ConfigError
+from taaf.models.errors import ConfigError, did_you_mean
 
 MAX_SIZE = 1 << 16  # of a whole number that nothing else limits
 MAX_NUMBER = 1e9  # of any other
@@ -40,13 +39,6 @@ class Range:
 Fraction = Annotated[float, Range(0.0, 1.0)]
 Count = Annotated[int, Range(0, MAX_SIZE)]  # may be 0
 NotNegative = Annotated[float, Range(0.0, MAX_NUMBER)]
-
-
-def nearest(found: str, allowed: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` if an allowed word is near, else ``; allowed: ...``."""
-    words = list(allowed)
-    near = difflib.get_close_matches(str(found), words, n=1) or difflib.get_close_matches(str(found).lower(), words, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; allowed: {', '.join(words) or 'none'}"
 
 
 def keywords(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -93,7 +85,7 @@ def read_settings(target: Callable[..., Any], values: Mapping[str, Any], where: 
     known = keywords(target)
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"{where}.{key}: unknown key{nearest(key, known)}")
+            raise ConfigError(f"{where}.{key}: unknown key; {did_you_mean(key, known)}")
         if problem := _problem(known[key], value):
             raise ConfigError(f"{where}.{key} (={_short(value)}): {problem}")
     return {key: _converted(values.get(key, p.default), p) for key, p in known.items()}
@@ -118,7 +110,7 @@ def _problem(parameter: inspect.Parameter, value: Any) -> str | None:
     annotation, default = parameter.annotation, parameter.default
     if get_origin(annotation) is Literal:
         allowed = get_args(annotation)
-        return None if value in allowed else f"unknown{nearest(str(value), map(str, allowed))}"
+        return None if value in allowed else f"unknown; {did_you_mean(str(value), map(str, allowed))}"
     kind = type(default)
     if kind in (int, float):
         return _number_problem(annotation, kind, value)

@@ -18,6 +18,7 @@ from torch import nn
 
 from taaf.models.errors import BackendUnavailableError
 from taaf.models.lava_python import lava_remedy
+from taaf.models.shell.pictures import allow_matplotlib
 
 W_SCALE = 64  # SLAYER's weight scale: one weight unit on the chip is 1/64 in SLAYER
 
@@ -43,6 +44,7 @@ class LifParameters:
 
 def require_lava_dl() -> None:
     """Raise `BackendUnavailableError` with the remedy if lava-dl cannot be imported."""
+    allow_matplotlib()
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it chats at import
             warnings.simplefilter("ignore")

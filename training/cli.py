@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=positive, help="override [optimiser] epochs")
     parser.add_argument("--seed", type=not_negative, help="override [optimiser] seed")
     parser.add_argument("--root", metavar="FOLDER", help="override [data] root: where the data set lies on disk")
+    parser.add_argument("--cache", metavar="FOLDER", help="override [data] cache: where its preprocessed samples are kept")
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N training pairs")
     parser.add_argument(
         "--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:N, or a list dealt out to torchrun's processes"
@@ -105,7 +106,7 @@ def _trainings(args: argparse.Namespace) -> int:
     if args.init is not None and (args.resume or args.calibrate_only):
         raise ConfigError(f"--init {args.init}: starts a training; leave out --resume and --calibrate-only")
     overrides = {
-        "optimiser": {"epochs": args.epochs, "seed": args.seed}, "data": {"root": args.root, "train_pairs": args.limit}
+        "optimiser": {"epochs": args.epochs, "seed": args.seed}, "data": {"root": args.root, "cache": args.cache, "train_pairs": args.limit}
     }  # fmt: skip
     out = args.out or Path("runs") / ("both" if both else SHIPPED[args.head or "taaf"])
     places = {head: out / head for head in SHIPPED} if both else {args.head: out}

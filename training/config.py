@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import tomli
 
 from taaf.models.config import NetworkConfig
-from taaf.models.errors import ConfigError
-from taaf.models.settings import Count, Fraction, NotNegative, Range, nearest, read_dataclass
+from taaf.models.errors import ConfigError, did_you_mean
+from taaf.models.files.placeholders import placeholder
+from taaf.models.settings import Count, Fraction, NotNegative, Range, read_dataclass
 from taaf.training.strategies.balance import LossOptions
 
 MAX_FILE_BYTES = 1 << 20
@@ -110,20 +111,29 @@ def from_dict(values: Mapping[str, Any], where: str = "config") -> TrainConfig:
         )
     for name in values:
         if name not in _SECTIONS and name not in _NETWORK:
-            raise ConfigError(f"{where}: unknown table [{name}]{nearest(name, [*_SECTIONS, *_NETWORK])}")
+            raise ConfigError(f"{where}: unknown table [{name}]; {did_you_mean(name, [*_SECTIONS, *_NETWORK])}")
     network = NetworkConfig.from_dict({k: v for k, v in values.items() if k in _NETWORK}, where)
     parts = {name: read_dataclass(kind, values.get(name, {}), f"{where}: {name}") for name, kind in _SECTIONS.items()}
     loss = parts["loss"]
     from taaf.training.strategies.step import STRATEGIES  # the strategies read this module's loss options
 
     if loss.balance not in STRATEGIES:
-        raise ConfigError(f"{where}: loss.balance (={loss.balance[:40]!r}): unknown{nearest(loss.balance, STRATEGIES)}")
+        raise ConfigError(f"{where}: loss.balance (={loss.balance[:40]!r}): unknown; {did_you_mean(loss.balance, STRATEGIES)}")
     return TrainConfig(network=network, **parts)
 
 
-def with_root(data: DataConfig, root: str | None) -> DataConfig:
-    """The same data set, lying at ``root`` (None: where it lay)."""
-    return data if root is None else replace(data, root=root, cache="")
+def with_root(data: DataConfig, root: str | None, cache: str | None = None) -> DataConfig:
+    """The same data set, lying at ``root`` and preprocessed into ``cache`` (None: where it lay, and was)."""
+    return replace(
+        data,
+        root=data.root if root is None else _place(root),
+        cache=data.cache if cache is None else _place(cache),
+    )
+
+
+def _place(folder: str) -> str:
+    """An absolute path: a configuration is read again in other working folders."""
+    return str(Path(folder).expanduser().absolute()) if folder else ""
 
 
 def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> TrainConfig:
@@ -141,10 +151,11 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> Trai
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
         except (ValueError, RecursionError) as error:  # of tomli, and of numbers with too many digits
-            raise ConfigError(f"{path}: not valid TOML ({error})") from error
+            raise ConfigError(f"{path}: {placeholder(path) or f'not valid TOML ({error})'}") from error
     for table, entries in overrides.items():
         if given := {k: v for k, v in entries.items() if v is not None}:
             if not isinstance(values.setdefault(table, {}), dict):
                 raise ConfigError(f"{where}: {table}: found {type(values[table]).__name__}, expected a table")
             values[table] = {**values[table], **given}
-    return from_dict(values, where)
+    config = from_dict(values, where)
+    return replace(config, data=with_root(config.data, config.data.root, config.data.cache))

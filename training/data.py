@@ -9,8 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from taaf.models.config import InputSpec
-from taaf.models.errors import ConfigError
-from taaf.models.settings import nearest
+from taaf.models.errors import ConfigError, did_you_mean
 
 Sample = tuple[Any, ...]  # one tensor per modality, then the label
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -122,7 +121,7 @@ class SomeModalities(_View):
         super().__init__(whole)
         if missing := [m for m in names if m not in whole.modalities]:
             raise ConfigError(
-                f"branches.{missing[0]}: the data set has no such modality{nearest(missing[0], whole.modalities)}"
+                f"branches.{missing[0]}: the data set has no such modality; {did_you_mean(missing[0], whole.modalities)}"
             )
         self.modalities = tuple(names)
 

@@ -26,6 +26,7 @@ from taaf.models.config import MAX_STEPS, InputSpec
 from taaf.models.encoder import HostEncoder
 from taaf.models.errors import BundleError, TaafError
 from taaf.models.files.npz import read_npz
+from taaf.models.files.placeholders import placeholder
 from taaf.models.files.writing import sha256
 from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
@@ -205,7 +206,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); a bundle has a manifest.json") from error
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file}: not valid JSON, it may be truncated ({error})") from error
+        raise BundleError(f"{file}: {placeholder(file) or f'not valid JSON, it may be truncated ({error})'}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{file}: not a taaf bundle (format is not {FORMAT!r})")
     if manifest.get("version") not in READABLE:
@@ -247,6 +248,8 @@ def _verify_file(path: Path, name: str, wanted: str) -> None:
         raise BundleError(f"{file}: {file.stat().st_size} bytes, more than {MAX_FILE_BYTES}")
     found = sha256(file)
     if found != wanted:
+        if what := placeholder(file):
+            raise BundleError(f"{file}: {what}")
         raise BundleError(f"{file}: SHA-256 is {found[:12]}…, the manifest says {wanted[:12]}…; export the bundle again")
 
 

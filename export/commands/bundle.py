@@ -30,7 +30,7 @@ def bundle_command(args: argparse.Namespace) -> int:
     else:
         config = from_dict(trained.provenance["config"], f"{args.model}: configuration")
         limit = args.windows or windows_to_verify(trained)
-        found = open_windows(with_root(config.data, args.root), config.network.inputs, "test", args.quiet, limit)
+        found = open_windows(with_root(config.data, args.root, args.cache), config.network.inputs, "test", args.quiet, limit)
         windows, labels, names = found.inputs, found.labels, list(found.label_names)
         stored = config.data.set != "arrays" and ":" not in config.data.set  # others' windows go with the bundle
         data = {k: v for k, v in asdict(config.data).items() if k not in ("root", "cache", "workers")} if stored else None

@@ -17,7 +17,6 @@ def recognised(path: Path) -> str | None:
         return None
     known = (
         (head.startswith(_HDF5), "an HDF5 file: a .net is exported with --branch NAME=FILE, windows are given with --inputs"),
-        (head.startswith(b"version https://git-lfs"), "a Git LFS pointer: run `git lfs pull`"),
         (_is_safetensors(head), "a safetensors file: load it in the function that builds the module, FILE.py:FUNCTION"),
         (_is_onnx(head), "an ONNX model, which holds no spiking network; record the torch module instead"),
         (head[:1] == b"\x80", "a pickle, which is code and is not opened; save model.state_dict() and give --weights"),

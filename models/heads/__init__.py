@@ -5,9 +5,9 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from taaf.models.errors import BundleError, ConfigError, TaafError
+from taaf.models.errors import BundleError, ConfigError, TaafError, did_you_mean
 from taaf.models.heads.base import Features, Head
-from taaf.models.settings import nearest, read_dataclass
+from taaf.models.settings import read_dataclass
 
 _NOT_HEADS = ("alignment", "base")
 MAX_CLASSES = 1 << 16
@@ -22,7 +22,7 @@ def names() -> list[str]:
 def find_head(name: str, where: str = "head.type") -> type[Head]:
     """The head of this name; raises `ConfigError` that names the nearest if there is none."""
     if name not in names():
-        raise ConfigError(f"{where} (={str(name)[:40]!r}): unknown{nearest(str(name), names())}")
+        raise ConfigError(f"{where} (={str(name)[:40]!r}): unknown; {did_you_mean(str(name), names())}")
     head: type[Head] = importlib.import_module(f"{__name__}.{name}").HEAD
     return head
 

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from taaf.models.errors import ConfigError
+from taaf.models.errors import ConfigError, did_you_mean
 from taaf.models.fusion import FUSIONS, temporal_attention
 from taaf.models.heads.alignment import align, alignment_arrays, alignment_macs, alignment_stage
 from taaf.models.heads.base import FUSED, Array, Arrays, Features, Head, Ops, Project, StepOutputs, silenced
-from taaf.models.settings import nearest
 
 _NOISE = 0.02
 
@@ -48,7 +47,7 @@ class TaafHead(Head):
     def __init__(self, inputs: Mapping[str, Features], classes: int, options: Options) -> None:
         super().__init__(inputs, classes, options)
         if options.fusion not in FUSIONS:
-            raise ConfigError(f"head.fusion (={options.fusion[:40]!r}): unknown{nearest(options.fusion, FUSIONS)}")
+            raise ConfigError(f"head.fusion (={options.fusion[:40]!r}): unknown; {did_you_mean(options.fusion, FUSIONS)}")
         self.fusion = FUSIONS[options.fusion]
         self.sizes = [x.size for x in self.inputs.values()]
         if problem := self.fusion.problem(self.sizes):

@@ -9,8 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from taaf.models.errors import ConfigError
-from taaf.models.settings import nearest
+from taaf.models.errors import ConfigError, did_you_mean
 from taaf.models.wiring import Spikes
 
 Wire = Callable[..., Spikes]
@@ -32,7 +31,7 @@ def find_network(name: str, where: str = "network") -> Wire:
     if ":" in name:
         return _imported(name, where)
     if name not in names():
-        raise ConfigError(f"{where} (={name[:40]!r}): unknown{nearest(name, [*names(), 'module:function'])}")
+        raise ConfigError(f"{where} (={name[:40]!r}): unknown; {did_you_mean(name, [*names(), 'module:function'])}")
     wire: Wire = importlib.import_module(f"{__name__}.{name}").wire
     return wire
 

@@ -12,9 +12,16 @@ import taaf.training.cli as training_cli
 from taaf.deploy.cli import main as deploy_main
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.cli import main as export_main
+from taaf.models.checkpoint import read_checkpoint
+from taaf.training.config import DataConfig, from_dict, with_root
 from taaf.training.datasets.urbansound8k_av import CLASSES, SOUND, VISION
 
 CONFIGS = Path(training_cli.__file__).parent / "configs"
+
+
+def read_checkpoint_data(path: Path) -> DataConfig:
+    """The [data] table stored with a model."""
+    return from_dict(read_checkpoint(path)["config"], str(path)).data
 
 
 def _crema_d(root: Path) -> Path:
@@ -122,18 +129,35 @@ def test_crema_d_trains_exports_and_deploys(tmp_path: Path) -> None:
 
 @pytest.mark.slow()
 @pytest.mark.needs_slayer
-def test_ead_trains_exports_and_deploys(tmp_path: Path) -> None:
-    """N-MNIST and N-TIDIGITS files, five steps, no alignment; the bundle is verified and run on the same files."""
-    root = _ead(tmp_path / "ead")
+def test_ead_trains_exports_and_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """N-MNIST and N-TIDIGITS files, five steps, no alignment; the bundle is verified and run on the same files.
+
+    The data's folder takes no cache, relative paths are given, the working folder changes, and then the data move: settings of
+    the training are not lost on the way. Seen failing: "give another cache folder", for which there was no option.
+    """
+    root, cache, moved = _ead(tmp_path / "ead"), tmp_path / "cache", tmp_path / "moved"
+    (root / ".taaf-cache").write_text("in place of a folder: as if the disk were read-only")
     config = _reduced("ead", tmp_path, epochs=1, batch_size=10, workers=0)
-    done = run_in_process(training_cli.main, "--config", config, "--root", root, "--out", tmp_path / "run", "--json")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = ("--config", config, "--root", "ead", "--out", "run", "--json")
+    assert_refused(run_in_process(training_cli.main, *given), 2, "give another folder with --cache (or [data] cache)")
+    done = run_in_process(training_cli.main, *given, "--cache", "cache")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["metrics"]["alpha_fused"]) == 5
-    bundle = tmp_path / "bundle"
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    n_cached, bundle = len(list(cache.rglob("*.npz"))), tmp_path / "bundle"
     exported = run_in_process(export_main, tmp_path / "run/model.pt", "--to", "netx", "--out", bundle)
     assert exported.returncode == 0, exported.stderr
+    assert len(list(cache.rglob("*.npz"))) == n_cached == 30
+    root.rename(moved)
+    gone = run_in_process(export_main, tmp_path / "run/model.pt", "--to", "netx", "--out", bundle)
+    assert_refused(gone, 2, str(root), "does not exist")
+    assert with_root(read_checkpoint_data(tmp_path / "run/model.pt"), str(moved)).cache == str(cache)
     assert_refused(run_in_process(deploy_main, bundle, "--backend", "fast"), 2, "--root")
-    deployed = run_in_process(deploy_main, bundle, "--backend", "fast", "--root", root, "--json")
+    assert_refused(run_in_process(deploy_main, bundle, "--backend", "fast", "--root", moved), 2, "--cache")
+    deployed = run_in_process(deploy_main, bundle, "--backend", "fast", "--root", moved, "--cache", cache, "--json")
+    root = moved
     assert deployed.returncode == 0, deployed.stderr
     report = json.loads(deployed.stdout)
     assert report["samples"] == 10 and report["agreement"]["exact"]

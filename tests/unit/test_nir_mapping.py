@@ -116,8 +116,8 @@ def test_time_step_that_is_not_in_the_file() -> None:
     assert from_nir(graph, dt=5e-4).nets["backbone"].graph.nodes["b"].v_decay == 512  # type: ignore[attr-defined]
     graph.metadata["dt"] = 2e-3
     assert from_nir(graph).dt_source == "metadata of the file"
-    for tau in (2.0, 1e-5):
-        with pytest.raises(UnsupportedLayerError, match="NIR holds no time step.*give --dt"):
+    for tau, hint in ((20.0, "sinabs .*--dt 1 for"), (1e-5, "Norse's .*--dt 1e-06"), (5e-4, r"seconds\.$")):
+        with pytest.raises(UnsupportedLayerError, match=f"NIR holds no time step.*give --dt.*{hint}"):
             from_nir(chain((3,), nir.Linear(weights(0, 2, 3)), lif(2, tau=tau)))
     for dt in (0.0, -1.0, float("nan")):
         with pytest.raises(UnsupportedLayerError, match="allowed a positive number of seconds"):

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from taaf.models.errors import DataError
+from taaf.models.errors import DataError, did_you_mean
 from taaf.models.files.npz import read_npy, read_npz
-from taaf.models.settings import nearest
 from taaf.training.data import InMemory
 
 MAX_BYTES = 1 << 33
@@ -70,7 +69,7 @@ def read_windows(path: Path, modalities: Sequence[str]) -> tuple[dict[str, np.nd
     wanted = list(modalities) or [k for k in arrays if k not in _NOT_MODALITIES]
     if missing := [m for m in wanted if m not in arrays]:
         raise DataError(
-            f"{path}: no array {missing[0]!r}{nearest(missing[0], [k for k in arrays if k not in _NOT_MODALITIES])}"
+            f"{path}: no array {missing[0]!r}; {did_you_mean(missing[0], [k for k in arrays if k not in _NOT_MODALITIES])}"
         )
     inputs = {m: arrays[m] for m in wanted}
     for m, x in inputs.items():

@@ -128,7 +128,7 @@ def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -27,6 +27,7 @@ import numpy as np
 
 from taaf.models.errors import BundleError, TaafError, UnsupportedLayerError
 from taaf.models.files import hdf5
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense
 from taaf.models.ir.nodes import MAX_DELAY, PerChannel
 
@@ -67,7 +68,10 @@ def read_netx(path: Path, name: str) -> Graph:
     return file.graph
 
 
-def read_netx_file(path: Path, name: str, n_layers: int | None = None, input_shape: tuple[int, ...] | None = None) -> NetxFile:
+@naming_placeholders
+def read_netx_file(
+    path: Path, name: str, n_layers: int | None = None, input_shape: tuple[int, ...] | None = None
+) -> NetxFile:
     """Read a NetX file written by `taaf.export.targets.netx.write.write_netx` or by stock lava-dl.
 
     Parameters
@@ -104,7 +108,7 @@ def read_netx_file(path: Path, name: str, n_layers: int | None = None, input_sha
     for node_name, shape in reader.declared.items():
         if graph.shapes[node_name] != shape:
             raise BundleError(f"{name}.{node_name}: shape {shape} in the file, its layer gives {graph.shapes[node_name]}")
-    assert graph.output
+    _ = graph.output  # raises where it does not end in one population
     if early := [lif.name for lif in graph.lifs()[1:] if lif.bias is not None and lif.bias.any()]:
         reader.notes.append(
             f"biases ({', '.join(early)}) act from the first step of a layer's own window; slayer, and NetX without resets, "

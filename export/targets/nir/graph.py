@@ -143,7 +143,7 @@ class _Builder:
                 edges += [(self.rename(s), called) for s in sources]
             out.append(self._node(name, node, recurrent))
         graph = ir.Graph(self.name, out, edges)
-        assert graph.output  # raises where it does not end in one population
+        _ = graph.output  # raises where it does not end in one population
         return graph
 
     def _check_kinds(self) -> None:

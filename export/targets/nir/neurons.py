@@ -127,9 +127,18 @@ def _leak(where: str, name: str, tau: float, dt: float) -> float:
     if not 0.5 / 4096 <= k <= 1 + _K_TOLERANCE:
         raise UnsupportedLayerError(
             f"{where}: {name} = {tau:g} is {tau / dt:.3g} time steps of {dt:g}; allowed 1 to 8192 steps; is the time step "
-            f"right (--dt)? Norse's to_nir(dt=0.001) writes tau dt instead of tau: give --dt 1e-06 for such a file"
+            f"right (--dt)?{time_step_hint(tau)}"
         )
     return min(k, 1.0)
+
+
+def time_step_hint(tau: float) -> str:
+    """What --dt a file may need whose time constants are no seconds, by their size: tools differ in what they write."""
+    if tau >= 1:
+        return " sinabs writes tau in time steps: give --dt 1 for such a file"
+    if 0 < tau < 1e-4:
+        return " Norse's to_nir(dt=0.001) writes tau dt instead of tau: give --dt 1e-06 for such a file"
+    return ""
 
 
 def _check_start(where: str, node: nir.NIRNode, leak_bias: np.ndarray, reset: np.ndarray) -> None:

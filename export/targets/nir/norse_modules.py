@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from taaf.models.errors import UnsupportedLayerError
+from taaf.models.shell.pictures import allow_matplotlib
 
 _DEFAULT_DT = 1e-3
 _PLAIN = (nn.Linear, nn.Conv2d, nn.Flatten, nn.AvgPool2d)
@@ -16,6 +17,7 @@ _PLAIN = (nn.Linear, nn.Conv2d, nn.Flatten, nn.AvgPool2d)
 
 def norse_graph(module: nn.Module, sample: torch.Tensor, name: str) -> tuple[nir.NIRGraph, float]:
     """Trace a network; returns its NIR graph and the time step of its cells."""
+    allow_matplotlib()
     import nirtorch
     from norse.torch import IAFCell, LIFBoxCell, LIFCell, SequentialState
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from taaf.export.targets.nir.file import load_nir, text
 from taaf.export.targets.nir.graph import FloatNet, components, float_net
-from taaf.export.targets.nir.neurons import array
+from taaf.export.targets.nir.neurons import array, time_step_hint
 from taaf.models.errors import BundleError, UnsupportedLayerError
 
 DEFAULT_DT = 1e-3
@@ -120,7 +120,7 @@ def time_step(graph: nir.NIRGraph, dt: float | None) -> tuple[float, str]:
     if not _PLAUSIBLE_STEPS[0] <= found.min() <= found.max() <= _PLAUSIBLE_STEPS[1]:
         raise UnsupportedLayerError(
             f"NIR holds no time step, and with {DEFAULT_DT:g} s the time constants are {found.min():.3g} to {found.max():.3g} "
-            "steps long; give --dt in seconds (Norse's to_nir(dt=0.001) writes tau dt instead of tau: --dt 1e-06)"
+            f"steps long; give --dt in seconds.{time_step_hint(float(np.median(found)) * DEFAULT_DT)}"
         )
     return DEFAULT_DT, f"assumed {DEFAULT_DT:g} s: the file holds none"
 
