@@ -13,7 +13,8 @@ from torch import nn
 
 from taaf.export.ptq.float_reference import run_float
 from taaf.export.targets.nir.export import export_nets
-from taaf.export.targets.nir.read import from_norse, read_nir
+from taaf.export.targets.nir.from_torch import from_norse
+from taaf.export.targets.nir.read import read_nir
 from taaf.models.errors import UnsupportedLayerError
 
 pytestmark = pytest.mark.needs_slayer

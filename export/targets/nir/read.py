@@ -1,4 +1,4 @@
-"""NIR in: a ``.nir`` file, a NIR graph in memory, or Norse modules -> float-stage graphs.
+"""NIR in: a ``.nir`` file or a NIR graph in memory -> float-stage graphs; torch networks: `taaf.export.targets.nir.from_torch`.
 
 What the neurons' parameters become is written in `taaf.export.targets.nir.neurons`, which layers there are in
 `taaf.export.targets.nir.graph`. Differences that a NIR file cannot show (reset mode, initial voltage) are named there, too.
@@ -7,7 +7,7 @@ What the neurons' parameters become is written in `taaf.export.targets.nir.neuro
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nir
 import numpy as np
@@ -17,6 +17,9 @@ from taaf.export.targets.nir.graph import FloatNet, float_net
 from taaf.export.targets.nir.neurons import RESETS, array, step_hint
 from taaf.export.targets.nir.parts import components, inlined
 from taaf.models.errors import BundleError, UnsupportedLayerError
+
+if TYPE_CHECKING:
+    from taaf.export.targets.nir.replay import Replay
 
 DEFAULT_DT = 1e-3
 _PLAUSIBLE_STEPS = (1 - 1e-6, 1000.0)  # time constants in steps that the default time step may give
@@ -34,11 +37,14 @@ class NirNets:
         Time step in seconds.
     dt_source : str
         Where it comes from, in words.
+    replay : Replay or None
+        For torch networks: how their spikes compare with the mapping's (`taaf.export.targets.nir.replay`).
     """
 
     nets: dict[str, FloatNet]
     dt: float
     dt_source: str
+    replay: "Replay | None" = None
 
 
 def read_nir(path: Path, dt: float | None = None, reset: str | None = None) -> NirNets:
@@ -152,37 +158,3 @@ def _the_same(values: list[np.ndarray]) -> float | None:
     if 0 < middle < np.inf and np.allclose(ratio, middle, rtol=1e-5, atol=0):
         return float(f"{middle:.6g}")
     return None
-
-
-def from_norse(module: Any, sample: Any, name: str = "backbone") -> NirNets:
-    """Map a Norse network: norse -> NIR -> IR.
-
-    nirtorch traces the modules, and every Norse cell becomes the NIR node that computes what the cell computes at its own
-    ``dt``. Norse's own `to_nir` is not used: it writes ``tau dt`` for tau, leaves out the factor that LIFCell's current
-    needs under NIR's equations (w_in = tau_syn / dt), drops v_reset and the reset method, and fails on convolutions without
-    bias and on Flatten.
-
-    | Norse | NIR | what it computes per step |
-    |---|---|---|
-    | LIFBoxCell | LIF, tau = 1 / tau_mem_inv, R = 1 | v <- v + dt tau_mem_inv (v_leak - v + x) |
-    | LIFCell | CubaLIF, w_in = tau_syn / dt, R = 1 | i <- i + x; v <- v + dt tau_mem_inv (v_leak - v + i); i <- i - dt tau_syn_inv i |
-    | IAFCell | IF, R = 1 / dt | v <- v + x |
-    | Linear, Conv2d, Flatten, AvgPool2d | Linear or Affine, Conv2d, Flatten, AvgPool2d | |
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        E.g. a ``norse.torch.SequentialState``.
-    sample : torch.Tensor
-        One time step, (1, F) or (1, C, H, W).
-
-    Raises
-    ------
-    UnsupportedLayerError
-        Naming the module: another type, reset by subtraction, another reset than to v_leak, unequal time steps.
-    """
-    from taaf.export.targets.nir.norse_modules import norse_graph
-
-    graph, dt = norse_graph(module, sample, name)
-    found = from_nir(graph, name, dt)
-    return NirNets(found.nets, dt, "dt of the Norse cells")
