@@ -64,9 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--second", type=Path, metavar="NIR", help="NIR file of the second branch")
     source.add_argument("--dt", type=float, metavar="S", help="time step in seconds, which NIR does not hold (snnTorch 1e-4, sinabs 1)")
     source.add_argument(
-        "--reset", choices=["hard", "subtract", "subtract-next", "subtract-many", "zero-next"],
+        "--reset", choices=["hard", "subtract", "subtract-next", "subtract-many", "subtract-snntorch", "zero-next"],
         help="how the network's neurons reset, which NIR does not hold: hard (Norse, lava-dl, snnTorch's 'zero'), subtract-next "
-        "(snnTorch's default), subtract-many (default of sinabs and Rockpool), subtract, zero-next; all but hard become the chip's "
+        "(snnTorch's default), subtract-many (default of sinabs and Rockpool), or a rarer one; all but hard become the chip's "
         "hard reset, and the deviation from the network as it was is measured. Needed for files that do not say it",
     )  # fmt: skip
     source.add_argument(

@@ -72,7 +72,7 @@ def _lif(
     out = np.zeros(drive.shape, np.uint8)
     u = np.zeros(drive.shape[:-1])
     v = np.zeros_like(u)
-    last = np.zeros_like(u)
+    last, waits = np.zeros_like(u), np.zeros_like(u)
     peak = 0.0
     for step in range(drive.shape[-1]):
         arriving = drive[..., step]
@@ -82,6 +82,8 @@ def _lif(
         v = (1 - k_mem) * v + u + bias
         if reset == "subtract-next":
             v = v - last
+        elif reset == "subtract-snntorch":
+            v = v - waits
         elif reset == "zero-next":
             v = np.where(last > 0, 0, v)
         peak = max(peak, float(np.abs(u).max(initial=0)), float(np.abs(v).max(initial=0)))
@@ -93,6 +95,9 @@ def _lif(
         elif reset == "subtract-many":
             fired = np.clip(np.floor(v), 0, 255)
             v = v - fired
+        elif reset == "subtract-snntorch":
+            v = v - (fired - waits)
+            waits = (v > 1).astype(np.float64)
         out[..., step] = last = fired
     return out, peak
 

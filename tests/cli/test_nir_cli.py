@@ -47,15 +47,15 @@ def test_two_files_through_the_executable(tmp_path: Path) -> None:
     """Two foreign backbones with generated inputs: said so in text and report; the folder is replaced when run again."""
     one = nir_nets.write(tmp_path / "event.nir", nir_nets.small(0))
     two = nir_nets.write(tmp_path / "audio.nir", nir_nets.small(5))
-    assert main([str(one), "--to", "netx", "--out", str(tmp_path / "net")]) == 0
-    done = run_command("export", one, "--second", two, "--to", "netx", "--dt", 1e-3, "--out", tmp_path / "net")
+    assert main([str(one), "--to", "netx", "--reset", "hard", "--out", str(tmp_path / "net")]) == 0
+    done = run_command("export", one, "--second", two, "--to", "netx", "--reset", "hard", "--dt", 1e-3, "--out", tmp_path / "net")
     assert done.returncode == 0, done.stderr
-    for words in ("time step 0.001 s (given)", "generated: independent spikes of rate 0.2", "event.b: LIF -> i_decay 4096, v_decay 1024",
+    for words in ("time step 0.001 s (given)", "generated: independent spikes of rate 0.2", "event.b: LIF (reset hard) -> i_decay 4096, v_decay 1024",
                   "weights clipped", "% of neuron-steps differ", "same decision", "✓ audio.net: engine = integer reference"):  # fmt: skip
         assert words in done.stdout, (words, done.stdout)
     report = json.loads((tmp_path / "net/report.json").read_text())
     assert [b["file"] for b in report["branches"].values()] == ["event.net", "audio.net"]
-    assert "not the task's data" in report["calibration"]["source"] and "reset mode" in report["notes"][0]
+    assert "not the task's data" in report["calibration"]["source"] and "the chip resets to zero" in report["notes"][0]
     graph = read_netx(tmp_path / "net/event.net", "event")
     assert [lif.v_th_mant for lif in graph.lifs()] == [q["v_th_mant"] for q in report["branches"]["event"]["quantisation"]]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["audio.nir", "event.nir", "net"]
@@ -68,7 +68,7 @@ def test_written_networks_load_in_stock_lava(tmp_path: Path) -> None:
     from lava.lib.dl.netx.hdf5 import Network
 
     path = nir_nets.write(tmp_path / "event.nir", nir_nets.small(0))
-    assert main([str(path), "--to", "netx", "--out", str(tmp_path / "net"), "--json"]) == 0
+    assert main([str(path), "--to", "netx", "--reset", "hard", "--out", str(tmp_path / "net"), "--json"]) == 0
     assert len(Network(net_config=str(tmp_path / "net/event.net"), reset_interval=8, reset_offset=1).layers) == 2
 
 
@@ -98,11 +98,13 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ([path, "--calibrate", tmp_path / "values.npz"], "a.input: input holds values other than 0 and 1"),
         ([path, "--calibrate", tmp_path / "labels.npz"], "labels int64 (3,); allowed whole numbers (2,)"),
         ([path, "--calibrate", tmp_path / "names.npz"], "no array 'a'; found other"),
-        ([zoo_path("ead_mini.pt"), "--dt", "1e-3"], "--dt: needs a .nir file"),
+        ([zoo_path("ead_mini.pt"), "--dt", "1e-3"], "--dt: needs a .nir file"), ([path], "how its neurons reset"),
+        ([zoo_path("ead_mini.pt"), "--reset", "hard"], "--reset: needs a .nir file"),
         ([zoo_path("ead_mini.pt"), "--second", path], "--second: needs a .nir file"),
     ]  # fmt: skip
     for arguments, mention in cases:
-        given = [*map(str, arguments), "--to", "netx"]
+        foreign = arguments[0].suffix == ".nir" and mention != "how its neurons reset"
+        given = [*map(str, arguments), "--to", "netx", *(["--reset", "hard"] if foreign else [])]
         out = [] if "--out" in given else ["--out", str(tmp_path / "net")]
         assert main([*given, *out]) == 2, mention
         stdout, err = capsys.readouterr()
@@ -123,5 +125,5 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 def test_silent_network_is_said_to_be_silent(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A wrong time step gives a network that never fires: a warning, not silence."""
     path = nir_nets.write(tmp_path / "a.nir", nir_nets.small())
-    assert main([str(path), "--to", "netx", "--dt", "1e-6", "--out", str(tmp_path / "net")]) == 0
+    assert main([str(path), "--to", "netx", "--reset", "hard", "--dt", "1e-6", "--out", str(tmp_path / "net")]) == 0
     assert "warning: a.d never fires in the float run: is the time step right" in capsys.readouterr().out

@@ -23,9 +23,10 @@ NIR holds no reset *mode* either: a network with subtracting reset gives the sam
 hard; what the network did is one of `RESETS`, and the float reference runs it as it was (v in thresholds above v_reset):
 
     hard           v <- 0 where v > 1                      Norse; snnTorch "zero"; lava-dl; what the chip does
-    subtract       v <- v - 1 where v > 1                  Norse's reset_subtract; snnTorch "subtract", reset_delay=False
+    subtract       v <- v - 1 where v > 1                  Norse's reset_subtract
     subtract-next  the step after a spike takes 1 off v    snnTorch's default: "subtract", reset_delay=True
     subtract-many  s = floor(v), v <- v - s                sinabs' and Rockpool's default: several spikes in one step
+    subtract-snntorch  subtract, and what is still above 1 waits: v - 1 decides the next spike    "subtract", reset_delay=False
     zero-next      v = 0 in the step after a spike         snnTorch's Synaptic and RLeaky with "zero", reset_delay=True
 
 All but the first are another network on the chip, and the difference is counted spike by spike, not estimated.
@@ -43,7 +44,7 @@ from taaf.models.ir.nodes import PerChannel
 from taaf.models.errors import UnsupportedLayerError
 
 NEURONS = (nir.IF, nir.LIF, nir.CubaLIF)
-RESETS = ("hard", "subtract", "subtract-next", "subtract-many", "zero-next")
+RESETS = ("hard", "subtract", "subtract-next", "subtract-many", "subtract-snntorch", "zero-next")
 _K_TOLERANCE = 1e-6  # tau is often float32
 
 

@@ -11,6 +11,7 @@ Everything else is refused with the line of the user's code. What recording cann
 flow that depends on the step) is found by `taaf.export.targets.nir.replay`, which runs network and mapping side by side.
 """
 
+import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ class Recorded:
 
 
 def record(
-    module: nn.Module, sample: torch.Tensor, name: str, convert: Convert, timed: tuple[type, ...] = ()
+    module: nn.Module, sample: torch.Tensor, name: str, convert: Convert
 ) -> tuple[nir.NIRGraph, dict[str, str]]:
     """Run ``module(sample)`` once.
 
@@ -57,8 +58,6 @@ def record(
         One item, one time step.
     convert : callable
         (where, module, shape of its output without leading axes of 1) -> NIR, or None for what it does not know.
-    timed : tuple of type
-        Layers that take an axis of time.
 
     Returns
     -------
@@ -76,15 +75,17 @@ def record(
             raise
         except Exception as error:  # user code raises any kind
             raise UnsupportedLayerError(
-                f"{name}: the network does not run on the sample {tuple(sample.shape)} ({type(error).__name__}: {error})"
+                f"{name}: the network does not run on the sample {tuple(sample.shape)} ({one_line(error)})"
             ) from error
     return recorder.graph(sample, out), recorder.neurons
 
 
+def one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def run_step(module: nn.Module, x: torch.Tensor, states: tuple[Any, ...]) -> Any:
     """``module(x, *states)``; states that it requires and that are not there yet are None."""
-    import inspect
-
     parameters = list(inspect.signature(module.forward).parameters.values())[1:]
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = sum(p.default is p.empty for p in positional)
@@ -120,6 +121,19 @@ class _Recorder(TorchFunctionMode):
     def put(self, tensor: torch.Tensor, nodes: tuple[str, ...], shape: tuple[int, ...] | None) -> None:
         self.values[id(tensor)] = Recorded(nodes, shape, tensor)
 
+    def known(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is recorded. Whole views count (torch does not pass ``x[0]`` to a mode); parts are refused."""
+        if id(tensor) in self.values:
+            return True
+        where = tensor.untyped_storage().data_ptr()
+        for value in reversed(list(self.values.values())):
+            if where and value.tensor.untyped_storage().data_ptr() == where:
+                if tensor.numel() != value.tensor.numel() or not (tensor.is_contiguous() and value.tensor.is_contiguous()):
+                    raise self.refuse(f"a part of a recorded value of shape {tuple(value.tensor.shape)} is used; allowed all of it")
+                self._reshaped("indexing", value, tensor)
+                return True
+        return False
+
     def refuse(self, reason: str) -> UnsupportedLayerError:
         return UnsupportedLayerError(f"{self.name}{_place()}: {reason}")
 
@@ -139,12 +153,12 @@ class _Recorder(TorchFunctionMode):
         if not self.inside or self.inside[-1] is not module:
             return
         self.inside.pop()
-        came = self.values.get(id(args[0])) if args else None
-        if came is None:
+        if not args or not isinstance(args[0], torch.Tensor) or not self.known(args[0]):
             raise UnsupportedLayerError(
                 f"{self.name}.{where}: what it is given does not come from the network's input in this step; a recurrence is a layer of "
                 "its own (LIFRecurrentCell, RLeaky)"
             )
+        came = self.values[id(args[0])]
         first = next(t for t in (out if isinstance(out, tuple | list) else [out]) if isinstance(t, torch.Tensor))
         if isinstance(module, PASSES_ON):
             if module.training and not isinstance(module, nn.Identity):
@@ -185,7 +199,8 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.inside:
             return func(*args, **kwargs)
-        used = [t for t in _tensors((args, kwargs)) if id(t) in self.values]
+        with torch._C.DisableTorchFunction():
+            used = [t for t in _tensors((args, kwargs)) if self.known(t)]
         if not used:
             return func(*args, **kwargs)
         called = getattr(func, "__name__", str(func))
@@ -195,8 +210,8 @@ class _Recorder(TorchFunctionMode):
             self._layout(called, lambda x: list(func(x)), args, kwargs, used[0], result)
             return iter(result)
         if called in _ABOUT or called in _NEW or not list(_tensors(result)):
-            if isinstance(result, bool | int | float) and called not in (*_ABOUT, "__get__"):
-                raise self.refuse(f"{called} of a recorded value gives a number: control flow may not depend on data")
+            if (result is None or isinstance(result, bool | int | float)) and called not in (*_ABOUT, "__get__"):
+                raise self.refuse(f"{called} of a recorded value: it may not be changed in place, and control flow may not depend on it")
             return result
         if called in _ADD and len(used) == 2 and kwargs.get("alpha", 1) == 1 and used[0].shape == used[1].shape:
             one, two = (self.values[id(t)] for t in used)
@@ -236,14 +251,18 @@ class _Recorder(TorchFunctionMode):
         outs = list(_tensors(result))
         if len(tried) != 1 or tried[0].numel() != x.numel() or not torch.equal(tried[0].reshape(-1).double(), numbers.reshape(-1)):
             raise self.refuse(f"{called} takes, repeats or reorders elements of a recorded value; allowed are changes of shape")
-        shape = tuple(outs[0].shape)
+        self._reshaped(called, came, outs[0])
+
+    def _reshaped(self, called: str, came: Recorded, new: torch.Tensor) -> None:
+        """The same elements in another shape: the same features, or all of them flattened."""
+        shape = tuple(new.shape)
         if came.shape is None or shape[-len(came.shape) :] == came.shape:
-            self.put(outs[0], came.nodes, came.shape)
+            self.put(new, came.nodes, came.shape)
         elif shape and shape[-1] == int(np.prod(came.shape)) and len(came.nodes) == 1:
             name = f"{came.nodes[0]}_flat"
             if name not in self.nodes:
                 self._add(name, nir.Flatten({"input": np.array(came.shape)}, 0, -1), came)
-            self.put(outs[0], (name,), (shape[-1],))
+            self.put(new, (name,), (shape[-1],))
         else:
             raise self.refuse(f"{called} gives {shape} from features {came.shape}; allowed to keep them or to flatten all")
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from taaf.export.ptq.float_reference import run_float
 from taaf.export.targets.nir.graph import FloatNet
-from taaf.export.targets.nir.record import run_step
+from taaf.export.targets.nir.record import one_line, run_step
 from taaf.models.errors import ParityError, UnsupportedLayerError
 
 STEPS, RATE = 24, 0.3
@@ -65,7 +65,7 @@ def replay(
                 run_step(module, torch.cat(list(x), dim=time_axis), ())
         except Exception as error:  # user code raises any kind
             raise UnsupportedLayerError(
-                f"{net.graph.name}: the network runs on one step, but not on {STEPS} ({type(error).__name__}: {error})"
+                f"{net.graph.name}: the network runs on one step, but not on {STEPS} ({one_line(error)})"
             ) from error
     ours = run_float(net, np.moveaxis(drive.reshape(STEPS, 1, *net.graph.input.shape), 0, -1).astype(np.uint8)).spikes
     spikes = total = differing = 0

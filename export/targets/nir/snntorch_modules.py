@@ -21,7 +21,7 @@ def snntorch_layer(where: str, module: nn.Module, shape: tuple[int, ...]) -> Lay
         return plain_layer(where, module)
     neuron: Any = module
     settings = {"inhibition": neuron.inhibition, "state_quant": neuron.state_quant, "graded_spikes_factor": neuron.graded_spikes_factor != 1}
-    if found := [name for name, value in settings.items() if np.any(value)]:
+    if found := [name for name, value in settings.items() if bool(value)]:
         raise UnsupportedLayerError(f"{where}: {', '.join(found)} is set; the chip's neurons have no such thing")
     metadata = {"reset": _reset(where, neuron)}
     threshold, beta = np.broadcast_arrays(values(neuron.threshold), np.clip(values(neuron.beta), 0, 1))
@@ -49,7 +49,7 @@ def _reset(where: str, neuron: Any) -> str:
     if how not in ("zero", "subtract"):
         raise UnsupportedLayerError(f"{where}: reset_mechanism {how!r}; allowed 'zero' (the chip's), and 'subtract' converted to it")
     if how == "subtract":
-        return "subtract-next" if neuron.reset_delay else "subtract"
+        return "subtract-next" if neuron.reset_delay else "subtract-snntorch"
     # a Leaky drops its voltage before the next input arrives; the others drop it with that input
     return "zero-next" if neuron.reset_delay and type(neuron) is not Leaky else "hard"
 
@@ -59,8 +59,8 @@ def _recurrence(where: str, neuron: Any, shape: tuple[int, ...]) -> nir.NIRNode:
         if not isinstance(neuron.recurrent, nn.Linear):
             raise UnsupportedLayerError(f"{where}: a recurrent {type(neuron.recurrent).__name__}; allowed linear_features, or one to one")
         return linear(neuron.recurrent.weight, neuron.recurrent.bias)
-    n = shape[0] if shape else 1
-    return linear(np.diag(np.broadcast_to(values(neuron.recurrent.V), (n,))))
+    weight = values(neuron.recurrent.V)
+    return linear(np.diag(np.broadcast_to(weight, shape or np.atleast_1d(weight).shape)))
 
 
 def reset_states(module: nn.Module) -> None:
