@@ -62,7 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     mapper.add_argument("--chips", type=positive, metavar="N", help="chips it may take (default 1)")
     source = parser.add_argument_group("from NIR")
     source.add_argument("--second", type=Path, metavar="NIR", help="NIR file of the second branch")
-    source.add_argument("--dt", type=float, metavar="S", help="time step in seconds, which NIR does not hold (snnTorch 1e-4, sinabs 1)")
+    source.add_argument(
+        "--dt", type=float, metavar="S", help="time step in seconds, which NIR does not hold (snnTorch 1e-4, sinabs 1)"
+    )
     source.add_argument(
         "--reset", choices=["hard", "subtract", "subtract-next", "subtract-many", "subtract-snntorch", "zero-next"],
         help="how the network's neurons reset, which NIR does not hold: hard (Norse, lava-dl, snnTorch's 'zero'), subtract-next "

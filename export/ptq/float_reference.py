@@ -61,8 +61,9 @@ def _run_block(net: FloatNet, spikes: np.ndarray) -> FloatTrace:
             drive = synaptic_drive(graph, name, trace.spikes)
             recurrent = next((n.weight_rec for n in graph.synapses_of(name) if isinstance(n, RecurrentDense)), None)
             own = net.neurons[name]
-            leaks = [k.reshape(-1, *[1] * (drive.ndim - 3)) for k in (own.k_syn, own.k_mem)]
-            trace.spikes[name], trace.peak[name] = _lif(drive, drive_bias(graph, name), recurrent, *leaks, own.reset or "hard")
+            k_syn, k_mem = (k.reshape(-1, *[1] * (drive.ndim - 3)) for k in (own.k_syn, own.k_mem))
+            spikes_and_peak = _lif(drive, drive_bias(graph, name), recurrent, k_syn, k_mem, own.reset or "hard")
+            trace.spikes[name], trace.peak[name] = spikes_and_peak
     return trace
 
 
@@ -108,7 +109,8 @@ def _pool(graph: Graph, node: Pool2d, x: np.ndarray) -> np.ndarray:
     (p_h, p_w), (s_h, s_w) = node.padding, node.step
     padded = np.pad(x, ((0, 0), (0, 0), (p_h, p_h), (p_w, p_w), (0, 0)))
     windows = [
-        padded[:, :, i : i + s_h * (h_out - 1) + 1 : s_h, j : j + s_w * (w_out - 1) + 1 : s_w] for i, j in np.ndindex(*node.kernel)
+        padded[:, :, i : i + s_h * (h_out - 1) + 1 : s_h, j : j + s_w * (w_out - 1) + 1 : s_w]
+        for i, j in np.ndindex(*node.kernel)
     ]
     if node.kind == "max":
         return np.maximum.reduce(windows)

@@ -48,9 +48,12 @@ def test_two_files_through_the_executable(tmp_path: Path) -> None:
     one = nir_nets.write(tmp_path / "event.nir", nir_nets.small(0))
     two = nir_nets.write(tmp_path / "audio.nir", nir_nets.small(5))
     assert main([str(one), "--to", "netx", "--reset", "hard", "--out", str(tmp_path / "net")]) == 0
-    done = run_command("export", one, "--second", two, "--to", "netx", "--reset", "hard", "--dt", 1e-3, "--out", tmp_path / "net")
+    done = run_command(
+        "export", one, "--second", two, "--to", "netx", "--reset", "hard", "--dt", 1e-3, "--out", tmp_path / "net"
+    )
     assert done.returncode == 0, done.stderr
-    for words in ("time step 0.001 s (given)", "generated: independent spikes of rate 0.2", "event.b: LIF (reset hard) -> i_decay 4096, v_decay 1024",
+    for words in ("time step 0.001 s (given)", "generated: independent spikes of rate 0.2",
+                  "event.b: LIF (reset hard) -> i_decay 4096, v_decay 1024",
                   "weights clipped", "% of neuron-steps differ", "same decision", "✓ audio.net: engine = integer reference"):  # fmt: skip
         assert words in done.stdout, (words, done.stdout)
     report = json.loads((tmp_path / "net/report.json").read_text())

@@ -13,8 +13,8 @@ from torch import nn
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph
 from taaf.export.ptq.calibrate import calibrate
-from taaf.export.targets.nir.graph import FloatNet
 from taaf.export.targets.nir.from_torch import from_norse
+from taaf.export.targets.nir.graph import FloatNet
 from taaf.export.targets.nir.read import from_nir
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference

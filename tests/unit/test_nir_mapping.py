@@ -168,7 +168,7 @@ def _conv(**changed: object) -> nir.Conv2d:
 W = weights(0, 4, 3)
 REFUSED = {
     "only a readout": (lambda: chain((3,), nir.Linear(W), nir.LI(full(4, DT), full(4, 1), full(4, 0))), r"net\.b: LI is not supported"),
-    "pooling in the readout": (lambda: chain((3,), nir.Linear(W), lif(4), nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0]))),
+    "pool in the readout": (lambda: chain((3,), nir.Linear(W), lif(4), nir.SumPool2d(np.ones(2), np.ones(2), np.zeros(2))),
                                r"net\.c: SumPool2d at the end; the layers after the last spiking neurons are the host's"),
     "delay": (lambda: chain((3,), nir.Linear(W), nir.Delay(full(4, 1)), lif(4)), r"net\.b: Delay"),
     "tau too short": (lambda: chain((3,), nir.Linear(W), lif(4, tau=DT / 2)), r"net\.b: tau = 0.0005 is 0.5 time steps"),

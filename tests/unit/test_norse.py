@@ -95,7 +95,9 @@ def test_norse_refusals() -> None:
     def read(*layers: nn.Module, features: int = 3) -> None:
         from_norse(norse.SequentialState(*layers), torch.zeros(1, features), "net")
 
-    with pytest.raises(UnsupportedLayerError, match=r"net\.1: its reset is 'subtract'; the chip resets to zero.*convert_reset=True"):
+    with pytest.raises(
+        UnsupportedLayerError, match=r"net\.1: its reset is 'subtract'; the chip resets to zero.*convert_reset=True"
+    ):
         read(nn.Linear(3, 2), box(norse.LIFBoxParameters(reset_method=norse.functional.reset.reset_subtract)))
     with pytest.raises(UnsupportedLayerError, match=r"net\.1: v_leak 0.0 differs from v_reset -1.0"):
         read(nn.Linear(3, 2), box(norse.LIFBoxParameters(v_reset=torch.tensor(-1.0))))

@@ -130,7 +130,9 @@ def _branch(net: FloatNet, spikes: np.ndarray, labels: np.ndarray | None, stage:
         f"{output['layer']} never fires in the float run: is the time step right, and are the inputs those of the task?"
     ]  # fmt: skip
     if soft:
-        warnings.append(f"{', '.join(soft)}: reset {net.neurons[soft[0]].reset} became a hard reset; the deviation says what it changes")
+        warnings.append(
+            f"{', '.join(soft)}: reset {net.neurons[soft[0]].reset} became a hard reset; the deviation says what it changes"
+        )
     return {
         "file": f"{name}.net", "sha256": sha256(stage / f"{name}.net"), "input_shape": list(chain.input.shape),
         "run": {

@@ -17,7 +17,12 @@ from taaf.models.errors import UnsupportedLayerError
 
 
 def from_norse(
-    module: nn.Module, sample: torch.Tensor, name: str = "backbone", *, convert_reset: bool = False, time_axis: int | None = None
+    module: nn.Module,
+    sample: torch.Tensor,
+    name: str = "backbone",
+    *,
+    convert_reset: bool = False,
+    time_axis: int | None = None,
 ) -> NirNets:
     """Map a Norse network: a `SequentialState`, or a module with a ``forward`` of its own.
 
@@ -79,7 +84,9 @@ def from_norse(
 
     dt = time_step_of(module, name)
     if time_axis is None and (timed := next((n for n, m in module.named_modules() if type(m) in TIMED), None)) is not None:
-        raise UnsupportedLayerError(f"{name}.{timed}: runs over (time, batch, ...): give time_axis=0 and a sample with an axis of time")
+        raise UnsupportedLayerError(
+            f"{name}.{timed}: runs over (time, batch, ...): give time_axis=0 and a sample with an axis of time"
+        )
 
     def convert(where: str, part: nn.Module, shape: tuple[int, ...]) -> Layer | None:
         return norse_layer(where, part, shape, dt)
@@ -88,7 +95,12 @@ def from_norse(
 
 
 def from_snntorch(
-    module: nn.Module, sample: torch.Tensor, name: str = "backbone", *, convert_reset: bool = False, time_axis: int | None = None
+    module: nn.Module,
+    sample: torch.Tensor,
+    name: str = "backbone",
+    *,
+    convert_reset: bool = False,
+    time_axis: int | None = None,
 ) -> NirNets:
     """Map an snnTorch network: a `torch.nn.Sequential` of neurons with ``init_hidden=True``, or a module with its own ``forward``.
 
@@ -133,13 +145,17 @@ def _mapped(
     convert_reset: bool, time_axis: int | None,
 ) -> NirNets:  # fmt: skip
     if sample.ndim < (2 if time_axis is None else 3):
-        raise UnsupportedLayerError(f"{name}: sample {tuple(sample.shape)}; allowed one with an axis of items, and of time with time_axis")
+        raise UnsupportedLayerError(
+            f"{name}: sample {tuple(sample.shape)}; allowed one with an axis of items, and of time with time_axis"
+        )
     for axis in range(1 if time_axis is None else 2):
         sample = sample.narrow(axis, 0, 1)
     with _states_kept(module):
         reset(module)
         graph, neurons = record(module, sample, name, convert)
-        soft = [(n, how) for n, node in inlined(graph, name)[0].items() if (how := node.metadata.get("reset", "hard")) != "hard"]
+        soft = [
+            (n, how) for n, node in inlined(graph, name)[0].items() if (how := node.metadata.get("reset", "hard")) != "hard"
+        ]
         if soft and not convert_reset:
             raise UnsupportedLayerError(
                 f"{name}.{soft[0][0]}: its reset is {soft[0][1]!r}; the chip resets to zero, which is another network: train with reset to "

@@ -79,7 +79,11 @@ def _pools_of_neurons(graph: ir.Graph) -> ir.Graph:
     replaced: dict[str, ir.Node | None] = {}
     for pool in graph.nodes.values():
         targets = [graph.nodes[t] for t in graph.targets(pool.name)]
-        if isinstance(pool, ir.Pool2d) and pool.kind != "max" and all(isinstance(t, ir.Lif | ir.Sum | ir.BatchNorm) for t in targets):
+        if (
+            isinstance(pool, ir.Pool2d)
+            and pool.kind != "max"
+            and all(isinstance(t, ir.Lif | ir.Sum | ir.BatchNorm) for t in targets)
+        ):
             n = graph.shapes[pool.name][0]
             weight = np.full((n, 1, *pool.kernel), 1.0 if pool.kind == "sum" else 1 / (pool.kernel[0] * pool.kernel[1]))
             replaced[pool.name] = ir.Conv2d(pool.name, weight, pool.step, pool.padding, groups=n)
@@ -209,14 +213,12 @@ class _Builder:
             return ir.Input(called, input_shape(f"{self.name}.{called}", node, fed))
         if isinstance(node, _SYNAPSES):
             return self._synapse(name, node, recurrent)
-        if isinstance(node, nir.Scale):
-            return self._scale(name, node)
+        if isinstance(node, nir.Scale | BatchNormNode):
+            return self._norm(name, node)
         if isinstance(node, nir.Flatten):
             if not flattens_all(node):
                 raise self.refuse(name, f"flattens dimensions {node.start_dim}..{node.end_dim}; allowed all of them (0..-1)")
             return ir.Flatten(called)
-        if isinstance(node, BatchNormNode):
-            return ir.BatchNorm(called, node.gain, node.offset, node.mean, node.var, node.eps)
         return self._pool(name, node)
 
     def _synapse(self, name: str, node: Any, recurrent: Recurrence) -> ir.Node:
@@ -268,8 +270,10 @@ class _Builder:
             raise self.refuse(name, f"padding {mode!r}, stride {stride}, kernel {kernel}; 'same' needs stride 1, odd kernels")
         return dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
 
-    def _scale(self, name: str, node: nir.Scale) -> ir.Node:
-        """A factor per channel after a synapse: a batch norm with no offset, which folds."""
+    def _norm(self, name: str, node: Any) -> ir.Node:
+        """A batch norm, or a factor per channel after a synapse (one with no offset): it folds."""
+        if isinstance(node, BatchNormNode):
+            return ir.BatchNorm(self.rename(name), node.gain, node.offset, node.mean, node.var, node.eps)
         sources = self.sources(name)
         source = self.nodes[sources[0]] if sources else None
         if not isinstance(source, _SYNAPSES):

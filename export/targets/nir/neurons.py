@@ -40,8 +40,8 @@ import numpy as np
 
 from taaf.export.limits import V_TH_MAX
 from taaf.export.targets.nir.file import text
-from taaf.models.ir.nodes import PerChannel
 from taaf.models.errors import UnsupportedLayerError
+from taaf.models.ir.nodes import PerChannel
 
 NEURONS = (nir.IF, nir.LIF, nir.CubaLIF)
 RESETS = ("hard", "subtract", "subtract-next", "subtract-many", "subtract-snntorch", "zero-next")
@@ -151,7 +151,7 @@ def map_neurons(where: str, node: nir.NIRNode, shape: tuple[int, ...], dt: float
 def _leak(where: str, name: str, tau: np.ndarray, dt: float) -> np.ndarray:
     with np.errstate(divide="ignore"):
         k = np.where(tau > 0, dt / tau, np.inf)
-    wrong = ~((0.5 / 4096 <= k) & (k <= 1 + _K_TOLERANCE))
+    wrong = ~((k >= 0.5 / 4096) & (k <= 1 + _K_TOLERANCE))
     if wrong.any():
         first = float(tau[np.argmax(wrong)])
         raise UnsupportedLayerError(

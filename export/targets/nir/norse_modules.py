@@ -27,7 +27,9 @@ def norse_layer(where: str, module: nn.Module, shape: tuple[int, ...], dt: float
     if type(module) is norse.Lift:
         inner = plain_layer(where, module.lifted_module)
         if inner is None:
-            raise UnsupportedLayerError(f"{where}: Lift of {type(module.lifted_module).__name__}; allowed plain layers; LIF has its own time")
+            raise UnsupportedLayerError(
+                f"{where}: Lift of {type(module.lifted_module).__name__}; allowed plain layers; LIF has its own time"
+            )
         return inner
     if type(module) in NEURONS:
         return _neurons(where, module, dt)
@@ -79,6 +81,11 @@ def _integrator(cell: Any, dt: float) -> Layer:
     integrator = nir.CubaLI(tau_mem=tau[0], tau_syn=tau[1], r=np.ones_like(leak), v_leak=leak, w_in=tau[1] / dt)
     if type(cell) is not norse.LILinearCell:
         return Layer(integrator)
-    nodes = {"input": nir.Input(np.array([1])), "w_in": linear(cell.input_weights), "li": integrator, "output": nir.Output(np.array([1]))}
+    nodes = {
+        "input": nir.Input(np.array([1])),
+        "w_in": linear(cell.input_weights),
+        "li": integrator,
+        "output": nir.Output(np.array([1])),
+    }
     edges = [("input", "w_in"), ("w_in", "li"), ("li", "output")]
     return Layer(nir.NIRGraph(nodes, edges, type_check=False), flat=True)

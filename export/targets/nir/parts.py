@@ -7,6 +7,7 @@ population, e.g. Linear and LI, is computed by the host: see `HostReadout`.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import nir
@@ -17,18 +18,23 @@ from taaf.models.errors import UnsupportedLayerError
 
 Edges = list[tuple[str, str]]
 _READOUT = (nir.Linear, nir.Affine, nir.Scale, nir.Flatten, nir.LI, nir.CubaLI)
-_ON_THE_HOST = "the layers after the last spiking neurons are the host's: allowed there Linear, Affine, Scale, Flatten, LI, CubaLI in a chain"
+_ON_THE_HOST = (
+    "the layers after the last spiking neurons are the host's: allowed there "
+    f"{', '.join(k.__name__ for k in _READOUT)}, in a chain"
+)
 
 
 def inlined(graph: nir.NIRGraph, name: str) -> tuple[dict[str, nir.NIRNode], Edges]:
     """Nodes and edges with every nested graph taken apart; its nodes are called ``<graph>.<node>``."""
     nodes: dict[str, nir.NIRNode] = dict(graph.nodes)
-    edges: Edges = [(s, t) for s, t in graph.edges]
+    edges: Edges = list(graph.edges)
     while nested := next((n for n, node in nodes.items() if isinstance(node, nir.NIRGraph)), None):
         inner = nodes.pop(nested)
         ends = [[n for n, node in inner.nodes.items() if isinstance(node, kind)] for kind in (nir.Input, nir.Output)]
         if [len(e) for e in ends] != [1, 1]:
-            raise UnsupportedLayerError(f"{name}.{nested}: a nested graph with {len(ends[0])} inputs and {len(ends[1])} outputs; allowed one each")
+            raise UnsupportedLayerError(
+                f"{name}.{nested}: a nested graph with {len(ends[0])} inputs and {len(ends[1])} outputs; allowed one each"
+            )
         (first,), (last,) = ends
         for n, node in inner.nodes.items():
             if n not in (first, last):
@@ -114,7 +120,7 @@ class HostReadout:
             nodes[name] = _full(node, shape, width)
         names = [*nodes, "output"]
         nodes["output"] = nir.Output(np.array([width]))
-        return nir.NIRGraph(nodes, list(zip(names[:-1], names[1:], strict=True)), {"dt": self.dt}, type_check=False)
+        return nir.NIRGraph(nodes, list(pairwise(names)), {"dt": self.dt}, type_check=False)
 
 
 def _row(value: Any) -> np.ndarray:
@@ -127,7 +133,9 @@ def _full(node: Any, shape: tuple[int, ...], width: int) -> nir.NIRNode:
     if isinstance(node, nir.Flatten):
         return nir.Flatten({"input": np.array(shape)}, 0, -1)
     if isinstance(node, nir.Linear | nir.Affine):
-        return nir.Linear(array(node.weight)) if isinstance(node, nir.Linear) else nir.Affine(array(node.weight), array(node.bias))
+        return (
+            nir.Linear(array(node.weight)) if isinstance(node, nir.Linear) else nir.Affine(array(node.weight), array(node.bias))
+        )
     if isinstance(node, nir.Scale):
         return nir.Scale(np.atleast_1d(array(node.scale)))
     keys = ("tau", "r", "v_leak") if isinstance(node, nir.LI) else ("tau_syn", "tau_mem", "r", "v_leak", "w_in")

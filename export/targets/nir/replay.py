@@ -33,7 +33,12 @@ class Replay:
 
 
 def replay(
-    module: nn.Module, sample: torch.Tensor, net: FloatNet, neurons: dict[str, str], time_axis: int | None, reset: Callable[[nn.Module], None]
+    module: nn.Module,
+    sample: torch.Tensor,
+    net: FloatNet,
+    neurons: dict[str, str],
+    time_axis: int | None,
+    reset: Callable[[nn.Module], None],
 ) -> Replay:
     """Run ``STEPS`` steps of random spikes.
 

@@ -20,7 +20,11 @@ def snntorch_layer(where: str, module: nn.Module, shape: tuple[int, ...]) -> Lay
     if type(module) not in NEURONS:
         return plain_layer(where, module)
     neuron: Any = module
-    settings = {"inhibition": neuron.inhibition, "state_quant": neuron.state_quant, "graded_spikes_factor": neuron.graded_spikes_factor != 1}
+    settings = {
+        "inhibition": neuron.inhibition,
+        "state_quant": neuron.state_quant,
+        "graded_spikes_factor": neuron.graded_spikes_factor != 1,
+    }
     if found := [name for name, value in settings.items() if bool(value)]:
         raise UnsupportedLayerError(f"{where}: {', '.join(found)} is set; the chip's neurons have no such thing")
     metadata = {"reset": _reset(where, neuron)}
@@ -33,7 +37,9 @@ def snntorch_layer(where: str, module: nn.Module, shape: tuple[int, ...]) -> Lay
         with np.errstate(divide="ignore"):
             tau_syn = 1 / (1 - alpha)
         common["v_reset"] = zero = np.zeros_like(threshold)
-        node: nir.NIRNode = nir.CubaLIF(tau_syn=tau_syn, tau_mem=tau, r=tau, w_in=tau_syn, v_leak=zero, v_threshold=threshold, **common)
+        node: nir.NIRNode = nir.CubaLIF(
+            tau_syn=tau_syn, tau_mem=tau, r=tau, w_in=tau_syn, v_leak=zero, v_threshold=threshold, **common
+        )
     elif (beta == 1).all():
         node = nir.IF(r=np.ones_like(threshold), v_threshold=threshold, **common)
     else:
@@ -47,7 +53,9 @@ def _reset(where: str, neuron: Any) -> str:
     """One of `taaf.export.targets.nir.neurons.RESETS`."""
     how = neuron.reset_mechanism
     if how not in ("zero", "subtract"):
-        raise UnsupportedLayerError(f"{where}: reset_mechanism {how!r}; allowed 'zero' (the chip's), and 'subtract' converted to it")
+        raise UnsupportedLayerError(
+            f"{where}: reset_mechanism {how!r}; allowed 'zero' (the chip's), and 'subtract' converted to it"
+        )
     if how == "subtract":
         return "subtract-next" if neuron.reset_delay else "subtract-snntorch"
     # a Leaky drops its voltage before the next input arrives; the others drop it with that input
@@ -57,7 +65,9 @@ def _reset(where: str, neuron: Any) -> str:
 def _recurrence(where: str, neuron: Any, shape: tuple[int, ...]) -> nir.NIRNode:
     if neuron.all_to_all:
         if not isinstance(neuron.recurrent, nn.Linear):
-            raise UnsupportedLayerError(f"{where}: a recurrent {type(neuron.recurrent).__name__}; allowed linear_features, or one to one")
+            raise UnsupportedLayerError(
+                f"{where}: a recurrent {type(neuron.recurrent).__name__}; allowed linear_features, or one to one"
+            )
         return linear(neuron.recurrent.weight, neuron.recurrent.bias)
     weight = values(neuron.recurrent.V)
     return linear(np.diag(np.broadcast_to(weight, shape or np.atleast_1d(weight).shape)))

@@ -1,5 +1,6 @@
 """Plain torch layers -> NIR nodes with the same values: linear, convolution, flatten, pooling, batch norm; dropout passes on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from taaf.export.targets.nir.modules import BatchNormNode, SpikeMaxPool
 from taaf.models.errors import UnsupportedLayerError
 
 PASSES_ON = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)  # in eval mode
-PLAIN = (nn.Linear, nn.Conv2d, nn.Flatten, nn.AvgPool2d, nn.MaxPool2d, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,52 @@ def plain_layer(where: str, layer: nn.Module) -> Layer | None:
     UnsupportedLayerError
         Naming the setting that has no equivalent.
     """
-    if type(layer) is nn.Linear:
-        return Layer(linear(layer.weight, layer.bias), flat=True)
-    if type(layer) is nn.Conv2d:
-        if layer.padding_mode != "zeros":
-            raise UnsupportedLayerError(f"{where}: Conv2d with padding mode {layer.padding_mode!r}; allowed zeros")
-        bias = np.zeros(layer.out_channels) if layer.bias is None else values(layer.bias)
-        return Layer(nir.Conv2d(None, values(layer.weight), layer.stride, layer.padding, layer.dilation, layer.groups, bias))
-    if type(layer) is nn.Flatten:
-        return Layer(nir.Flatten(None, 0, -1), flat=True)
-    if type(layer) is nn.AvgPool2d:
-        if layer.ceil_mode or layer.divisor_override or (not layer.count_include_pad and np.any(layer.padding)):
-            raise UnsupportedLayerError(
-                f"{where}: AvgPool2d with ceil_mode, divisor_override or count_include_pad=False; allowed none of them"
-            )
-        return Layer(average_pool(layer.kernel_size, layer.stride, layer.padding))
-    if type(layer) is nn.MaxPool2d:
-        if layer.ceil_mode or layer.return_indices or np.any(np.asarray(layer.dilation) != 1):
-            raise UnsupportedLayerError(f"{where}: MaxPool2d with ceil_mode, dilation or indices; allowed none of them")
-        return Layer(spike_max_pool(layer.kernel_size, layer.stride, layer.padding))
-    if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d):
-        return Layer(_batch_norm(where, layer))
-    return None
+    make = _LAYERS.get(type(layer))
+    return None if make is None else make(where, layer)
+
+
+def _conv(where: str, layer: Any) -> Layer:
+    if layer.padding_mode != "zeros":
+        raise UnsupportedLayerError(f"{where}: Conv2d with padding mode {layer.padding_mode!r}; allowed zeros")
+    bias = np.zeros(layer.out_channels) if layer.bias is None else values(layer.bias)
+    return Layer(nir.Conv2d(None, values(layer.weight), layer.stride, layer.padding, layer.dilation, layer.groups, bias))
+
+
+def _average(where: str, layer: Any) -> Layer:
+    if layer.ceil_mode or layer.divisor_override or (not layer.count_include_pad and np.any(layer.padding)):
+        raise UnsupportedLayerError(
+            f"{where}: AvgPool2d with ceil_mode, divisor_override or count_include_pad=False; allowed none of them"
+        )
+    return Layer(average_pool(layer.kernel_size, layer.stride, layer.padding))
+
+
+def _maximum(where: str, layer: Any) -> Layer:
+    if layer.ceil_mode or layer.return_indices or np.any(np.asarray(layer.dilation) != 1):
+        raise UnsupportedLayerError(f"{where}: MaxPool2d with ceil_mode, dilation or indices; allowed none of them")
+    return Layer(spike_max_pool(layer.kernel_size, layer.stride, layer.padding))
+
+
+def _batch_norm(where: str, layer: Any) -> Layer:
+    if layer.running_mean is None:
+        raise UnsupportedLayerError(
+            f"{where}: a batch norm without running statistics depends on the batch; allowed one that tracks them"
+        )
+    if layer.training:
+        raise UnsupportedLayerError(f"{where}: {type(layer).__name__} in training mode; call .eval() on the network")
+    n = layer.num_features
+    gain, offset = (np.full(n, d) if v is None else values(v) for v, d in ((layer.weight, 1.0), (layer.bias, 0.0)))
+    return Layer(BatchNormNode(gain, offset, values(layer.running_mean), values(layer.running_var), float(layer.eps)))
+
+
+_LAYERS: dict[type, Callable[[str, Any], Layer]] = {
+    nn.Linear: lambda where, layer: Layer(linear(layer.weight, layer.bias), flat=True),
+    nn.Conv2d: _conv,
+    nn.Flatten: lambda where, layer: Layer(nir.Flatten(None, 0, -1), flat=True),
+    nn.AvgPool2d: _average,
+    nn.MaxPool2d: _maximum,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+}
 
 
 def linear(weight: Any, bias: Any = None) -> nir.NIRNode:
@@ -81,14 +105,6 @@ def recurrent(lif: nir.NIRNode, w_rec: nir.NIRNode, w_in: nir.NIRNode | None = N
     edges = [("input", "lif")] if w_in is None else [("input", "w_in"), ("w_in", "lif")]
     edges += [("lif", "w_rec"), ("w_rec", "lif"), ("lif", "output")]
     return nir.NIRGraph({**nodes, "output": nir.Output(np.array([1]))}, edges, type_check=False)
-
-
-def _batch_norm(where: str, layer: Any) -> nir.NIRNode:
-    if layer.running_mean is None:
-        raise UnsupportedLayerError(f"{where}: a batch norm without running statistics depends on the batch; allowed one that tracks them")
-    n = layer.num_features
-    gain, offset = (np.full(n, d) if v is None else values(v) for v, d in ((layer.weight, 1.0), (layer.bias, 0.0)))
-    return BatchNormNode(gain, offset, values(layer.running_mean), values(layer.running_var), float(layer.eps))
 
 
 def average_pool(kernel: Any, stride: Any, padding: Any) -> nir.NIRNode:
