@@ -125,6 +125,23 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert_refused(run_command("export", path, "--to", "nir"), 2, "is NIR already")
 
 
+def test_soft_reset_is_said_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The text names the reset that became a hard one, per layer, with the spikes that differ; a readout is named, too."""
+    graph = nir_nets.chain(
+        (12,), nir.Linear(nir_nets.weights(0, 10, 12)), nir_nets.lif(10), nir.Linear(nir_nets.weights(1, 4, 10)),
+        nir.LI(nir_nets.full(4, 4e-3), nir_nets.full(4, 1), nir_nets.full(4, 0)),
+    )  # fmt: skip
+    path = nir_nets.write(tmp_path / "a.nir", graph)
+    assert main([str(path), "--to", "netx", "--reset", "subtract-next", "--out", str(tmp_path / "net")]) == 0
+    shown = capsys.readouterr().out
+    for words in ("a.b: LIF (reset subtract-next) ->", "warning: b: reset subtract-next became a hard reset",
+                  "c (Linear), d (LI) come after and are the host's: a.readout.nir"):  # fmt: skip
+        assert words in shown
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["a.net", "a.readout.nir", "report.json"]
+    (layer,) = json.loads((tmp_path / "net/report.json").read_text())["branches"]["a"]["deviation"]["layers"]
+    assert layer["differing_fraction"] > 0.03
+
+
 def test_silent_network_is_said_to_be_silent(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A wrong time step gives a network that never fires: a warning, not silence."""
     path = nir_nets.write(tmp_path / "a.nir", nir_nets.small())

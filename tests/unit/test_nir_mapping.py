@@ -11,6 +11,7 @@ from snntorch.export_nir import export_to_nir
 from torch import nn
 
 from taaf.export.ptq.float_reference import run_float
+from taaf.export.targets.nir.from_torch import from_snntorch
 from taaf.export.targets.nir.graph import FloatNet
 from taaf.export.targets.nir.read import from_nir, read_nir
 from taaf.models.errors import TaafError, UnsupportedLayerError
@@ -107,6 +108,74 @@ def test_snntorch_file(tmp_path) -> None:  # type: ignore[no-untyped-def]
             wanted.append(net(torch.from_numpy(x[..., step]).float())[0].numpy())
     assert 0.02 < np.mean(wanted) < 0.9
     np.testing.assert_array_equal(run_float(mapped, x).spikes["3"], np.stack(wanted, -1))
+
+
+class _Tutorial(nn.Module):
+    """As snnTorch's tutorials write it: states in the loop, a max pool of spikes, spikes and voltages stacked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        how = {"reset_mechanism": "zero", "threshold": 0.2}
+        self.conv, self.lif1 = nn.Conv2d(1, 4, 5), snntorch.Leaky(beta=torch.linspace(0.6, 0.9, 4)[:, None, None], **how)
+        self.fc, self.lif2 = nn.Linear(16, 10), snntorch.Leaky(beta=0.8, **how)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        spikes, voltages = [], []
+        for step in range(x.size(0)):
+            spk, mem1 = self.lif1(self.conv(x[step]), mem1)
+            spk, mem2 = self.lif2(self.fc(nn.functional.max_pool2d(spk, 3).flatten(1)), mem2)
+            spikes.append(spk)
+            voltages.append(mem2)
+        return torch.stack(spikes), torch.stack(voltages)
+
+
+class _OneStep(nn.Module):
+    """States are arguments, and must be given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(12, 10), snntorch.Leaky(beta=0.9, threshold=0.2, reset_mechanism="zero")
+
+    def forward(self, x: torch.Tensor, mem: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.lif(self.fc(x), mem)
+
+
+def _sequence() -> nn.Module:
+    how = {"init_hidden": True, "reset_mechanism": "zero"}
+    first = snntorch.Leaky(beta=0.9, threshold=0.2, **how)
+    pooled = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), first, nn.AvgPool2d(2))
+    last = snntorch.Synaptic(alpha=0.5, beta=0.8, threshold=0.2, **how, reset_delay=False, output=True)
+    return nn.Sequential(pooled, nn.Flatten(), nn.Dropout(0.2), nn.Linear(36, 5, bias=False), last)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "time_axis"), [(_Tutorial, (1, 10, 10), 0), (_OneStep, (12,), None), (_sequence, (2, 8, 8), None)]
+)
+def test_snntorch_networks(build: type, shape: tuple[int, ...], time_axis: int | None) -> None:
+    """Recorded in one step, run over 24: no spike of any layer differs; the states are put back."""
+    torch.manual_seed(0)
+    module = build().eval()
+    found = from_snntorch(module, torch.zeros(1, *(() if time_axis is None else (1,)), *shape), "net", time_axis=time_axis)
+    assert found.nets["net"].graph.input.shape == shape and found.dt == 1 and found.replay is not None
+    assert found.replay.differing == 0 and 0.02 < found.replay.spikes / found.replay.neuron_steps < 0.9
+    assert all(m.mem.numel() == 0 for m in module.modules() if isinstance(m, snntorch.Leaky | snntorch.Synaptic))
+
+
+@pytest.mark.parametrize(
+    ("neuron", "mention"),
+    [
+        (lambda how: snntorch.Leaky(beta=0.9, inhibition=True, **how), r"net\.1: inhibition is set"),
+        (lambda how: snntorch.Leaky(beta=0.9, **(how | {"reset_mechanism": "none"})), r"net\.1: reset_mechanism 'none'"),
+        (lambda how: snntorch.Lapicque(beta=0.9, **how), r"net\.1: Lapicque is not supported"),
+        (lambda how: snntorch.Leaky(beta=torch.tensor([0.9, 1.0]), **how), r"net\.1: beta of 1 \(no leak\)"),
+    ],
+)
+def test_snntorch_refusals(neuron, mention: str) -> None:  # type: ignore[no-untyped-def]
+    """What the chip's neurons do not do, by name."""
+    module = nn.Sequential(nn.Linear(3, 2), neuron({"init_hidden": True, "reset_mechanism": "zero"}))
+    with pytest.raises(UnsupportedLayerError, match=mention):
+        from_snntorch(module, torch.zeros(1, 3), "net")
 
 
 def test_time_step_that_is_not_in_the_file() -> None:

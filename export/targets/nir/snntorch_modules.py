@@ -29,6 +29,10 @@ def snntorch_layer(where: str, module: nn.Module, shape: tuple[int, ...]) -> Lay
         raise UnsupportedLayerError(f"{where}: {', '.join(found)} is set; the chip's neurons have no such thing")
     metadata = {"reset": _reset(where, neuron)}
     threshold, beta = np.broadcast_arrays(values(neuron.threshold), np.clip(values(neuron.beta), 0, 1))
+    if (beta == 1).any() and (type(neuron) in _SYNAPTIC or (beta < 1).any()):
+        raise UnsupportedLayerError(
+            f"{where}: beta of 1 (no leak) with a current of its own or beside neurons that leak; allowed below 1, or 1 for a whole Leaky"
+        )
     common: dict[str, Any] = {"v_reset": np.zeros_like(threshold), "metadata": metadata}
     with np.errstate(divide="ignore"):
         tau = 1 / (1 - beta)
