@@ -1,5 +1,7 @@
 """Files as sinabs, Rockpool and snnTorch write them, and what NIR graphs of them hold beside a chain of layers."""
 
+import doctest
+
 import nir
 import nir_nets
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from nir_nets import DT, chain, cuba, full, lif, weights
 
 from taaf.export.ptq.float_reference import run_float
-from taaf.export.targets.nir.export import export_nets
+from taaf.export.targets.nir import exporters, read
+from taaf.export.targets.nir.export import export_nets, nir_to_netx
+from taaf.export.targets.nir.exporters import as_rockpool, as_sinabs
 from taaf.export.targets.nir.file import load_nir
 from taaf.export.targets.nir.read import from_nir, read_nir
 from taaf.models.errors import UnsupportedLayerError
@@ -88,6 +92,47 @@ def test_axes_of_batch_and_time(leading: tuple[int, ...]) -> None:
     assert net.graph.input.shape == (12,)
     x = nir_nets.spikes((12,))
     np.testing.assert_array_equal(run_float(net, x).spikes["d"], run_float(plain, x).spikes["d"])
+
+
+def _counts(x: np.ndarray, weight: np.ndarray, alpha: float, beta: float | None, gain: float) -> np.ndarray:
+    """Rockpool's LIFTorch (with beta) or sinabs' LIF in plain loops: several spikes in a step, their thresholds taken off."""
+    v, i, out = np.zeros(len(weight)), np.zeros(len(weight)), np.zeros((len(weight), x.shape[-1]))
+    for t in range(x.shape[-1]):
+        i = weight @ x[:, t] if beta is None else beta * (i + weight @ x[:, t])
+        v = alpha * v + gain * i
+        out[:, t] = np.maximum(np.floor(v), 0)
+        v -= out[:, t]
+    return out
+
+
+def test_what_rockpool_and_sinabs_leave_out(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """Files in their shapes and with their values: with the decays put back, every count equals what the framework runs."""
+    weight, x = weights(0, 9, 12, scale=0.3), nir_nets.spikes((12,), n=2, steps=60)
+    r = full(9, 20 * np.exp(-1 / 20))
+    cell = nir.CubaLIF(
+        tau_syn=full(9, 0.01), tau_mem=full(9, 0.02), r=r, v_leak=full(9, 0), v_threshold=full(9, 1), w_in=full(9, 1)
+    )
+    rockpool = chain((1, 12), nir.Linear(weight), cell)
+    rockpool.nodes["output"] = nir.Output(np.array([1, 1, 9]))
+    tau = np.array(20.0)
+    scalar = nir.LIF(tau=tau, r=np.array(1.0), v_leak=np.array(0.0), v_threshold=np.array(1.0), v_reset=np.array(0.0))
+    sinabs = chain((12,), nir.Affine(8 * weight, full(9, 0)), scalar)
+    alpha = np.exp(-1 / 20)
+    cases = {
+        "rockpool": (as_rockpool(rockpool, DT), DT, (alpha, np.exp(-1 / 10), 1.0)),
+        "sinabs": (as_sinabs(sinabs), 1.0, (alpha, None, 8 * (1 - alpha))),
+    }
+    for name, (graph, dt, values) in cases.items():
+        nir.write(tmp_path / f"{name}.nir", graph, compression=None)
+        found = read_nir(tmp_path / f"{name}.nir")
+        wanted = np.stack([_counts(window.astype(float), weight, *values) for window in x])
+        assert wanted.max() >= 1 and (wanted > 0).mean() > 0.02 and found.dt == dt and found.dt_source == "metadata of the file"
+        np.testing.assert_array_equal(run_float(found.nets[name], x).spikes["b"], wanted, err_msg=name)
+        with pytest.raises(UnsupportedLayerError, match=r"reset by 'subtract-many'.*give --reset subtract-many to convert"):
+            nir_to_netx([tmp_path / f"{name}.nir"], tmp_path / "net", None, None)
+    with pytest.raises(UnsupportedLayerError, match=r"b: tau = 20 is 2e\+04 time steps of 0\.001 s.*sinabs.*--dt 1$"):
+        from_nir(sinabs, "net", DT)
+    assert doctest.testmod(exporters).failed == doctest.testmod(read).failed == 0
 
 
 def test_axes_of_maps() -> None:

@@ -56,6 +56,12 @@ def nir_to_netx(
         Naming the file, node or value; nothing is written then.
     """
     read = [(path, read_nir(path, dt, reset)) for path in paths]
+    for path, found in read if reset is None else []:
+        if soft := [n.reset for net in found.nets.values() for n in net.neurons.values() if n.reset not in (None, "hard")]:
+            raise UnsupportedLayerError(
+                f"{path}: its neurons reset by {soft[0]!r}, and the chip resets to zero, which is another network; train with hard reset, "
+                f"or give --reset {soft[0]} to convert it and have the deviation measured"
+            )
     nets: dict[str, FloatNet] = {}
     for path, found in read:
         if twice := [b for b in found.nets if b in nets]:

@@ -159,7 +159,7 @@ def _mapped(
         if soft and not convert_reset:
             raise UnsupportedLayerError(
                 f"{name}.{soft[0][0]}: its reset is {soft[0][1]!r}; the chip resets to zero in the step of the spike, so it would run "
-                "another network: train with that reset (Norse's reset_value; snnTorch's reset_mechanism='zero', reset_delay=False), or give "
+                "another network: train with that (Norse: reset_value; snnTorch: reset_mechanism='zero', reset_delay=False), or give "
                 "convert_reset=True to convert it and have the deviation measured"
             )
         found = from_nir(_with_output(graph), name, step[0])

@@ -6,7 +6,7 @@ population, e.g. Linear and LI, is computed by the host: see `HostReadout`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -80,7 +80,7 @@ class HostReadout:
         Time step in seconds.
     """
 
-    layers: tuple[tuple[str, nir.NIRNode], ...]
+    layers: tuple[tuple[str, nir.NIRNode], ...] = field(repr=False)
     dt: float
 
     def run(self, spikes: np.ndarray) -> np.ndarray:

@@ -64,6 +64,31 @@ def read_nir(path: Path, dt: float | None = None, reset: str | None = None) -> N
         If the file cannot be read as NIR.
     UnsupportedLayerError, GraphError
         Naming the node that has no exact equivalent or does not fit.
+
+    Notes
+    -----
+    What the exporters write:
+
+    | written by | dt | reset | better |
+    |---|---|---|---|
+    | snnTorch's export_to_nir | found: tau / R = 1e-4 | "subtract-next", its default, or what was chosen | `from_snntorch`, which sees it |
+    | Norse's to_nir(dt=0.001) | 1e-6 | "hard" | `from_norse`: the file lacks the scale of LIFCell's current |
+    | sinabs' to_nir | found for IAF (1 / R = 1), else 1 | "subtract-many" | `taaf.export.targets.nir.exporters.as_sinabs` |
+    | Rockpool's to_nir | that of its modules, 1e-3 | "subtract-many" | `taaf.export.targets.nir.exporters.as_rockpool` |
+    | lava-dl's export | found: tau / R | "hard" | |
+    | ``taaf-export --to nir`` | in the file | in the file | |
+
+    Examples
+    --------
+    >>> import nir, numpy as np, tempfile
+    >>> one = np.ones(4)
+    >>> lif = nir.LIF(tau=4e-3 * one, r=one, v_leak=0 * one, v_threshold=0.4 * one)
+    >>> nodes = {"input": nir.Input(np.array([3])), "w": nir.Linear(np.ones((4, 3))), "lif": lif, "output": nir.Output(np.array([4]))}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nir.write(f"{folder}/digits.nir", nir.NIRGraph(nodes, [("input", "w"), ("w", "lif"), ("lif", "output")]))
+    ...     found = read_nir(Path(folder) / "digits.nir", reset="hard")
+    >>> found.dt_source, found.nets["digits"].graph.nodes["lif"].v_decay
+    ('assumed 0.001 s: the file holds none', 1024)
     """
     graph = load_nir(path)
     try:
