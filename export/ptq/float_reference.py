@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from taaf.export.targets.nir.graph import FloatNet
-from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Pool2d, RecurrentDense, Sum
+from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Pool2d, RecurrentDense, Sum
 from taaf.models.ir.stage import require_spikes
 
 _BLOCK_BYTES = 1 << 27  # of one layer's drive; bounds memory
@@ -57,6 +57,8 @@ def _run_block(net: FloatNet, spikes: np.ndarray) -> FloatTrace:
             trace.spikes[name] = value.reshape(len(value), -1, value.shape[-1])
         elif isinstance(node, Pool2d):
             trace.spikes[name] = _pool(graph, node, trace.spikes[graph.sources(name)[0]])
+        elif isinstance(node, Concat):
+            trace.spikes[name] = np.concatenate([trace.spikes[s] for s in graph.sources(name)], axis=1)
         elif isinstance(node, Lif):
             drive = synaptic_drive(graph, name, trace.spikes)
             recurrent = next((n.weight_rec for n in graph.synapses_of(name) if isinstance(n, RecurrentDense)), None)

@@ -145,6 +145,36 @@ class _Own(nn.Module):
         return z, [s1, s2]
 
 
+class _Shortcut(nn.Module):
+    """Spikes join a current: a residual block with identity shortcut."""
+
+    def __init__(self, wide: int = 4) -> None:
+        super().__init__()
+        self.stem, self.inner, self.out = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(64 * wide, 5)
+        self.lif1, self.lif2, self.lif3 = _box(), _box(), _box()
+
+    def forward(self, x: torch.Tensor, state: list | None = None) -> tuple[torch.Tensor, list]:
+        state = state or [None] * 3
+        h, state[0] = self.lif1(self.stem(x), state[0])
+        g, state[1] = self.lif2(self.inner(h) + h, state[1])
+        z, state[2] = self.lif3(self.out(torch.flatten(g, 1)), state[2])
+        return z, state
+
+
+class _Beside(_Shortcut):
+    """Spikes of two layers beside each other, as in DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+
+    def forward(self, x: torch.Tensor, state: list | None = None) -> tuple[torch.Tensor, list]:
+        state = state or [None] * 3
+        h, state[0] = self.lif1(self.stem(x), state[0])
+        g, state[1] = self.lif2(self.inner(h), state[1])
+        z, state[2] = self.lif3(self.out(torch.cat([g, h], 1).flatten(1)), state[2])
+        return z, state
+
+
 class _Loop(_Own):
     """A forward that loops over time, indexes its input and stacks what comes out."""
 
@@ -221,6 +251,7 @@ NETWORKS = {
         norse.Lift(nn.Conv2d(1, 4, 3, bias=False)), norse.LIF(_current(0.02)), nn.Flatten(2), nn.Linear(144, 3, bias=False),
         norse.LIF(_current(0.02)),
     ]),
+    "identity shortcut": (MAPS, None, lambda: [_Shortcut()]), "dense block": (MAPS, None, lambda: [_Beside()]),
     "own forward": (MAPS, None, lambda: [_Own()]), "own loop": (MAPS, 0, lambda: [_Loop()]),
 }  # fmt: skip
 

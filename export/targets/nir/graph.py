@@ -17,7 +17,7 @@ from taaf.export.limits import CONV_FIELD_MAX
 from taaf.export.passes import fold_batch_norm
 from taaf.export.targets.nir.axes import flattens_all, input_shape
 from taaf.export.targets.nir.file import text
-from taaf.export.targets.nir.modules import BatchNormNode, SpikeMaxPool
+from taaf.export.targets.nir.modules import BatchNormNode, ConcatNode, SpikeMaxPool
 from taaf.export.targets.nir.neurons import NEURONS, Neurons, array, map_neurons
 from taaf.export.targets.nir.parts import Edges, HostReadout, split_readout
 from taaf.models import ir
@@ -58,7 +58,7 @@ def float_net(
     """
     nodes, edges, readout = split_readout(nodes, edges, name, dt)
     builder = _Builder(nodes, edges, name, prefix)
-    built = fold_batch_norm(_pools_of_neurons(builder.build()))
+    built = fold_batch_norm(_pools_of_neurons(_with_weights(builder.build())))
     _require_layers(built)
     replaced: dict[str, ir.Node | None] = {}
     neurons: dict[str, Neurons] = {}
@@ -72,6 +72,20 @@ def float_net(
             replaced[node.name] = _scaled(f"{name}.{node.name}", node, mapped, first)
             first = False
     return FloatNet(built.rebuilt(replaced), neurons, readout)
+
+
+def _with_weights(graph: ir.Graph) -> ir.Graph:
+    """Spikes that join currents (an identity shortcut) get weights of 1, one to one."""
+    nodes, edges = list(graph.nodes.values()), list(graph.edges)
+    for i, (source, target) in enumerate(graph.edges):
+        if isinstance(graph.nodes[target], ir.Sum) and isinstance(graph.nodes[source], _GIVES_SPIKES):
+            n, name = graph.shapes[source][0], f"{source}_to_{target}"
+            flat = len(graph.shapes[source]) == 1
+            identity = ir.Dense(name, np.eye(n)) if flat else ir.Conv2d(name, np.eye(n)[:, :, None, None])
+            nodes.insert(nodes.index(graph.nodes[target]), identity)
+            edges[i] = (name, target)
+            edges.append((source, name))
+    return ir.Graph(graph.name, nodes, edges) if len(nodes) > len(graph.nodes) else graph
 
 
 def _pools_of_neurons(graph: ir.Graph) -> ir.Graph:
@@ -92,13 +106,12 @@ def _pools_of_neurons(graph: ir.Graph) -> ir.Graph:
 
 def _require_layers(graph: ir.Graph) -> None:
     """Synapses and flattening take spikes, neurons and joins take currents: all violations in one error."""
-    takes_spikes = (ir.Conv2d, ir.Dense, ir.Flatten, ir.Pool2d)
-    gives_spikes = (ir.Input, ir.Lif, ir.Flatten, ir.Pool2d)
+    takes_spikes = (ir.Conv2d, ir.Dense, ir.Flatten, ir.Pool2d, ir.Concat)
     problems = [
         f"{graph.name}.{source} -> {graph.name}.{target}: "
         + ("currents where spikes are taken; put spiking neurons between" if wants else "spikes without weights; put a synapse between")
         for source, target in graph.edges
-        if (wants := isinstance(graph.nodes[target], takes_spikes)) != isinstance(graph.nodes[source], gives_spikes)
+        if (wants := isinstance(graph.nodes[target], takes_spikes)) != isinstance(graph.nodes[source], _GIVES_SPIKES)
     ]  # fmt: skip
     if problems:
         raise UnsupportedLayerError("; ".join(problems))
@@ -151,7 +164,7 @@ class _Builder:
                 join = text(node.metadata.get("sum", f"{called}_sum"))
                 out.append(ir.Sum(join))
                 edges += [(self.rename(s), join) for s in sources] + [(join, called)]
-            elif len(sources) > 1:
+            elif len(sources) > 1 and not isinstance(node, ConcatNode):
                 raise self.refuse(name, f"fed by {', '.join(sources)}; only currents into neurons can be added")
             else:
                 edges += [(self.rename(s), called) for s in sources]
@@ -213,8 +226,8 @@ class _Builder:
             return ir.Input(called, input_shape(f"{self.name}.{called}", node, fed))
         if isinstance(node, _SYNAPSES):
             return self._synapse(name, node, recurrent)
-        if isinstance(node, nir.Scale | BatchNormNode):
-            return self._norm(name, node)
+        if isinstance(node, nir.Scale | BatchNormNode | ConcatNode):
+            return ir.Concat(called) if isinstance(node, ConcatNode) else self._norm(name, node)
         if isinstance(node, nir.Flatten):
             if not flattens_all(node):
                 raise self.refuse(name, f"flattens dimensions {node.start_dim}..{node.end_dim}; allowed all of them (0..-1)")
@@ -286,8 +299,9 @@ class _Builder:
         return ir.BatchNorm(self.rename(name), rows[:, 0].copy(), zero, zero, np.ones(n), 0.0)
 
 
+_GIVES_SPIKES = (ir.Input, ir.Lif, ir.Flatten, ir.Pool2d, ir.Concat)
 _SIMPLE = (nir.Flatten, nir.Scale, nir.SumPool2d, nir.AvgPool2d)
-_OWN = (BatchNormNode, SpikeMaxPool)
+_OWN = (BatchNormNode, SpikeMaxPool, ConcatNode)
 _ALLOWED = [k.__name__ for k in (nir.Input, nir.Output, *_SYNAPSES, *_SIMPLE, *NEURONS)]
 
 

@@ -31,3 +31,11 @@ class SpikeMaxPool(nir.NIRNode):
 
     def __post_init__(self) -> None:
         self.input_type, self.output_type = {"input": None}, {"output": None}
+
+
+@dataclass(eq=False)
+class ConcatNode(nir.NIRNode):
+    """Spikes beside each other along the channels, in the order of the edges."""
+
+    def __post_init__(self) -> None:
+        self.input_type, self.output_type = {"input": None}, {"output": None}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from taaf.export.targets.nir.modules import ConcatNode
 from taaf.export.targets.nir.torch_layers import average_pool, spike_max_pool
 from taaf.models.errors import UnsupportedLayerError
 
@@ -90,6 +91,8 @@ class CallRecorder(TorchFunctionMode):
             result = list(result)
             self._layout(called, lambda x: list(func(x)), args, kwargs, used[0], result)
             return iter(result)
+        if called == "__setitem__":
+            raise self.refuse("a recorded value is written into a tensor; collect values in a list and torch.stack them")
         if called in _ABOUT or called in _NEW or not list(tensors(result)):
             if (result is None or isinstance(result, bool | int | float)) and called not in (*_ABOUT, "__get__"):
                 raise self.refuse(
@@ -103,11 +106,14 @@ class CallRecorder(TorchFunctionMode):
             self.put(result, self.values[id(used[0])].nodes, self.values[id(used[0])].shape)
         elif called in ("max_pool2d", "avg_pool2d"):
             self._pool(called, used[0], result, args, kwargs)
+        elif called in ("cat", "concat") and len(used) > 1:
+            self._concatenate(called, used, result, args, kwargs)
         elif called in _LAYOUT and len(used) == 1:
             self._layout(called, func, args, kwargs, used[0], result)
         else:
             raise self.refuse(
-                f"{called} of a recorded value is not supported; allowed layers, sums of currents, flattening, pooling of spikes"
+                f"{called} of a recorded value is not supported; allowed layers, sums of currents, flattening, concatenation, pooling of "
+                "spikes; return the spikes themselves, counts and decisions are the host's"
             )
         return result
 
@@ -131,6 +137,21 @@ class CallRecorder(TorchFunctionMode):
         self.add(name, make(kernel, stride, padding), came)
         self.put(result, (name,), features(result))
 
+    def _concatenate(self, called: str, used: list[torch.Tensor], result: torch.Tensor, args: Any, kwargs: Any) -> None:
+        parts = [self.values[id(t)] for t in used]
+        axes = {len(p.shape) for p in parts if p.shape is not None and len(p.nodes) == 1}
+        dim = int(_argument(args, kwargs, 1, "dim", 0))
+        dim = dim if dim < 0 else dim - result.ndim
+        whole = sum(t.numel() for t in used) == result.numel() and all(p.shape is not None and len(p.nodes) == 1 for p in parts)
+        if not whole or axes != {-dim}:
+            raise self.refuse(
+                f"{called} along axis {dim}; allowed of single values along their channels (-3 of maps, -1 of flat ones)"
+            )
+        name = next(f"cat_{i}" for i in range(len(self.nodes) + 1) if f"cat_{i}" not in self.nodes)
+        self.nodes[name] = ConcatNode()
+        self.edges += [(part.nodes[0], name) for part in parts]
+        self.put(result, (name,), tuple(result.shape[dim:]))
+
     def _layout(self, called: str, func: Any, args: Any, kwargs: Any, x: torch.Tensor, result: Any) -> None:
         came = self.values[id(x)]
         numbers = torch.arange(x.numel(), dtype=torch.float64).reshape(x.shape)
@@ -149,7 +170,11 @@ class CallRecorder(TorchFunctionMode):
         shape = tuple(new.shape)
         if came.shape is None or shape[-len(came.shape) :] == came.shape:
             self.put(new, came.nodes, came.shape)
-        elif shape and shape[-1] == int(np.prod(came.shape)) and len(came.nodes) == 1:
+        elif len(came.nodes) > 1:
+            raise self.refuse(
+                f"{called} of a sum of {', '.join(came.nodes)}; allowed sums of currents that go straight into neurons"
+            )
+        elif shape and shape[-1] == int(np.prod(came.shape)):
             name = f"{came.nodes[0]}_flat"
             if name not in self.nodes:
                 self.add(name, nir.Flatten({"input": np.array(came.shape)}, 0, -1), came)
