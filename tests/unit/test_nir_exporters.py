@@ -13,6 +13,7 @@ from taaf.export.targets.nir import exporters, read
 from taaf.export.targets.nir.export import export_nets, nir_to_netx
 from taaf.export.targets.nir.exporters import as_rockpool, as_sinabs
 from taaf.export.targets.nir.file import load_nir
+from taaf.export.targets.nir.graph import FloatNet
 from taaf.export.targets.nir.read import from_nir, read_nir
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.ir import Conv2d, Lif
@@ -233,3 +234,35 @@ def test_pools_around_neurons() -> None:
         np.testing.assert_array_equal(spikes["e"][:, :, 0, 0, t], v > 0.4)
         v[v > 0.4] = 0
     assert 0.1 < spikes["b"].mean() < 0.9 and 0.02 < spikes["e"].mean() < 0.9
+
+
+def test_synapses_of_the_same_spikes_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 3x3 and a 1x1 convolution (padded by 1 and 0), two Linear layers: one each, and no spike changes; other pixels stay apart."""
+
+    def conv(seed: int, k: int, padding: int) -> nir.Conv2d:
+        return nir.Conv2d(None, weights(seed, 4, 2, k, k, scale=0.3), 1, padding, 1, 1, 0.1 * weights(seed + 9, 4))
+
+    def build(shortcut: nir.Conv2d) -> FloatNet:
+        graph = chain(
+            (2, 6, 6),
+            conv(0, 3, 1),
+            lif((4, 6, 6)),
+            nir.Flatten(None, 0, -1),
+            nir.Linear(weights(2, 5, 144, scale=0.1)),
+            lif(5),
+        )
+        graph.nodes |= {"short": shortcut, "beside": nir.Affine(weights(3, 5, 144, scale=0.1), full(5, 0.1))}
+        graph.edges += [("input", "short"), ("short", "b"), ("c", "beside"), ("beside", "e")]
+        return from_nir(graph, "net", DT).nets["net"]
+
+    x, merged = nir_nets.spikes((2, 6, 6), n=2, steps=30), build(conv(1, 1, 0))
+    assert list(merged.graph.nodes) == ["input", "a", "b", "c", "d", "e"]
+    assert [
+        len(build(c).graph.nodes) for c in (conv(1, 5, 2), nir.Conv2d(None, weights(1, 4, 2, 3, 3), 1, 2, 2, 1, np.zeros(4)))
+    ] == [6, 8]
+    found = run_float(merged, x).spikes
+    monkeypatch.setattr("taaf.export.targets.nir.graph.one_synapse_each", lambda graph: graph)
+    wanted = run_float(build(conv(1, 1, 0)), x).spikes
+    for name in "be":
+        assert 0.02 < wanted[name].mean() < 0.9
+        np.testing.assert_array_equal(found[name], wanted[name])

@@ -145,7 +145,7 @@ def _branch(net: FloatNet, spikes: np.ndarray, labels: np.ndarray | None, stage:
             "windows": "one per run (recurrent spikes would leak into the next)" if recurrent else "back to back",
             "reset_interval": "steps of a window", "reset_offset": 1, "output_delay": len(chain.lifs()),
         },
-        "mapping": [net.neurons[lif.name].mapping(f"{name}.{lif.name}") for lif in integer.lifs()],
+        "mapping": [net.neurons[lif.name].mapping(f"{name}.{lif.name}") for lif in net.graph.lifs()],
         "quantisation": [asdict(choice) for choice in choices],
         "deviation": deviation, "exact_windows": checked,
         "compiler": [line for line in lines.lines if not line.startswith("quantise")],  # clipping: see quantisation

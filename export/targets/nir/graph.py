@@ -17,6 +17,7 @@ from taaf.export.limits import CONV_FIELD_MAX
 from taaf.export.passes import fold_batch_norm
 from taaf.export.targets.nir.axes import flattens_all, input_shape
 from taaf.export.targets.nir.file import text
+from taaf.export.targets.nir.joins import GIVES_SPIKES, one_synapse_each, with_weights
 from taaf.export.targets.nir.modules import BatchNormNode, ConcatNode, SpikeMaxPool
 from taaf.export.targets.nir.neurons import NEURONS, Neurons, array, map_neurons
 from taaf.export.targets.nir.parts import Edges, HostReadout, split_readout
@@ -58,7 +59,9 @@ def float_net(
     """
     nodes, edges, readout = split_readout(nodes, edges, name, dt)
     builder = _Builder(nodes, edges, name, prefix)
-    built = fold_batch_norm(_pools_of_neurons(_with_weights(builder.build())))
+    built = fold_batch_norm(_pools_of_neurons(with_weights(builder.build())))
+    if not any("v_th_mant" in node.metadata for node in builder.neurons.values()):  # our own files stay as they are
+        built = one_synapse_each(built)
     _require_layers(built)
     replaced: dict[str, ir.Node | None] = {}
     neurons: dict[str, Neurons] = {}
@@ -72,20 +75,6 @@ def float_net(
             replaced[node.name] = _scaled(f"{name}.{node.name}", node, mapped, first)
             first = False
     return FloatNet(built.rebuilt(replaced), neurons, readout)
-
-
-def _with_weights(graph: ir.Graph) -> ir.Graph:
-    """Spikes that join currents (an identity shortcut) get weights of 1, one to one."""
-    nodes, edges = list(graph.nodes.values()), list(graph.edges)
-    for i, (source, target) in enumerate(graph.edges):
-        if isinstance(graph.nodes[target], ir.Sum) and isinstance(graph.nodes[source], _GIVES_SPIKES):
-            n, name = graph.shapes[source][0], f"{source}_to_{target}"
-            flat = len(graph.shapes[source]) == 1
-            identity = ir.Dense(name, np.eye(n)) if flat else ir.Conv2d(name, np.eye(n)[:, :, None, None])
-            nodes.insert(nodes.index(graph.nodes[target]), identity)
-            edges[i] = (name, target)
-            edges.append((source, name))
-    return ir.Graph(graph.name, nodes, edges) if len(nodes) > len(graph.nodes) else graph
 
 
 def _pools_of_neurons(graph: ir.Graph) -> ir.Graph:
@@ -111,7 +100,7 @@ def _require_layers(graph: ir.Graph) -> None:
         f"{graph.name}.{source} -> {graph.name}.{target}: "
         + ("currents where spikes are taken; put spiking neurons between" if wants else "spikes without weights; put a synapse between")
         for source, target in graph.edges
-        if (wants := isinstance(graph.nodes[target], takes_spikes)) != isinstance(graph.nodes[source], _GIVES_SPIKES)
+        if (wants := isinstance(graph.nodes[target], takes_spikes)) != isinstance(graph.nodes[source], GIVES_SPIKES)
     ]  # fmt: skip
     if problems:
         raise UnsupportedLayerError("; ".join(problems))
@@ -299,7 +288,6 @@ class _Builder:
         return ir.BatchNorm(self.rename(name), rows[:, 0].copy(), zero, zero, np.ones(n), 0.0)
 
 
-_GIVES_SPIKES = (ir.Input, ir.Lif, ir.Flatten, ir.Pool2d, ir.Concat)
 _SIMPLE = (nir.Flatten, nir.Scale, nir.SumPool2d, nir.AvgPool2d)
 _OWN = (BatchNormNode, SpikeMaxPool, ConcatNode)
 _ALLOWED = [k.__name__ for k in (nir.Input, nir.Output, *_SYNAPSES, *_SIMPLE, *NEURONS)]
