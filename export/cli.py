@@ -93,7 +93,15 @@ def build_parser() -> argparse.ArgumentParser:
     mapper.add_argument("--chips", type=positive, metavar="N", help="chips it may take (default 1)")
     source = parser.add_argument_group("from NIR")
     source.add_argument("--second", type=Path, metavar="NIR", help="NIR file of the second branch")
-    source.add_argument("--dt", type=float, metavar="S", help="time step in seconds, which NIR does not hold (snnTorch: 1e-4)")
+    source.add_argument(
+        "--dt", type=float, metavar="S", help="time step in seconds, which NIR does not hold (snnTorch 1e-4, sinabs 1)"
+    )
+    source.add_argument(
+        "--reset", choices=["hard", "subtract", "subtract-next", "subtract-many", "subtract-snntorch", "zero-next"],
+        help="how the network's neurons reset, which NIR does not hold: hard (Norse, lava-dl, snnTorch's 'zero'), subtract-next "
+        "(snnTorch's default), subtract-many (default of sinabs and Rockpool), or a rarer one; all but hard become the chip's "
+        "hard reset, and the deviation from the network as it was is measured. Needed for files that do not say it",
+    )  # fmt: skip
     source.add_argument(
         "--calibrate", type=Path, metavar="NPZ",
         help="windows of spikes: an array (N, *input shape, T) per branch, or 'inputs', and optionally 'labels' "
@@ -121,7 +129,9 @@ def _work(args: argparse.Namespace) -> int:
     if args.chips is not None:
         raise ConfigError("--chips: only with --fit")
     from_nir = args.model.suffix == ".nir"
-    for option, value in (("--second", args.second), ("--dt", args.dt), ("--calibrate", args.calibrate)):
+    for option, value in (
+        ("--second", args.second), ("--dt", args.dt), ("--reset", args.reset), ("--calibrate", args.calibrate),
+    ):  # fmt: skip
         if value is not None and not from_nir:
             raise ConfigError(f"{option}: needs a .nir file, not {args.model}")
     if args.verify_lava and (from_nir or args.to != "netx"):
@@ -154,13 +164,9 @@ def _own(args: argparse.Namespace) -> int:
 
 def _fit(args: argparse.Namespace) -> int:
     other = {
-        "--to": args.to,
-        "--root": args.root,
-        "--cache": args.cache,
-        "--second": args.second,
-        "--dt": args.dt,
-        "--calibrate": args.calibrate,
-    }
+        "--to": args.to, "--root": args.root, "--cache": args.cache, "--second": args.second, "--dt": args.dt,
+        "--reset": args.reset, "--calibrate": args.calibrate,
+    }  # fmt: skip
     given = [option for option, value in other.items() if value is not None]
     if given or args.verify_lava or args.allow_saturation:
         named = ", ".join(given) or ("--verify-lava" if args.verify_lava else "--allow-saturation")

@@ -31,7 +31,7 @@ class Fault:
 
 
 FAULTS = (
-    Fault("NIR: tau of the membrane off by one step", "export/targets/nir/neurons.py", "k = dt / tau if", "k = dt / (tau + dt) if",
+    Fault("NIR: tau of the membrane off by one step", "export/targets/nir/neurons.py", "dt / tau, np.inf)", "dt / (tau + dt), np.inf)",
           "tests/unit/test_nir_mapping.py::test_decays_and_gains_in_closed_form"),
     Fault("NIR: Norse's synapse read as its membrane", "export/targets/nir/neurons.py", 'k_syn = leak("tau_syn")',
           'k_syn = leak("tau_mem")',
