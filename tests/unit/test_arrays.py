@@ -135,7 +135,8 @@ def test_arrays_that_do_not_fit(case: str, write: Callable[[Path, dict[str, Any]
 @pytest.mark.parametrize(
     ("name", "content", "mention"),
     [
-        ("x.npz", None, "no such file"), ("x.npz", b"hello", "allowed .npz, .h5 or a folder of .npy"), ("x.h5", b"hello", "cannot be read as arrays"),
+        ("x.npz", None, "no such file"), ("x.npz", b"hello", "allowed .npz, .h5 or a folder of .npy"),
+        ("x.h5", b"hello", "cannot be read as arrays"),
         ("x", "folder", "a folder without .npy files"), ("x.npz", "objects", "expected numbers or short texts"),
     ],
 )  # fmt: skip

@@ -28,8 +28,10 @@ RENAMED = {
     "branches.visual.blocks.0.conv1.weight": "branches.visual.block1_conv1.weight",
     "branches.visual.blocks.7.shortcut.running_var": "branches.visual.block8_shortcut.running_var",
     "branches.audio.blocks.3.lif2.neuron.voltage_decay": "branches.audio.block4_lif2.neuron.voltage_decay",
-    "branches.event.convs.0.gain": "branches.event.conv1.gain", "branches.event.lifs.3.neuron.current_decay": "branches.event.conv4_lif.neuron.current_decay",
-    "branches.event.position.weight": "branches.event.position.weight", "branches.event.position_lif.neuron.current_decay": "branches.event.tokens_lif.neuron.current_decay",
+    "branches.event.convs.0.gain": "branches.event.conv1.gain",
+    "branches.event.lifs.3.neuron.current_decay": "branches.event.conv4_lif.neuron.current_decay",
+    "branches.event.position.weight": "branches.event.position.weight",
+    "branches.event.position_lif.neuron.current_decay": "branches.event.tokens_lif.neuron.current_decay",
     "branches.event.stem.weight": "branches.event.stem.weight", "head.weights.query": "head.weights.query",
     "head.projections.event_mlp1.weight": "head.projections.event_mlp1.weight",
 }  # fmt: skip
@@ -64,7 +66,7 @@ def _old_name(name: str) -> str:
     if room != "branches":
         return name
     modality, layer, *part = rest.split(".")
-    if layer.startswith("block") and "_" in layer and layer != "block1_lif" and layer != "block2_lif":
+    if layer.startswith("block") and "_" in layer and layer not in {"block1_lif", "block2_lif"}:
         number, inner = layer.removeprefix("block").split("_")
         layer = f"blocks.{int(number) - 1}.{inner}"
     elif layer.startswith("conv") and layer[4].isdigit():
@@ -119,10 +121,13 @@ def test_the_shipped_checkpoints(name: str, config: str) -> None:
 @pytest.mark.parametrize(
     ("model", "mention"),
     [
-        ({"feature": 3}, r"unknown keys \['feature'\]"), ({"features": "x"}, "features .*expected int"), ({"features": True}, "expected int"),
-        ({"first_branch": "lstm"}, "branch kind 'lstm' unknown"), ({"frame_scale": 24, **{k: v for k, v in RESNET.items()}}, "powers of two"),
+        ({"feature": 3}, r"unknown keys \['feature'\]"), ({"features": "x"}, "features .*expected int"),
+        ({"features": True}, "expected int"),
+        ({"first_branch": "lstm"}, "branch kind 'lstm' unknown"),
+        ({"frame_scale": 24, **RESNET}, "powers of two"),
         ({"fusion": "sums"}, "did you mean 'sum'"), ({"first_name": "../x", "first_branch": "conv"}, "the name has to be"),
-        ({"event_steps": 10**5}, "allowed 0 to 1024"), ({"audio_levels": 0, "audio_branch": "sps"}, "shape"), ("x", "not a checkpoint of version 2|unknown keys"),
+        ({"event_steps": 10**5}, "allowed 0 to 1024"), ({"audio_levels": 0, "audio_branch": "sps"}, "shape"),
+        ("x", "not a checkpoint of version 2|unknown keys"),
         ({"residual_alpha": float("inf"), **SCMRL}, "residual_alpha.*must be finite"),
     ],
 )  # fmt: skip
