@@ -82,8 +82,6 @@ def _of_file(bundle: Bundle, path: Path) -> Windows:
     for m, spec in bundle.specs().items():
         x = inputs[m]
         if spec.scale:
-            if not np.isfinite(x).all():
-                raise DataError(f"{path}: {m} holds values that are NaN or infinite; correct them")
             found[m] = x if x.dtype == np.int8 else to_levels(x, spec.scale)
         elif not ((x == 0) | (x == 1)).all():
             raise DataError(f"{path}: {m} holds values other than 0 and 1; this branch takes spikes")

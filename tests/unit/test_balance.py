@@ -76,6 +76,31 @@ def test_loss_scaling_strategies(name: str, active: bool) -> None:
     assert watched["rho_event"].item() == pytest.approx(rho) and watched["rho_audio"].item() == pytest.approx(1 / rho)
 
 
+@pytest.mark.parametrize("names", [("a",), ("a", "b"), ("a", "b", "c")])
+def test_any_number_of_modalities(names: tuple[str, ...]) -> None:
+    """rho_m = s_m / mean of the others' s; k_m = 1 - tanh(a rho_m) where rho_m > 1; one alone has rho = k = 1.
+
+    Seen failing with the mean over all modalities, oneself included.
+    """
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, C, N)
+    logits = {u: rng.normal(size=(N, T, C)) for u in ("fused", *names)}
+    for strength, m in enumerate(names):
+        logits[m][np.arange(N), :, labels] += strength
+    alpha = {u: _softmax(rng.normal(size=(N, T))) for u in logits}
+    output = StepOutputs(*({u: torch.tensor(x) for u, x in d.items()} for d in (logits, alpha)))
+    found, watched = _strategy("taaf").loss(None, None, output, torch.tensor(labels))
+    s = {m: _softmax(logits[m].mean(1))[np.arange(N), labels].sum() for m in names}
+    rho = {m: s[m] / np.mean([s[n] for n in names if n != m] or [s[m]]) for m in names}
+    k = {m: 1 - np.tanh(0.6 * rho[m]) if rho[m] > 1 else 1.0 for m in names}
+    assert len(names) == 1 or min(rho.values()) < 1 < max(rho.values())
+    for m in names:
+        assert watched[f"rho_{m}"].item() == pytest.approx(rho[m], abs=1e-12)
+        assert watched[f"k_{m}"].item() == pytest.approx(k[m], abs=1e-12)
+    losses = {u: _loss(output, labels, u, uniform=False) for u in logits}
+    assert found.item() == pytest.approx(losses["fused"] + 0.7 * sum(k[m] * losses[m] for m in names), abs=1e-12)
+
+
 def test_readings_of_alpha() -> None:
     """Batch-mean weights, detached weights, entropy floor."""
     output, labels = _case()

@@ -83,6 +83,10 @@ CHANGES: dict[str, tuple[Callable[[Path, dict[str, Any]], Any], str]] = {
         lambda _, m: m["head"]["inputs"].update(x={"shape": [6], "steps": 3}),
         "align_x_weight, align_x_bias missing",
     ),
+    "wrong steps": (
+        lambda _, m: m["branches"]["audio"].update(input_steps=2),
+        "head reads another number of audio steps than 2",
+    ),
     "other names": (lambda _, m: _renamed(m, "visual", "sight"), "features_sight"),
 }
 

@@ -59,8 +59,11 @@ def test_refusals(table: dict[str, Any], mention: str) -> None:
     assert len(str(error.value)) < 250 and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("edges", [{"levels": 0}, {"levels": 1}, {"levels": 64}, {"alpha": 1 / 64}, {"drop": 1.0}, {"drop": 0}, {"rate": 1e9},
-                                   {"channels": 65536}, {"halvings": 4}, {"warm": 65536}, {"kernels": []}])  # fmt: skip
+@pytest.mark.parametrize(
+    "edges",
+    [{"levels": 0}, {"levels": 1}, {"levels": 64}, {"alpha": 1 / 64}, {"drop": 1.0}, {"drop": 0}, {"rate": 1e9}, {"channels": 65536},
+     {"halvings": 4}, {"warm": 65536}, {"kernels": []}],
+)  # fmt: skip
 def test_ends_of_ranges_are_allowed(edges: dict[str, Any]) -> None:
     ((key, value),) = edges.items()
     assert read_settings(wire, edges, "t")[key] == (tuple(value) if isinstance(value, list) else value)

@@ -16,6 +16,7 @@ import numpy as np
 
 from taaf.models.errors import DataError, did_you_mean
 from taaf.models.files.npz import read_npy, read_npz
+from taaf.models.heads import MAX_CLASSES
 from taaf.training.data import InMemory
 
 MAX_BYTES = 1 << 33
@@ -75,16 +76,28 @@ def read_windows(path: Path, modalities: Sequence[str]) -> tuple[dict[str, np.nd
     for m, x in inputs.items():
         if x.ndim < 3 or 0 in x.shape or x.dtype.kind not in "buif":
             raise DataError(f"{path}: {m} is {x.dtype} {x.shape}; allowed numbers (windows, *shape, steps)")
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise DataError(f"{path}: {m} holds values that are NaN or infinite; correct them")
     counts = {m: len(x) for m, x in inputs.items()}
     labels = arrays.get("labels")
     if labels is not None:
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
-            raise DataError(f"{path}: labels is {labels.dtype} {labels.shape}; allowed whole numbers (windows,) from 0 on")
+        whole = labels.ndim == 1 and labels.dtype.kind in "iu"
+        if not whole or labels.min(initial=0) < 0 or labels.max(initial=0) >= MAX_CLASSES:
+            raise DataError(
+                f"{path}: labels is {labels.dtype} {labels.shape}; allowed whole numbers (windows,) from 0 to {MAX_CLASSES - 1}"
+            )
         counts["labels"] = len(labels)
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: {', '.join(f'{m} has {n} windows' for m, n in counts.items())}; they must be as many")
-    names = [str(n) for n in arrays["names"]] if "names" in arrays else []
-    return inputs, None if labels is None else labels.astype(np.int64), names
+    return inputs, None if labels is None else labels.astype(np.int64), _names(path, arrays.get("names"))
+
+
+def _names(path: Path, names: np.ndarray | None) -> list[str]:
+    if names is None:
+        return []
+    if names.ndim != 1:
+        raise DataError(f"{path}: names is {names.dtype} {names.shape}; allowed one text per class, (classes,)")
+    return [n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in names]  # bytes: HDF5's
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
