@@ -108,7 +108,7 @@ def _conv_of_pooled(graph: Graph, conv: Conv2d, pool: Pool2d, shape: Shape) -> C
     for size, k, m, p, padding in zip(shape[1:], pool.kernel, pool.step, pool.padding, conv.padding, strict=True):
         # a padded tap reads pooled pixels that do not exist: their windows must not reach the map
         rest = (size + 2 * p - k) % m
-        if padding and (k > m + p or rest > m + p - k):
+        if padding and rest > m + p - k:
             raise _refused(
                 graph, pool, f"{k} every {m} of {size} pixels in front of {conv.name}, which pads the pooled map: windows at its "
                 "border reach back into the map; use windows that do not overlap and a size they divide, or no padding"

@@ -94,6 +94,20 @@ def test_lava(case: str) -> None:
     assert any((leaking[name][1:] != value[1:]).any() for name, value in exact.items())
 
 
+@pytest.mark.parametrize(("lif", "n_sync"), [(Lif("l", 4096, 0, 5000, np.array([3000])), 13), (Lif("l", 100, 0, 900), 4)])
+def test_neurons_at_the_edge(lif: Lif, n_sync: int) -> None:
+    """A bias about to lift a neuron over its threshold, a current that stays: silenced all the same.
+
+    Seen failing: with v_max, or u_max, left out.
+    """
+    layer = RecurrentDense("rec", np.array([[100]], np.int32), None, np.array([[50]], np.int32))
+    guarded = with_guard(chain_of(Input("input", (1,)), layer, lif), 7)
+    assert guarded.n_sync == n_sync
+    window = guarded.stream(np.ones((1, 1, 7), np.uint8))
+    found = Engine(guarded.chain).run(np.concatenate([window[..., 1:], window[..., :1]], axis=-1)).spikes["l"]
+    assert found[..., :7].any() and not found[..., 7:].any()
+
+
 def test_nothing_to_guard() -> None:
     graph = chain_of(Input("input", (3,)), Dense("a", np.full((2, 3), 40, np.int32)), Lif("l"))
     guarded = with_guard(graph, 5)
