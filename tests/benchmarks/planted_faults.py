@@ -68,8 +68,8 @@ FAULTS = (
           "tests/unit/test_intervals.py"),
     Fault("life after Lava: Lava imported at the top", "export/targets/netx/read.py", "import h5py\n", "import h5py\nimport lava.lib\n",
           "tests/unit/test_without_lava.py"),
-    Fault("compiler: relays above the kernel's centre", "export/passes/maps.py", "columns, at, identity", "columns, (at[0] - 1, at[1]), identity",
-          "tests/conformance/test_three_way.py"),
+    Fault("compiler: relays above the kernel's centre", "export/passes/maps.py", "columns, at, identity",
+          "columns, (at[0] - 1, at[1]), identity", "tests/conformance/test_three_way.py"),
 )  # fmt: skip
 
 
