@@ -50,13 +50,16 @@ def integer_graphs(path: Path) -> tuple[dict[str, Graph], str, dict[str, dict[st
     from taaf.export.frontend import float_graphs
     from taaf.export.passes import CompileReport, compile_graph
     from taaf.models.checkpoint import load_model
+    from taaf.models.ir import Concat
 
     model, _ = load_model(path)
     report = CompileReport()
     compiled = {name: compile_graph(graph, saturate=True, report=report) for name, graph in float_graphs(model).items()}
     n = sum(report.relays.values())
     without = "without relays (both synapse groups of a join on one neuron: exact here, but not stock NetX)"
-    others = {without: {name: joined for name, (joined, _) in compiled.items()}} if n else {}
+    joins = {name: joined for name, (joined, _) in compiled.items()}
+    beside = any(isinstance(node, Concat) for joined in joins.values() for node in joined.nodes.values())  # not cut into cores
+    others = {without: joins} if n and not beside else {}
     return {name: chain for name, (_, chain) in compiled.items()}, f"checkpoint, compiled; {n} relay channels", others
 
 
