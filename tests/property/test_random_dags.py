@@ -17,7 +17,7 @@ from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError, UnsupportedLayerError
 from taaf.models.ir import Dense, Graph, RecurrentDense
 
-N_GRAPHS, N_ON_LAVA = 200, 3
+N_GRAPHS, N_ON_LAVA = 150, 12
 FEATURES = {
     "relays", "phases", "unrolled", "stride", "or pool", "concat", "output beside", "join of 2", "join of 3", "flat join", "recurrent",
     "delayed", "thresholds per channel",
@@ -98,9 +98,10 @@ def test_chain_equals_graph() -> None:
     print(dict(seen))
     assert seen["refused"] < 0.25 * N_GRAPHS and seen["active"] > 0.3 * N_GRAPHS, seen
     assert seen["guarded"] > 0.2 * N_GRAPHS, seen
-    assert all(seen[f] >= 4 for f in FEATURES), {f: seen[f] for f in FEATURES}
+    assert all(seen[f] >= 3 for f in FEATURES), {f: seen[f] for f in FEATURES}
 
 
+@pytest.mark.long
 @pytest.mark.needs_lava
 def test_lava_equals_graph() -> None:
     """Windows back to back through the file that stock NetX reads; only graphs with relays, that fire."""
