@@ -90,7 +90,7 @@ def test_engine_equals_reference_on_random_graphs() -> None:
     assert seen["accepted"] >= 0.7 * seen["graphs"], seen
     assert seen["refused: may saturate"] >= 5 and seen["saturated"] >= 5, seen
     assert seen["active"] >= 0.4 * seen["graphs"], seen
-    assert all(seen[f] >= 15 for f in FEATURES), {f: seen[f] for f in FEATURES}
+    assert all(seen[f] >= 8 for f in FEATURES), {f: seen[f] for f in FEATURES}
 
 
 @pytest.mark.slow()
