@@ -49,12 +49,15 @@ def integer_graphs(path: Path, own_code: bool = False) -> tuple[dict[str, Graph]
         raise ConfigError(f"{path}: is float; quantise it first (--to netx), then --fit one of the .net files written")
     from taaf.export.passes import CompileReport, compile_graph
     from taaf.export.recorded import open_trained
+    from taaf.models.ir import Concat
 
     trained, report = open_trained(path, own_code), CompileReport()
     compiled = {name: compile_graph(graph, saturate=True, report=report) for name, graph in trained.graphs.items()}
     n = sum(report.relays.values())
     without = "without relays (both synapse groups of a join on one neuron: exact here, but not stock NetX)"
-    others = {without: {name: joined for name, (joined, _) in compiled.items()}} if n else {}
+    joins = {name: joined for name, (joined, _) in compiled.items()}
+    beside = any(isinstance(node, Concat) for joined in joins.values() for node in joined.nodes.values())  # not cut into cores
+    others = {without: joins} if n and not beside else {}
     return {name: chain for name, (_, chain) in compiled.items()}, f"checkpoint, compiled; {n} relay channels", others
 
 

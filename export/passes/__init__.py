@@ -1,17 +1,7 @@
 """The compiler: small pure passes graph -> graph, from a float-stage graph to the chain that stock NetX runs.
 
-========== ======= ==================================================================================================
-pass       stage   what it does
-========== ======= ==================================================================================================
-norm       float   batch norms vanish into the weights before them (once more behind folded pools: ``norms``)
-pool       float   sum and average pooling vanishes into the weights around it, or becomes a grouped convolution
-quantise   both    float weights and biases become integers
-or_pool    integer max pooling of spikes becomes neurons that fire if one of their inputs does
-chain      integer joins, concatenations and skips become relays: one layer behind the other
-groups     integer convolutions of more than 127 groups get fewer, larger ones
-========== ======= ==================================================================================================
-
-Passes of the integer stage keep every spike of the populations they keep; all say in a `CompileReport` what they did and cost.
+`PASSES` lists them in order, with what each does. Those of the integer stage keep every spike of the populations they keep; all
+say in a `CompileReport` what they did and what it cost.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,20 +41,25 @@ class How:
 
 @dataclass(frozen=True)
 class Pass:
-    """A named step of the compiler, ``run(graph, how) -> graph``."""
+    """A named step of the compiler, ``run(graph, how) -> graph``, and in a few words what it does."""
 
     name: str
+    does: str
     run: Callable[[Graph, How], Graph]
 
 
 PASSES = (
-    Pass("norm", lambda graph, how: fold_batch_norm(graph)),
-    Pass("pool", lambda graph, how: fold_pool(graph)),
-    Pass("norms", lambda graph, how: fold_batch_norm(graph)),
-    Pass("quantise", lambda graph, how: quantise(graph, how.saturate, how.report)),
-    Pass("or_pool", lambda graph, how: or_pool(graph)),
-    Pass("chain", lambda graph, how: to_chain(graph, how.report)),
-    Pass("groups", lambda graph, how: merge_groups(graph, how.report)),
+    Pass("norm", "batch norms vanish into the weights before them", lambda graph, how: fold_batch_norm(graph)),
+    Pass("pool", "sum and average pooling vanishes into the weights around it", lambda graph, how: fold_pool(graph)),
+    Pass("norms", "batch norms behind folded pools vanish too", lambda graph, how: fold_batch_norm(graph)),
+    Pass(
+        "quantise",
+        "float stage to integer stage: weights, biases",
+        lambda graph, how: quantise(graph, how.saturate, how.report),
+    ),
+    Pass("or_pool", "max pooling of spikes becomes neurons that fire if an input does", lambda graph, how: or_pool(graph)),
+    Pass("chain", "joins, concatenations and skips become relays", lambda graph, how: to_chain(graph, how.report)),
+    Pass("groups", "more than 127 groups become fewer, larger ones", lambda graph, how: merge_groups(graph, how.report)),
 )
 _UNLOWERED = "or_pool"  # the last pass that keeps all joins
 

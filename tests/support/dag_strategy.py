@@ -158,10 +158,11 @@ class _Grown:
         """One end: the spikes nobody reads beside each other, or read by one more population."""
         read = {s for s, _ in self.edges}
         ends = [s for s in self.spiking if s not in read]
+        if len(ends) == 1 and self.draw(st.booleans()):
+            ends += [s for s in self.spiking if s in read and self.shapes[s][1:] == self.shapes[ends[0]][1:]][-1:]
         if len(ends) == 1 and ends[0] != "input":
             return
-        sizes = {self.shapes[e][1:] for e in ends}
-        if len(sizes) == 1 and self.draw(st.booleans()):
+        if len({self.shapes[e][1:] for e in ends}) == 1 and len(ends) > 1 and self.draw(st.booleans()):
             self.features.add("output beside")
             self.add(Concat("out"), ends)
         else:

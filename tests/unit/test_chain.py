@@ -5,13 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from joined_graphs import Wired
-from small_graphs import random_spikes, residual
+from small_graphs import chain_of, random_spikes, residual
 
-from taaf.export.passes import CompileReport, flat, to_chain
+from taaf.export.passes import PASSES, CompileReport, How, compile_graph, flat, stages, to_chain
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
-from taaf.models.errors import UnsupportedLayerError
-from taaf.models.ir import Concat, Conv2d, Dense, Graph, Lif, Pool2d, RecurrentDense
+from taaf.models.errors import GraphError, UnsupportedLayerError
+from taaf.models.ir import BatchNorm, Concat, Conv2d, Dense, Graph, Input, Lif, Pool2d, RecurrentDense
+from taaf.models.ir.stage import require_integer_stage
 
 
 def _wired(build: Callable[[Wired], object], *shape: int) -> Graph:
@@ -103,3 +104,20 @@ def test_neurons_that_are_no_relays() -> None:
     assert isinstance(lif, Lif) and lif.bias is not None
     assert lif.i_decay.tolist() == [3000] * 5 + [4096] * 2 and lif.v_th_mant.tolist() == [600] * 5 + [128] * 2  # type: ignore[union-attr]
     assert lif.v_decay == 100 and lif.bias[5:].tolist() == [0, 0]
+
+
+def test_stages() -> None:
+    """Every pass by name, in order: the stage of the graph behind it, and at the end what the compiler gives."""
+    weight = np.ones((1, 1, 2, 2), np.float32)
+    nodes = [Input("input", (1, 6, 6)), Conv2d("a", weight), BatchNorm("bn", *np.ones((4, 1), np.float32)), Lif("a_lif")]
+    nodes += [Pool2d("sum", "sum", (1, 1)), Conv2d("b", weight), Lif("b_lif"), Pool2d("or", "max", (2, 2))]
+    graph = chain_of(*nodes)
+    behind = dict(stages(graph, How(False, CompileReport())))
+    assert list(behind) == [p.name for p in PASSES] and all(p.does for p in PASSES)
+    assert "bn" not in behind["norm"].nodes and "sum" in behind["norm"].nodes and "sum" not in behind["pool"].nodes
+    with pytest.raises(GraphError, match="not integers"):
+        require_integer_stage(behind["norms"])
+    require_integer_stage(behind["quantise"])
+    assert "or_lif" not in behind["quantise"].nodes and behind["or_pool"].output == "or_lif"
+    integer, chain = compile_graph(graph, False, CompileReport())
+    assert (list(integer.nodes), list(chain.nodes)) == (list(behind["or_pool"].nodes), list(behind["groups"].nodes))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from taaf.models.errors import ConfigError
-from taaf.models.settings import Count, Fraction, NotNegative, Range, keywords, nearest, read_dataclass, read_settings
+from taaf.models.settings import Count, Fraction, NotNegative, Range, keywords, read_dataclass, read_settings
 
 
 def wire(
@@ -94,9 +94,3 @@ def test_annotations_that_cannot_be_looked_up() -> None:
     assert read_settings(own, {"width": 4, "free": [1]}, "t") == {"width": 4, "free": (1,)}
     with pytest.raises(ConfigError, match="expected int"):
         read_settings(own, {"width": "x"}, "t")
-
-
-def test_nearest() -> None:
-    assert nearest("con", ["conv", "dense"]) == "; did you mean 'conv'?"
-    assert nearest("DENSE", ["conv", "dense"]) == "; did you mean 'dense'?"
-    assert nearest("x", ["conv", "dense"]) == "; allowed: conv, dense" and nearest("x", []) == "; allowed: none"
