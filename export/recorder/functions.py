@@ -208,9 +208,21 @@ def _plus(call: Call, gain: float) -> Linear:
     if a.shape != b.shape or a.layout != b.layout:
         raise NoExactForm(f"{call.name} of {a.shape} and {b.shape}: only the same neurons can be added")
     require_together(a, b)
-    terms = (*a.terms, *(replace(t, map=_times(t.map, gain)) for t in b.terms))
+    terms = _merged((*a.terms, *(replace(t, map=_times(t.map, gain)) for t in b.terms)))
     biases = [x for x in (a.bias, None if b.bias is None else gain * b.bias) if x is not None]
     return replace(a, terms=terms, bias=np.sum(biases, 0) if biases else None, calls=a.calls | b.calls)
+
+
+def _merged(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    """Spikes that are added to themselves are spikes with a gain."""
+    found: dict[object, Term] = {}
+    for term in terms:
+        m = term.map
+        key = (term.source, m.shape) if isinstance(m, Scale) and term.delay is None else term
+        old = found.get(key)
+        again = old is not None and isinstance(m, Scale) and isinstance(old.map, Scale)
+        found[key] = replace(term, map=replace(m, gain=m.gain + old.map.gain)) if again else term  # type: ignore[union-attr]
+    return tuple(t for t in found.values() if not (isinstance(t.map, Scale) and t.map.gain == 0))
 
 
 def _with_constant(call: Call, value: Linear, constant: object, gain: float) -> Linear:

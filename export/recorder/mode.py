@@ -12,7 +12,7 @@ from taaf.export.recorder import functions, pooling  # noqa: F401  (pooling regi
 from taaf.export.recorder.builder import GraphBuilder
 from taaf.export.recorder.evidence import tensors_of
 from taaf.export.recorder.modules import Kind, Leaf, kind_of
-from taaf.export.recorder.places import NoExactForm, refusal, user_place
+from taaf.export.recorder.places import NoExactForm, place_of, refusal, user_place
 from taaf.export.recorder.replay import LeafCall, Tape, intercepted
 from taaf.export.recorder.values import Host, Linear, Neurons, Value, spikes_of
 from taaf.models.errors import DataError, TaafError, UnsupportedLayerError
@@ -27,10 +27,12 @@ def run_module(recorder: "Recorder") -> Any:
     except TaafError:
         raise
     except Exception as error:
+        place, ours = place_of(error)
+        if ours:
+            raise
         shapes = ", ".join(f"{m} {tuple(x.shape)}" for m, x in recorder.examples.items())
-        raise DataError(
-            f"{tape.name}: forward fails on {shapes}: {type(error).__name__}: {error}".replace("\n", " ")
-        ) from error
+        what = f"{place or tape.name}: forward fails on {shapes}: {type(error).__name__}: {error}"
+        raise DataError(what.replace("\n", " ")) from error
 
 
 class Recorder(TorchFunctionMode):
