@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from taaf.export.recorder.maps import Conv, Matrix, Scale, mixed, scaled, size, then, viewed
+from taaf.export.recorder.maps import Conv, Matrix, Scale, added, mixed, scaled, size, then, viewed
 from taaf.export.recorder.places import NoExactForm
 from taaf.export.recorder.values import Beside, Linear, Term, relaid, reshaped_layout, spikes_of
 
@@ -173,6 +173,21 @@ def _rows_of_eye(n: int, rows: np.ndarray) -> np.ndarray:
     return picked
 
 
+@handles("interpolate", "upsample")
+def _enlarge(call: Call) -> Linear:
+    """Nearest neighbours: every neuron of the larger map repeats one of the smaller."""
+    value = call.value
+    _, *_, steps = call.tensor.shape
+    if not value.plain or len(value.shape) != 3 or call.given(3, "mode", "nearest") != "nearest" or steps != call.out.shape[-1]:
+        raise NoExactForm(f"{call.name} otherwise than by nearest neighbours of a map (N, C, H, W, T) has no exact form")
+    if value.bias is not None:
+        raise NoExactForm(f"{call.name} of a current with a constant part; add the constant after it")
+    places = torch.arange(size(value.shape), dtype=torch.float64).reshape(1, *value.shape, 1)
+    chosen = torch.nn.functional.interpolate(places, size=(*call.out.shape[2:4], 1))[0, ..., 0].numpy().astype(np.int64)
+    terms = tuple(replace(t, map=_picked(viewed(t.map, value.shape), chosen, False)) for t in value.terms)
+    return value.with_terms(chosen.shape, terms)
+
+
 @handles("chunk", "split", "tensor_split", "split_with_sizes")
 def _split(call: Call) -> list[Linear]:
     dim = call.given(2, "dim", 0) % call.tensor.dim()
@@ -214,15 +229,18 @@ def _plus(call: Call, gain: float) -> Linear:
 
 
 def _merged(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    """Spikes that are added to themselves are spikes with a gain."""
-    found: dict[object, Term] = {}
+    """Spikes that are added to themselves are spikes with a gain (where no synapse is between: weights have their range)."""
+    found: list[Term] = []
     for term in terms:
-        m = term.map
-        key = (term.source, m.shape) if isinstance(m, Scale) and term.delay is None else term
-        old = found.get(key)
-        again = old is not None and isinstance(m, Scale) and isinstance(old.map, Scale)
-        found[key] = replace(term, map=replace(m, gain=m.gain + old.map.gain)) if again else term  # type: ignore[union-attr]
-    return tuple(t for t in found.values() if not (isinstance(t.map, Scale) and t.map.gain == 0))
+        for i, old in enumerate(found):
+            together = term.source is old.source and not term.label and not old.label and term.delay is old.delay
+            m = added(old.map, term.map) if together else None
+            if m is not None:
+                found[i] = replace(old, map=m)
+                break
+        else:
+            found.append(term)
+    return tuple(found)
 
 
 def _with_constant(call: Call, value: Linear, constant: object, gain: float) -> Linear:
@@ -236,8 +254,8 @@ def _with_constant(call: Call, value: Linear, constant: object, gain: float) -> 
     full = np.broadcast_to(array, tuple(call.out.shape))
     if (full != full[:1, ..., :1]).any():
         raise NoExactForm(f"{call.name} of a tensor that differs from window to window or from step to step")
-    added = full[0, ..., 0] * gain
-    return replace(value, bias=added if value.bias is None else value.bias + added)
+    bias = full[0, ..., 0] * gain
+    return replace(value, bias=bias if value.bias is None else value.bias + bias)
 
 
 def require_together(*values: Linear) -> None:

@@ -82,9 +82,12 @@ def _require_recordable(tape: Tape) -> None:
     problems = []
     for module, name in tape.modules.items():
         where = f"{tape.name}.{name}" if name else tape.name
-        if any(t.device.type != "cpu" for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+        devices = {
+            t.device for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)) if t.device.type != "cpu"
+        }
+        if devices:
             problems.append(
-                f"{where} is on {next(module.parameters()).device}; record on the CPU (SLAYER's GPU code is not exact)"
+                f"{where} is on {devices.pop()}; record on the CPU, module.cpu() (SLAYER's GPU kernels are not exact)"
             )
         if hasattr(module, "current_decay_min"):
             problems.append(f"{where} draws its decays at its first forward; run the module once, then record")
@@ -119,7 +122,9 @@ def _finished(recorder: Recorder, out: Any) -> Recording:
     if plain is None:
         needed = frozenset().union(*(v.calls for v in known))
         host = HostPart(tape, {m: g.input.shape for m, g in graphs.items()}, read, needed)
-    recording = Recording(tape.name, graphs, lags, host, tape, ends, kept)
+    late = {m: max((v.lag for v in known if isinstance(v, Linear) and m in v.modalities), default=0) for m in graphs}
+    output_lags = {m: max([late[m], *(tape.calls[p.call].lag for p in kept[m] if p in neurons)]) for m in graphs}
+    recording = Recording(tape.name, graphs, lags, output_lags, host, tape, ends, kept)
     if host is not None:
         _require_same(recording, recorder.examples, out)
     return recording

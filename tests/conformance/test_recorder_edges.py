@@ -93,7 +93,7 @@ def test_a_longer_window_shows_what_delay_shift_hid() -> None:
     inputs = examples(network)
     recording = record(built(network), inputs)
     short, long = recording.trace(inputs), recording.trace({"event": F.pad(inputs["event"], (0, 4))})
-    assert list(recording.lags["event"].values()) == [1, 2, 3, 4]
+    assert list(recording.lags["event"].values()) == [1, 2, 3, 4] and recording.output_lags == {"event": 4}
     assert list(short.steps["event"].values()) == [14, 13, 12, 11] and min(long.steps["event"].values()) >= 14
     for name, steps in short.steps["event"].items():
         assert np.array_equal(short.spikes["event"][name][..., :steps], long.spikes["event"][name][..., :steps])
@@ -171,7 +171,7 @@ class _Views(nn.Module):
         x = self.a(x)[:, ::2]
         x = F.pad(x, (0, 0, 1, 0, 0, 2))
         x = self.b(2 * x - x / 2 - 0.5 * x)
-        left, right = x[:, :, :2], x[:, :, 3:]
+        left, right = x[:, :, :2], x[:, :, 4:]
         return self.c(torch.cat([left, right], 1).flatten(1, 3)[:, :36])
 
 

@@ -356,6 +356,22 @@ class SumPooling(nn.Module):
         return self.fc(x.sum(dim=(2, 3)))
 
 
+class UNet(nn.Module):
+    """Down, up by nearest neighbours, and across."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        b = _cuba()
+        self.down1 = b.Conv(lif(), 2, 3, 3, padding=1, weight_scale=5, **NOW)
+        self.down2 = b.Conv(lif(), 3, 4, 3, stride=2, padding=1, weight_scale=5, **NOW)
+        self.up = nn.Upsample(scale_factor=(2, 2, 1))
+        self.mix = b.Conv(lif(), 7, 2, 3, padding=1, weight_scale=6, **NOW)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.down1(x)
+        return self.mix(torch.cat([self.up(self.down2(x)), x], dim=1))
+
+
 class ShapeFlow(nn.Module):
     """Control flow on shapes, permutes that are undone, one block used twice."""
 
@@ -498,6 +514,7 @@ NETWORKS = [
     UserNetwork("DenseNet concat", DenseNet, MAP),
     UserNetwork("split and merge", SplitAndMerge, MAP, host=True),
     UserNetwork("sum pooling", SumPooling, {"event": (2, 8, 8, 12)}),
+    UserNetwork("U-Net with nearest neighbours", UNet, MAP),
     UserNetwork("control flow on shapes", ShapeFlow, {"event": (2, 12, 12, 10)}),
     UserNetwork("our own layers", OwnLayers, MAP, host=True),
     UserNetwork("current readout", CurrentReadout, FLAT, host=True),

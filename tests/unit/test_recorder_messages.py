@@ -161,3 +161,12 @@ def test_neurons_of_ones_own_are_refused() -> None:
     dense.neuron = Mine(1.0, 1.0, 0.5)
     with pytest.raises(UnsupportedLayerError, match="Mine neurons with a dynamics of their own"):
         record(Blocks(dense), {"event": X})
+
+
+def test_without_code_of_ones_own_the_module_is_named() -> None:
+    from lava.lib.dl.slayer.block import alif
+
+    decays = {f"{what}_decay": 0.5 for what in ("current", "voltage", "threshold", "refractory")}
+    net = nn.Sequential(_dense(), alif.Dense({"threshold": 1, "threshold_step": 0.5, **decays}, 8, 4))
+    with pytest.raises(UnsupportedLayerError, match=r"^mine: 1 \(Dense\) slayer alif.Dense: adaptive thresholds"):
+        record(net, {"event": X}, name="mine")
