@@ -419,12 +419,23 @@ class CurrentReadout(nn.Module):
         super().__init__()
         b, s = _cuba(), _slayer()
         self.hidden = b.Dense(lif(), 30, 20, weight_scale=4)
-        self.readout = s.synapse.Dense(20, 5)
-        self.aux = b.Affine(lif(), 20, 3)
+        self.readout = s.synapse.Dense(20, 5, weight_norm=True, pre_hook_fx=self.hidden.neuron.quantize_8bit)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        x = self.hidden(x)
-        return {"logits": torch.log_softmax(self.readout(x).mean(dim=-1), 1), "voltage": self.aux(x)}
+        current = self.readout(self.hidden(x))
+        return {"logits": torch.log_softmax(current.mean(dim=-1), 1), "current": current}
+
+
+class VoltageReadout(nn.Module):
+    """slayer's Affine: neurons that never fire; their voltage at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        b = _cuba()
+        self.hidden, self.readout = b.Dense(lif(), 30, 20, weight_scale=4), b.Affine(lif(), 20, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.hidden(x))[..., -1]
 
 
 class TwoBranches(nn.Module):
@@ -518,6 +529,7 @@ NETWORKS = [
     UserNetwork("control flow on shapes", ShapeFlow, {"event": (2, 12, 12, 10)}),
     UserNetwork("our own layers", OwnLayers, MAP, host=True),
     UserNetwork("current readout", CurrentReadout, FLAT, host=True),
+    UserNetwork("voltage readout", VoltageReadout, FLAT, host=True),
     UserNetwork("deep supervision", DeepSupervision, MAP, host=True),
     UserNetwork("two branches, own head", TwoBranches, {"event": (2, 8, 8, 10), "audio": (20, 16)}, host=True),
     UserNetwork(
