@@ -49,13 +49,14 @@ def place_of(error: Exception) -> tuple[str | None, bool]:
 
 
 def _is_users(path: str) -> bool:
-    return not any(part in path for part in _LIBRARIES) and not path.startswith("<")
+    typed = path.startswith(("<ipython", "<stdin"))
+    return typed or not (path.startswith("<") or any(part in path for part in _LIBRARIES))
 
 
 def _written(path: str, number: int) -> str:
     line = linecache.getline(path, number).strip()
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
-    return f"{Path(path).name}:{number}: `{line}`"
+    return f"{Path(path).name}:{number}" + (f": `{line}`" if line else "")
 
 
 def refusal(where: str, reason: str) -> UnsupportedLayerError:

@@ -223,3 +223,18 @@ def test_one_module_used_twice_is_two_populations() -> None:
     once, again = graph.nodes["twice"], graph.nodes["twice_2"]
     assert {"twice_lif", "twice_lif_2"} <= set(graph.nodes)
     assert np.array_equal(once.weight, again.weight)  # type: ignore[attr-defined]
+
+
+def test_masked_weights_are_recorded_and_stay_unmasked() -> None:
+    """A block with a mask multiplies its weights in place at every forward; the user's are left alone."""
+    from lava.lib.dl.slayer.block import cuba
+
+    torch.manual_seed(0)
+    mask = torch.rand(8, 30) < 0.5
+    module, x = Blocks(cuba.Dense(lif(), 30, 8, weight_scale=4, mask=mask)), _spikes(3, 30, 9, rate=0.5)
+    before = module.blocks[0].synapse.weight.detach().clone()  # type: ignore[union-attr]
+    recording = record(module, {"event": x})
+    dense = recording.graphs["event"].nodes["blocks_0"]
+    assert isinstance(dense, Dense) and not dense.weight[~mask.numpy()].any() and dense.weight[mask.numpy()].any()
+    require_same_spikes(recording, {"event": x})
+    assert torch.equal(module.blocks[0].synapse.weight, before) and before[:, :, 0, 0, 0][~mask].all()  # type: ignore[union-attr]
