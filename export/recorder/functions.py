@@ -49,7 +49,7 @@ CONSTANTS = {
 DECIDES = {
     "__bool__", "item", "__int__", "__float__", "__index__", "__complex__", "__contains__", "equal", "allclose", "is_nonzero",
 }  # fmt: skip
-IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"}
+WRITES = {"__setitem__", "__set__"}  # they return nothing
 
 _REASONS = {
     **dict.fromkeys(
@@ -60,7 +60,8 @@ _REASONS = {
         ("batch_norm", "layer_norm", "group_norm", "instance_norm"),
         "{} is not folded; use norm=slayer.neuron.norm.MeanOnlyBatchNorm in the neurons, or taaf's QatConv2d and QatDense",
     ),
-    "__setitem__": "an element is written in place; build the tensor from whole ones",
+    "__setitem__": "a part of a tensor is written in place; build the tensor from whole ones (torch.cat)",
+    "__set__": "the data of a tensor are replaced; make a new tensor",
     "stack": "stacks tensors along a new axis; concatenate channels (torch.cat(..., 1)) instead",
 }  # fmt: skip
 
@@ -68,6 +69,12 @@ _REASONS = {
 def reason_for(name: str) -> str:
     """Why a function's result can only be the host's."""
     return _REASONS.get(name, "{} of spikes or currents has no exact form on LIF hardware").format(name)
+
+
+def in_place(name: str) -> bool:
+    """Whether a function changes its first argument."""
+    ends = name.endswith("_") and not name.startswith("__") and name not in ("detach_", "requires_grad_", "share_memory_")
+    return ends or name in WRITES or (name.startswith("__i") and name not in ("__invert__", "__index__"))
 
 
 def handles(*names: str) -> Callable[[Callable[[Call], Any]], Callable[[Call], Any]]:
@@ -217,8 +224,8 @@ def _plus(call: Call, gain: float) -> Linear:
     first, second = call.args[0], call.given(1, "other")
     a, b = call.get(first), call.get(second)
     if a is None or b is None:
-        if a is None and gain != 1:
-            raise NoExactForm(f"{call.name} subtracts spikes or currents from a constant")
+        if a is None and (gain != 1 or in_place(call.name)):
+            raise NoExactForm(f"{call.name} changes a constant; write: spikes + constant")
         return _with_constant(call, a or b, second if b is None else first, gain)  # type: ignore[arg-type]
     if a.shape != b.shape or a.layout != b.layout:
         raise NoExactForm(f"{call.name} of {a.shape} and {b.shape}: only the same neurons can be added")

@@ -43,6 +43,7 @@ class Recorder(TorchFunctionMode):
         self.tape, self.examples = tape, dict(examples)
         self.builders = {m: GraphBuilder(m, tuple(x.shape[1:-1])) for m, x in examples.items()}
         self.made_by: dict[int, Neurons] = {}
+        self.ran: set[nn.Module] = set()  # neurons
         self._depth = 0
         self._values: dict[int, Value] = {}
         self._kept: dict[int, torch.Tensor] = {}
@@ -93,7 +94,7 @@ class Recorder(TorchFunctionMode):
                 self.tape.name, f"{name.strip('_')} decides on what spikes hold; the chip's network must not depend on the data"
             )
         out = func(*args, **kwargs)
-        results = tensors_of(out)
+        results = tensors_of(out) if name not in functions.WRITES else [args[0]]
         if touched and results and name not in functions.CONSTANTS:
             self._record(name, args, kwargs, out, results, touched)
         return out
@@ -142,17 +143,12 @@ class Recorder(TorchFunctionMode):
                 reason = str(why)
         if found is None:
             found = self._host(values, user_place() or self.tape.name, reason)
-        changed = (
-            name in functions.IN_PLACE or (name.endswith("_") and not name.startswith("__")) or kwargs.get("out") is not None
-        )
+        changed = functions.in_place(name) or kwargs.get("out") is not None or kwargs.get("inplace")
         for tensor, value in zip(results, found if isinstance(found, list) else [found] * len(results), strict=True):
             self._put(tensor, value)
-        if changed or kwargs.get("inplace"):
-            target = args[0] if isinstance(args[0], torch.Tensor) else results[0]
-            if name == "__setitem__":
-                self._put(target, found)
+        if changed:
             self._spoil(
-                target,
+                results[0],
                 f"{name.strip('_')} changes a tensor in place that is also used under another name; write it out of place",
             )
 
@@ -210,10 +206,6 @@ class Recorder(TorchFunctionMode):
             if kind.role in ("view", "host"):
                 return self._host([value], user_place() or self.tape.name, f"{what}: {why}")
             raise refusal(self.tape.name, f"{what} {why}") from why
-
-    def called_before(self, leaf: Leaf) -> bool:
-        """Whether this module was called earlier in the same forward."""
-        return any(call.module is leaf.module for call in self.tape.calls)
 
 
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]

@@ -86,7 +86,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     for ancestor in type(module).__mro__:
         kind = registry().get(ancestor)
         if kind is not None:
-            return kind if type(module).forward is vars(ancestor).get("forward", getattr(ancestor, "forward", None)) else None  # type: ignore[attr-defined]
+            return kind if type(module).forward is getattr(ancestor, "forward", None) else None
     where = type(module).__module__
     if where.startswith(("lava.lib.dl.slayer.neuron.", "lava.lib.dl.slayer.synapse.complex", "lava.lib.dl.slayer.dendrite")):
         return Kind(_no_lif, "refused")
@@ -142,7 +142,7 @@ def _input(recorder: "Recorder", leaf: Leaf) -> Value:
 
 def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name: str, recurrent: Any) -> Linear:
     _require_plain(value)
-    if neuron.persistent_state is True and recurrent is None and recorder.called_before(leaf):
+    if neuron.persistent_state is True and neuron in recorder.ran:
         raise NoExactForm(
             "is called twice with persistent_state: the second call starts where the first ended; use two modules"
         )
@@ -150,6 +150,7 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
         raise NoExactForm(
             f"is fed by {' and '.join(sorted(value.modalities))}; a chip graph takes one modality. Fuse output spikes on the host"
         )
+    recorder.ran.add(neuron)
     given = neuron_integers(neuron, value.shape, value.bias, recurrent is not None)
     if value.lag and given.bias.any() and not ((given.v_decay == 4096) & (given.bias <= given.v_th_mant)).all():
         raise NoExactForm(
@@ -187,16 +188,10 @@ def _current(leaf: Leaf) -> Linear:
     _require_plain(value)
     if value.bias is not None:
         raise NoExactForm("gets a current with a constant part; put neurons between two synapses")
-    if _is_constant_zero(value):
-        raise NoExactForm("gets nothing")
     shape = tuple(leaf.out.shape[1:-1])
     second = _map_of(synapse, value.shape, shape)
     terms = tuple(Term(t.source, then(t.map, second), t.delay, leaf.name) for t in value.terms)
     return Linear(shape, plain(shape), terms, value.lag, None, value.calls)
-
-
-def _is_constant_zero(value: Linear) -> bool:
-    return not value.terms
 
 
 def _map_of(synapse: Any, shape: Shape, out: Shape) -> Conv | Matrix:

@@ -699,9 +699,11 @@ class StepByStep(nn.Module):
 
 
 class TwiceWithState(nn.Module):
+    """Recurrent blocks keep their state from call to call."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.a = _cuba().Dense(lif(persistent_state=True), 20, 20, weight_scale=4)
+        self.a = _cuba().Recurrent(lif(), 20, 20, weight_scale=4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.a(self.a(x))
@@ -714,11 +716,16 @@ def through_numpy() -> nn.Module:
     )
 
 
+class _Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(1 - x.numpy())
+
+
 def own_function() -> nn.Module:
     """A custom autograd function hides what it does."""
-    delay = _slayer().axon.delay
     b = _cuba()
-    return Between(lambda x: delay(x, 1), b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(), 20, 6))
+    return Between(_Hidden.apply, b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(), 20, 6))
 
 
 def high_threshold() -> nn.Module:

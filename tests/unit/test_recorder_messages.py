@@ -101,12 +101,26 @@ def test_what_is_drawn_at_the_first_forward_must_have_been_drawn() -> None:
         record(Blocks(_dense(delay=True)), {"event": X})
 
 
+def _written(x: torch.Tensor) -> torch.Tensor:
+    x[:, 0] = 0
+    return x
+
+
+def _filled(x: torch.Tensor) -> torch.Tensor:
+    found = torch.zeros_like(x)
+    found[:, :4] = x[:, :4]
+    return found
+
+
 @pytest.mark.parametrize(
     ("between", "message"),
     [
         (lambda x: x * x, r"`.*x \* x.*`: mul of two tensors \(a gate\) has no exact form"),
         (lambda x: x * 3, "mul by 3 is not exact"),
         (lambda x: torch.stack([x, x]).sum(0), "stacks tensors along a new axis"),
+        (_written, "a part of a tensor is written in place"),
+        (_filled, "a part of a tensor is written in place"),
+        (lambda x: torch.ones_like(x).add_(x), "add_ changes a constant"),
         (lambda x: x.flip(1), "flip of spikes or currents has no exact form"),
         (lambda x: x[0:1], "picks single steps or windows"),
         (lambda x: x.cumsum(-1), "cumsum of spikes"),
