@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from taaf.export.recorder import functions, pooling  # noqa: F401  (pooling registers its handlers)
+from taaf.export.recorder import functions, pooling, views  # noqa: F401  (the last two register their handlers)
 from taaf.export.recorder.builder import GraphBuilder
 from taaf.export.recorder.evidence import tensors_of
-from taaf.export.recorder.modules import Kind, Leaf, kind_of
+from taaf.export.recorder.modules import Kind, kind_of
 from taaf.export.recorder.places import NoExactForm, place_of, refusal, user_place
 from taaf.export.recorder.replay import LeafCall, Tape, intercepted
-from taaf.export.recorder.values import Host, Linear, Neurons, Value, spikes_of
+from taaf.export.recorder.values import Host, Leaf, Linear, Neurons, Value, spikes_of
 from taaf.models.errors import DataError, TaafError, UnsupportedLayerError
 
 
