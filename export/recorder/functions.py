@@ -183,7 +183,8 @@ def require_together(*values: Linear) -> None:
     if len(set(lags)) > 1:
         raise NoExactForm(
             f"joins paths that arrive {' and '.join(map(str, lags))} steps after the input, {max(lags) - min(lags)} apart (every block "
-            "with delay_shift is one); set delay_shift=False in all blocks, as the chip's window-relative time has none"
+            "with delay_shift is one); the chip has no such steps: set delay_shift=False in all blocks, or record(..., "
+            "delay_shift=False), and compare the accuracy"
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from taaf.export.recorder.replay import Follower, Tape, clear_states, intercepted, restored
+from taaf.export.recorder.replay import Follower, Tape, deploy, intercepted, restored
 from taaf.export.recorder.values import Neurons
 from taaf.export.recorder.weights import used_weight
 
@@ -66,9 +66,7 @@ class HostPart(nn.Module):
             return follower.inside(forward, args, kwargs)
 
         with restored(self._tape.modules, values=False), intercepted(self._tape.leaves, answer):
-            for module in self._tape.modules:
-                module.training = False
-            clear_states(self._tape.modules)
+            deploy(self._tape)
             return self.module(*(silence(m, shape) for m, shape in self._inputs.items()))
 
     def _split(self, modality: str, features: torch.Tensor) -> list[tuple[Neurons, torch.Tensor]]:

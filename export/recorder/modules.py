@@ -143,8 +143,8 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
     if value.lag and given.bias.any() and not ((given.v_decay == 4096) & (given.bias <= given.v_th_mant)).all():
         raise NoExactForm(
             f"has a bias (a norm) and gets its first spikes {value.lag} steps after the window's start (delay_shift); SLAYER integrates "
-            "the bias from the start, the chip does not. Set delay_shift=False in all blocks (trained weights may stay; compare the "
-            "accuracy)"
+            "the bias from the start, the chip does not. Set delay_shift=False in all blocks, or record(..., delay_shift=False), and "
+            "compare the accuracy"
         )
     weight = (
         None

@@ -18,7 +18,10 @@ from taaf.models.slayer_lif import require_lava_dl
 
 
 def record(
-    module: "nn.Module | Mapping[str, nn.Module]", inputs: Mapping[str, torch.Tensor], name: str | None = None
+    module: "nn.Module | Mapping[str, nn.Module]",
+    inputs: Mapping[str, torch.Tensor],
+    name: str | None = None,
+    delay_shift: bool = True,
 ) -> Recording:
     """Turn a module of lava-dl SLAYER parts (or of ours) into integer-stage graphs by running it once.
 
@@ -31,6 +34,11 @@ def record(
         Modality -> an example, (N, *shape, T) float32 of zeros and ones, shape (C, H, W) or (F,).
     name : str, optional
         Prefix of messages; by default the module's class.
+    delay_shift : bool
+        False: run every block as if it had been built with ``delay_shift=False``, in recording, evidence and host part. SLAYER's shift
+        by one step per block has no counterpart in the chip's window-relative time: a chain without biases gives the same spikes
+        without it, and all steps of a window become known. Biases then begin with the window, and paths of different length meet in
+        the same step: that is another network than the one that was trained, so compare its accuracy.
 
     Returns
     -------
@@ -53,10 +61,10 @@ def record(
     if isinstance(module, Mapping):
         module = _Branches(dict(module), tuple(inputs))
     name = name or type(module).__name__
-    tape = Tape(name, module, all_modules(module))
+    tape = Tape(name, module, all_modules(module), delay_shift)
     _require_recordable(tape)
     examples = checked_inputs(name, inputs, None)
-    with prepared(tape.modules):
+    with prepared(tape):
         recorder = Recorder(tape, examples)
         return _finished(recorder, run_module(recorder))
 

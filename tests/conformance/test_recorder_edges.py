@@ -6,7 +6,7 @@ import torch
 from recorder_checks import one_thread, require_same_spikes  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
-from user_networks import NETWORKS, Blocks, built, examples, lif
+from user_networks import NETWORKS, REFUSED, Blocks, built, examples, lif
 
 from taaf.export.recorder import record
 from taaf.export.recorder.maps import Conv, Map, Matrix, Scale, mixed, then, unrolled
@@ -14,7 +14,7 @@ from taaf.export.recorder.values import plain, reshaped_layout
 from taaf.models.ir import Concat, Dense, Lif, Pool2d, RecurrentDense
 
 pytestmark = pytest.mark.needs_slayer
-BY_NAME = {n.name: n for n in NETWORKS}
+BY_NAME = {n.name: n for n in [*NETWORKS, *REFUSED]}
 
 
 def _spikes(*shape: int, seed: int = 3, rate: float = 0.3) -> torch.Tensor:
@@ -238,3 +238,24 @@ def test_masked_weights_are_recorded_and_stay_unmasked() -> None:
     assert isinstance(dense, Dense) and not dense.weight[~mask.numpy()].any() and dense.weight[mask.numpy()].any()
     require_same_spikes(recording, {"event": x})
     assert torch.equal(module.blocks[0].synapse.weight, before) and before[:, :, 0, 0, 0][~mask].all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["norm with delay_shift", "skip path with delay_shift", "nmnist tutorial", "deep supervision"])
+def test_without_delay_shift(name: str) -> None:
+    """The same as setting it in every block; all steps are known, and the module keeps what it has."""
+    network = BY_NAME[name]
+    module, inputs = built(network), examples(network)
+    recording = record(module, inputs, delay_shift=False)
+    require_same_spikes(recording, inputs)
+    evidence = recording.trace(inputs)
+    assert set(evidence.steps["event" if "event" in inputs else "audio"].values()) == {next(iter(inputs.values())).shape[-1]}
+    blocks = [m for m in module.modules() if hasattr(m, "delay_shift")]  # type: ignore[union-attr]
+    assert all(b.delay_shift for b in blocks)
+    for block in blocks:
+        block.delay_shift = False  # type: ignore[assignment]
+    again = record(module, inputs).trace(inputs)
+    assert all(np.array_equal(a, b) for a, b in zip(evidence.outputs, again.outputs, strict=True))
+    if recording.host is not None:
+        with torch.no_grad():
+            answers = recording.host(*(torch.from_numpy(evidence.features[m]).float() for m in inputs))
+        assert all(np.array_equal(a.numpy(), b) for a, b in zip(answers, evidence.outputs, strict=True))
