@@ -1,0 +1,256 @@
+"""Running a plan: passes over windows, layer by layer; windows, or rows of one window's large layers, side by side in threads."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from taaf.hw_sim.activity import Activity
+from taaf.hw_sim.engines.event import kernels
+from taaf.hw_sim.engines.event.plan import NEVER, Events, LifLayer, MarkLayer, Neurons, Plan, neurons_of
+from taaf.hw_sim.engines.threads import n_cpus, side_by_side
+from taaf.models.ir import Graph
+
+_PASS_VALUES = 1 << 24  # neurons of the widest layer times slots of a pass
+_ACC_BYTES = 1 << 21  # of a layer's currents at a time: they stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class _Period:
+    """int32 parameters of as many neurons as repeat."""
+
+    bias: np.ndarray
+    threshold: np.ndarray
+
+
+@dataclass(eq=False)
+class _Pass:
+    """What a pass over some windows gives."""
+
+    events: dict[str, Events]
+    counts: dict[str, np.ndarray]  # by index
+    wraps: dict[str, int]
+    clips: dict[str, int]
+
+
+class EventEngine:
+    """An integer graph, event by event, exactly.
+
+    Parameters
+    ----------
+    graph : Graph
+        Integer stage.
+    chunk : int
+        Most windows per pass.
+    threads : int, optional
+        Passes, or parts of a layer, at the same time; by default the CPUs this process may use.
+
+    Raises
+    ------
+    UnsupportedGraph
+        If the kernels cannot run this graph.
+    """
+
+    def __init__(self, graph: Graph, chunk: int = 32, threads: int | None = None) -> None:
+        self.graph, self.chunk, self.threads = graph, chunk, threads or n_cpus()
+        self.plan = Plan(graph)
+        self._neurons: dict[str, Neurons] = {}
+        self._periods: dict[str, _Period] = {}
+        self._fits: dict[tuple[str, int], bool] = {}
+        for layer in self.plan.layers:
+            if isinstance(layer, LifLayer):
+                self._neurons[layer.lif.name] = neurons_of(layer)
+                self._periods[layer.lif.name] = _period(layer, self._neurons[layer.lif.name])
+        self._splits = any(isinstance(layer, LifLayer) and layer.gathers for layer in self.plan.layers)
+
+    def run(self, spikes: np.ndarray, wanted: Collection[str]) -> tuple[dict[str, np.ndarray], Activity]:
+        """Spikes (N, ..., T) uint8 of ``wanted`` nodes, and counts; ``spikes`` (N, *shape, T) hold zeros and ones."""
+        n, steps = len(spikes), spikes.shape[-1]
+        for layer in self.plan.layers:
+            if isinstance(layer, LifLayer):
+                self._fits[layer.lif.name, steps] = self.plan.fits(layer, steps)
+        widest = max(layout.n for layout in self.plan.layouts.values())
+        chunk = max(1, min(self.chunk, _PASS_VALUES // (widest * steps)))
+        parts = 1
+        if self._splits and n < self.threads:
+            parts = self.threads
+        else:
+            chunk = max(1, min(chunk, -(-n // self.threads)))
+        out = {name: np.zeros((n, steps, *self.graph.shapes[name]), np.uint8) for name in wanted}
+
+        def one(start: int) -> _Pass:
+            done = self._pass(spikes[start : start + chunk], parts)
+            for name, given in out.items():
+                shared = self.plan.events_of[name]
+                layout, events, block = self.plan.layouts[shared], done.events[shared], given[start : start + chunk]
+                size = int(np.prod(layout.shape))
+                kernels.to_bytes(events.ev, events.ptr, len(block) * steps, layout.rows, layout.width, layout.place,
+                                 block.reshape(-1), size)  # fmt: skip
+            done.events.clear()
+            return done
+
+        starts = range(0, n, chunk)
+        passes = [one(start) for start in starts] if parts > 1 else side_by_side([lambda s=s: one(s) for s in starts], self.threads)
+        return {name: np.moveaxis(x, 1, -1) for name, x in out.items()}, self._activity(passes, n, steps)
+
+    def _activity(self, passes: list[_Pass], n: int, steps: int) -> Activity:
+        activity = Activity(n, steps)
+        for name in (self.graph.input.name, *(lif.name for lif in self.graph.lifs())):
+            layout = self.plan.layouts[name]
+            total = np.zeros(layout.n, np.int64)
+            for done in passes:
+                total += done.counts[name]
+            activity.spikes[name] = total[layout.index].reshape(layout.shape)
+        for done in passes:
+            for found, total_of in ((done.wraps, activity.wraps), (done.clips, activity.clips)):
+                for name, times in found.items():
+                    total_of[name] = total_of.get(name, 0) + times
+        return activity
+
+    def _pass(self, windows: np.ndarray, parts: int) -> _Pass:
+        steps, done = windows.shape[-1], _Pass({}, {}, {}, {})
+        slots = len(windows) * steps
+        name = self.graph.input.name
+        done.events[name], done.counts[name] = self._input(windows)
+        for layer in self.plan.layers:
+            if isinstance(layer, MarkLayer):
+                done.events[layer.name] = self._mark(layer, done, slots)
+                continue
+            name, layout, saturated = layer.lif.name, layer.layout, np.zeros(2, np.int64)
+            ptr = np.empty(slots * (layout.rows * (layout.width + 1) if layer.gathers else 2), np.int64)
+            counts = np.zeros(layout.n, np.int64)
+            rows = layout.size[0]
+            bounds = [rows * k // parts for k in range(parts + 1)] if parts > 1 and layer.gathers else [0, rows]
+            ranges = [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+            found = side_by_side(
+                [lambda r=r: self._lif(layer, done.events, slots, steps, r, ptr, counts, saturated) for r in ranges], self.threads
+            )
+            ev = found[0]
+            if len(found) > 1:
+                by_row, at = ptr.reshape(slots, rows, -1), 0
+                for (y0, y1), part in zip(ranges, found, strict=True):
+                    by_row[:, y0:y1] += at
+                    at += len(part)
+                ev = np.concatenate(found)
+            done.counts[name] = counts
+            for total, times in ((done.wraps, saturated[0]), (done.clips, saturated[1])):
+                if times:
+                    total[name] = int(times)
+            done.events[name] = Events(ev, ptr) if layer.gathers else self._indexed(name, Events(ev, ptr), slots)
+        return done
+
+    def _lif(
+        self, layer: LifLayer, events: dict[str, Events], slots: int, steps: int, part: tuple[int, int], ptr: np.ndarray,
+        counts: np.ndarray, saturated: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        """Spikes of rows ``part`` of a layer; fills ``ptr`` and ``counts`` there."""
+        layout, name = layer.layout, layer.lif.name
+        whole = part == (0, layout.size[0])
+        rows, width, cp = (part[1] - part[0], layout.width, layout.cp) if layer.gathers else (1, 1, layout.n)
+        n, row0, all_rows = rows * width * cp, part[0] if layer.gathers else 0, layout.rows if layer.gathers else 1
+        own = slice(None) if whole else slice(row0 * width * cp, (row0 + rows) * width * cp)
+        small, fits = layer.acc is np.int16, self._fits[name, steps] and layer.leak is not None
+        segment = max(1, min(slots, _ACC_BYTES // (n * (2 if small else 4))))
+        acc, ev, at = np.zeros(segment * n, layer.acc), np.empty(max(1024, segment * n), np.int32), 0
+        neurons, period = self._neurons[name], self._periods[name]
+        if fits:
+            v = np.zeros(n, np.int32)
+            bias, threshold = (x[own] if len(x) == layout.n else x for x in (period.bias, period.threshold))
+        else:
+            u, v64, fired = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint8)
+            own_neurons = [x[own] for x in (neurons.keep_u, neurons.keep_v, neurons.bias, neurons.threshold)]
+            found = np.zeros(2, np.int64)
+        for first in range(0, slots, segment):
+            last = min(slots, first + segment)
+            for group in layer.synapses:
+                group.add(events[group.source], steps, first, last, acc, part)
+            if len(ev) - at < (last - first) * n:
+                ev = np.append(ev[:at], np.empty(max(at, (last - first) * n), np.int32))
+            if fits:
+                at = (kernels.fire16 if small else kernels.fire32)(
+                    acc, v, bias, threshold, layer.leak, layer.shift, steps, first, last, rows, width, cp, ev, at, ptr, counts,
+                    all_rows, row0,
+                )  # fmt: skip
+            else:
+                at = (kernels.lif16 if small else kernels.lif32)(
+                    acc, u, v64, *own_neurons, layer.shift, layer.recurrent, layer.most, fired, fired.view(np.int64), steps, first,
+                    last, rows, width, cp, ev, at, ptr, counts, all_rows, row0, found,
+                )  # fmt: skip
+        if not fits:
+            saturated += found
+        return ev[:at]
+
+    def _indexed(self, name: str, events: Events, slots: int) -> Events:
+        """By pixel, if somebody gathers them."""
+        layout = self.plan.layouts[name]
+        if not layout.by_pixel:
+            return events
+        height, width = layout.size
+        ptr = np.empty(slots * height * (width + 1), np.int64)
+        kernels.index_pixels(events.ev, events.ptr, slots, height, width, layout.cp, ptr)
+        return Events(events.ev, ptr)
+
+    def _mark(self, layer: MarkLayer, done: _Pass, slots: int) -> Events:
+        layout = layer.layout
+        rows, width, cp = (*layout.size, layout.cp) if layout.by_pixel else (1, 1, layout.n)
+        ptr, counts = np.empty(slots * rows * (width + 1), np.int64), np.zeros(layout.n, np.int64)
+        segment = max(1, min(slots, _ACC_BYTES // layout.n))
+        fired, ev, at = np.zeros(segment * layout.n, np.uint8), np.empty(max(1024, segment * layout.n), np.int32), 0
+        for first in range(0, slots, segment):
+            last = min(slots, first + segment)
+            for name, tap_ptr, tap_out in layer.places:
+                given, source = done.events[name], self.plan.layouts[name]
+                kernels.mark(given.ev, given.ptr, source.rows, source.width, first, last, tap_ptr, tap_out, fired, layout.n)
+            if len(ev) - at < (last - first) * layout.n:
+                ev = np.append(ev[:at], np.empty(max(at, (last - first) * layout.n), np.int32))
+            at = kernels.collect(fired.view(np.int64), first, last, rows, width, cp, ev, at, ptr, counts)
+        return Events(ev[:at], ptr)
+
+    def _input(self, windows: np.ndarray) -> tuple[Events, np.ndarray]:
+        layout = self.plan.layouts[self.graph.input.name]
+        n, steps, size = len(windows), windows.shape[-1], layout.n
+        counts = np.zeros(layout.n, np.int64)
+        flat, window_stride, step_stride = _bytes_of(windows, 1 if layout.by_pixel else 8)
+        ev = np.empty(n * steps * size, np.int32)  # only what is written takes memory
+        if layout.by_pixel:
+            ptr = np.empty(n * steps * layout.rows * (layout.width + 1), np.int64)
+            kernels.input_pixels(flat, n, steps, window_stride, step_stride, layout.shape[0], *layout.size, ev, ptr, counts)
+        else:
+            ptr, words = np.empty(2 * n * steps, np.int64), -(-size // 8)
+            kernels.input_words(flat.view(np.int64), n, steps, words, window_stride // 8, step_stride // 8, layout.index, ev, ptr,
+                                counts)  # fmt: skip
+        return Events(ev, ptr), counts
+
+
+def _period(layer: LifLayer, neurons: Neurons) -> _Period:
+    """One pixel's parameters where all pixels have the same, in steps of 32 neurons; else all of them."""
+    bias = np.clip(neurons.bias, -NEVER, NEVER).astype(np.int32)
+    threshold = np.clip(neurons.threshold, -NEVER, NEVER).astype(np.int32)
+    period = int(np.lcm(layer.layout.cp, 32))
+    n = layer.layout.n
+    if n % period == 0 and n == layer.layout.pixels * layer.layout.cp:  # no padding after the last pixel
+        if all(np.array_equal(x, np.resize(x[:period], n)) for x in (bias, threshold)):
+            return _Period(bias[:period].copy(), threshold[:period].copy())
+    return _Period(bias, threshold)
+
+
+def _bytes_of(windows: np.ndarray, multiple: int) -> tuple[np.ndarray, int, int]:
+    """Windows (N, ..., T) as flat bytes and the strides of windows and steps, multiples of ``multiple``; without a copy if it can."""
+    by_step = np.moveaxis(windows, -1, 1)  # (N, T, ...)
+    n, steps, *shape = by_step.shape
+    size = int(np.prod(shape))
+    ordered = np.dtype(windows.dtype).itemsize == 1 and n > 0 and by_step[0, 0].flags.c_contiguous
+    window_stride, step_stride = by_step.strides[:2]
+    if n == 1:
+        window_stride = 0
+    if steps == 1:
+        step_stride = 0
+    aligned = all(x % multiple == 0 for x in (size, window_stride, step_stride, windows.__array_interface__["data"][0]))
+    if ordered and aligned and window_stride >= 0 and step_stride >= 0:
+        length = (n - 1) * window_stride + (steps - 1) * step_stride + size
+        return as_strided(by_step.view(np.uint8), (length,), (1,)), window_stride, step_stride
+    padded = -(-size // multiple) * multiple
+    copy = np.zeros((steps, n, padded), np.uint8)
+    copy[:, :, :size] = by_step.swapaxes(0, 1).reshape(steps, n, size)
+    return copy.reshape(-1), padded, n * padded
