@@ -1,7 +1,9 @@
 """Running a plan: passes over windows, layer by layer; windows, or rows of one window's large layers, side by side in threads."""
 
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -12,8 +14,11 @@ from taaf.hw_sim.engines.event.plan import NEVER, Events, LifLayer, MarkLayer, N
 from taaf.hw_sim.engines.threads import n_cpus, side_by_side
 from taaf.models.ir import Graph
 
+T = TypeVar("T")
 _PASS_VALUES = 1 << 24  # neurons of the widest layer times slots of a pass
-_ACC_BYTES = 1 << 21  # of a layer's currents at a time: they stay in the cache
+_ACC_BYTES = 1 << 18  # of a layer's currents at a time: they stay in the cache
+_ACC_BYTES_GATHERED = 1 << 21  # where every block of weights is read once per such segment
+_KEPT_BYTES = 1 << 25  # of buffers that a thread keeps
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +37,30 @@ class _Pass:
     counts: dict[str, np.ndarray]  # by index
     wraps: dict[str, int]
     clips: dict[str, int]
+
+
+class _Buffers(threading.local):
+    """Memory that a thread uses again: fresh pages cost more than what is written into them."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], np.ndarray] = {}
+
+    def take(self, use: str, size: int, kind: np.dtype | type) -> np.ndarray:
+        """An array of at least ``size``, zeros when new; whoever has it now leaves it as the next expects it."""
+        key = (use, np.dtype(kind).str)
+        found = self._known.get(key)
+        if found is None or len(found) < size:
+            found = np.zeros(size, kind)
+            if found.nbytes <= _KEPT_BYTES:
+                self._known[key] = found
+        return found
+
+    def forget(self) -> None:
+        """After a failure nobody knows what they hold."""
+        self._known.clear()
+
+
+_BUFFERS = _Buffers()
 
 
 class EventEngine:
@@ -80,7 +109,7 @@ class EventEngine:
         out = {name: np.zeros((n, steps, *self.graph.shapes[name]), np.uint8) for name in wanted}
 
         def one(start: int) -> _Pass:
-            done = self._pass(spikes[start : start + chunk], parts)
+            done = _or_forget(lambda: self._pass(spikes[start : start + chunk], parts))
             for name, given in out.items():
                 shared = self.plan.events_of[name]
                 layout, events, block = self.plan.layouts[shared], done.events[shared], given[start : start + chunk]
@@ -124,7 +153,11 @@ class EventEngine:
             bounds = [rows * k // parts for k in range(parts + 1)] if parts > 1 and layer.gathers else [0, rows]
             ranges = [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
             found = side_by_side(
-                [lambda r=r: self._lif(layer, done.events, slots, steps, r, ptr, counts, saturated) for r in ranges], self.threads
+                [
+                    lambda r=r: _or_forget(lambda: self._lif(layer, done.events, slots, steps, r, ptr, counts, saturated))
+                    for r in ranges
+                ],
+                self.threads,
             )
             ev = found[0]
             if len(found) > 1:
@@ -151,8 +184,8 @@ class EventEngine:
         n, row0, all_rows = rows * width * cp, part[0] if layer.gathers else 0, layout.rows if layer.gathers else 1
         own = slice(None) if whole else slice(row0 * width * cp, (row0 + rows) * width * cp)
         small, fits = layer.acc is np.int16, self._fits[name, steps] and layer.leak is not None
-        segment = max(1, min(slots, _ACC_BYTES // (n * (2 if small else 4))))
-        acc, ev, at = np.zeros(segment * n, layer.acc), np.empty(max(1024, segment * n), np.int32), 0
+        segment = max(1, min(slots, (_ACC_BYTES_GATHERED if layer.gathers else _ACC_BYTES) // (n * (2 if small else 4))))
+        acc, ev, at = _BUFFERS.take("acc", segment * n, layer.acc), _BUFFERS.take("ev", segment * n, np.int32), 0
         neurons, period = self._neurons[name], self._periods[name]
         if fits:
             v = np.zeros(n, np.int32)
@@ -166,7 +199,7 @@ class EventEngine:
             for group in layer.synapses:
                 group.add(events[group.source], steps, first, last, acc, part)
             if len(ev) - at < (last - first) * n:
-                ev = np.append(ev[:at], np.empty(max(at, (last - first) * n), np.int32))
+                ev = _grown(ev, at, (last - first) * n)
             if fits:
                 at = (kernels.fire16 if small else kernels.fire32)(
                     acc, v, bias, threshold, layer.leak, layer.shift, steps, first, last, rows, width, cp, ev, at, ptr, counts,
@@ -179,7 +212,7 @@ class EventEngine:
                 )  # fmt: skip
         if not fits:
             saturated += found
-        return ev[:at]
+        return ev[:at].copy()
 
     def _indexed(self, name: str, events: Events, slots: int) -> Events:
         """By pixel, if somebody gathers them."""
@@ -196,31 +229,47 @@ class EventEngine:
         rows, width, cp = (*layout.size, layout.cp) if layout.by_pixel else (1, 1, layout.n)
         ptr, counts = np.empty(slots * rows * (width + 1), np.int64), np.zeros(layout.n, np.int64)
         segment = max(1, min(slots, _ACC_BYTES // layout.n))
-        fired, ev, at = np.zeros(segment * layout.n, np.uint8), np.empty(max(1024, segment * layout.n), np.int32), 0
+        fired, ev, at = np.zeros(segment * layout.n, np.uint8), _BUFFERS.take("ev", segment * layout.n, np.int32), 0
         for first in range(0, slots, segment):
             last = min(slots, first + segment)
             for name, tap_ptr, tap_out in layer.places:
                 given, source = done.events[name], self.plan.layouts[name]
                 kernels.mark(given.ev, given.ptr, source.rows, source.width, first, last, tap_ptr, tap_out, fired, layout.n)
             if len(ev) - at < (last - first) * layout.n:
-                ev = np.append(ev[:at], np.empty(max(at, (last - first) * layout.n), np.int32))
+                ev = _grown(ev, at, (last - first) * layout.n)
             at = kernels.collect(fired.view(np.int64), first, last, rows, width, cp, ev, at, ptr, counts)
-        return Events(ev[:at], ptr)
+        return Events(ev[:at].copy(), ptr)
 
     def _input(self, windows: np.ndarray) -> tuple[Events, np.ndarray]:
         layout = self.plan.layouts[self.graph.input.name]
         n, steps, size = len(windows), windows.shape[-1], layout.n
         counts = np.zeros(layout.n, np.int64)
         flat, window_stride, step_stride = _bytes_of(windows, 1 if layout.by_pixel else 8)
-        ev = np.empty(n * steps * size, np.int32)  # only what is written takes memory
+        ev = _BUFFERS.take("ev", n * steps * size, np.int32)
         if layout.by_pixel:
             ptr = np.empty(n * steps * layout.rows * (layout.width + 1), np.int64)
-            kernels.input_pixels(flat, n, steps, window_stride, step_stride, layout.shape[0], *layout.size, ev, ptr, counts)
+            at = kernels.input_pixels(flat, n, steps, window_stride, step_stride, layout.shape[0], *layout.size, ev, ptr, counts)
         else:
             ptr, words = np.empty(2 * n * steps, np.int64), -(-size // 8)
-            kernels.input_words(flat.view(np.int64), n, steps, words, window_stride // 8, step_stride // 8, layout.index, ev, ptr,
+            at = kernels.input_words(flat.view(np.int64), n, steps, words, window_stride // 8, step_stride // 8, layout.index, ev, ptr,
                                 counts)  # fmt: skip
-        return Events(ev, ptr), counts
+        return Events(ev[:at].copy(), ptr), counts
+
+
+def _or_forget(work: Callable[[], T]) -> T:
+    """Half-done work (Control-C) leaves currents in the thread's buffers."""
+    try:
+        return work()
+    except BaseException:
+        _BUFFERS.forget()
+        raise
+
+
+def _grown(ev: np.ndarray, used: int, needed: int) -> np.ndarray:
+    """A larger list for the thread, with what is in it so far."""
+    more = _BUFFERS.take("ev", 2 * used + needed, np.int32)
+    more[:used] = ev[:used]
+    return more
 
 
 def _period(layer: LifLayer, neurons: Neurons) -> _Period:

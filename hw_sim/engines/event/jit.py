@@ -16,6 +16,7 @@ from typing import Any
 
 import numba
 
+_SOURCES = ("jit.py", "kernels.py", "vectors.py")
 _LOCK = threading.RLock()
 _OPTIONS: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 log = logging.getLogger("taaf.engine")
@@ -29,8 +30,7 @@ def cache_folder() -> Path:
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    digest = hashlib.sha256(b"".join(Path(__file__).with_name(name).read_bytes() for name in _SOURCES)).hexdigest()
     return base / "taaf" / f"kernels-{digest[:16]}"
 
 

@@ -78,21 +78,34 @@ def index_pixels(ev, rows_ptr, slots, height, width, cp, ptr):  # type: ignore[n
 
 def _scatter(ev, ptr, rows, width, first, last, c_in, tap_ptr, tap_out, tap_w, w, w_row, c_out, acc, n):  # type: ignore[no-untyped-def]
     """Convolution by fan-out: for every spike and kernel tap, ``c_out`` (a multiple of 8) weights are added."""
+    wide, odd = c_out // 16 * 16, c_out % 16 == 8
+    channels = np.uint32(c_in)
     for slot in range(first, last):
         begin = (slot - first) * n
         for r in range(rows):
             row = (slot * rows + r) * (width + 1)
             for e in range(ptr[row], ptr[row + width]):
-                pixel = ev[e] // c_in
+                pixel = np.int64(np.uint32(ev[e]) // channels)
                 base = (ev[e] - pixel * c_in) * w_row
-                for q in range(tap_ptr[pixel], tap_ptr[pixel + 1]):
-                    o, j = begin + tap_out[q], base + tap_w[q]
-                    k = 0
-                    while k + 16 <= c_out:
-                        _add16(acc, o + k, w, j + k)
-                        k += 16
-                    if k < c_out:
-                        _add8(acc, o + k, w, j + k)
+                start, end = tap_ptr[pixel], tap_ptr[pixel + 1]
+                if wide == 16 and not odd:
+                    for q in range(start, end):
+                        _add16(acc, begin + tap_out[q], w, base + tap_w[q])
+                elif wide == 16:
+                    for q in range(start, end):
+                        o, j = begin + tap_out[q], base + tap_w[q]
+                        _add16(acc, o, w, j)
+                        _add8(acc, o + 16, w, j + 16)
+                elif wide == 0:
+                    for q in range(start, end):
+                        _add8(acc, begin + tap_out[q], w, base + tap_w[q])
+                else:
+                    for q in range(start, end):
+                        o, j = begin + tap_out[q], base + tap_w[q]
+                        for k in range(0, wide, 16):
+                            _add16(acc, o + k, w, j + k)
+                        if odd:
+                            _add8(acc, o + wide, w, j + wide)
 
 
 _SCATTER = f"void({_EVENTS}, {_I64}, i8, i8, i8, i8, i8, {_I32}, {_I32}, {_I32}, %s, i8, i8, %s, i8)"
