@@ -103,7 +103,9 @@ class Engine:
         """
         require_spikes(self.graph, spikes, spikes.shape[1:-1])
         wanted = {self.graph.output, *([n.name for n in self.graph.lifs()] if keep_all else [])}
-        found, activity = self._execution.run(spikes, wanted | ({r.source for r in self._relays.values()} if keep_all else set()))
+        found, activity = self._execution.run(
+            spikes, wanted | ({r.source for r in self._relays.values()} if keep_all else set())
+        )
         for name, relays in self._relays.items():
             activity.spikes[name] = np.concatenate([activity.spikes[name], relays.of(activity.spikes[relays.source])])
             if name in wanted:

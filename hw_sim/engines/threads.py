@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+A = TypeVar("A")
 T = TypeVar("T")
 _POOLS: dict[int, ThreadPoolExecutor] = {}
 
@@ -32,20 +33,20 @@ def _quota() -> float | None:
         return None
 
 
-def side_by_side(work: Sequence[Callable[[], T]], threads: int) -> list[T]:
-    """Results of all, in order; the calling thread works too. Must not be called from within such work."""
-    if threads == 1 or len(work) < 2:
-        return [do() for do in work]
+def side_by_side(do: Callable[[A], T], items: Sequence[A], threads: int) -> list[T]:
+    """Results for all items, in order; the calling thread works too. ``do`` must not call this with several items."""
+    if threads == 1 or len(items) < 2:
+        return [do(item) for item in items]
     if threads not in _POOLS:
         _POOLS[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="taaf-engine")
-    left = iter(range(len(work)))
-    found: list[T | None] = [None] * len(work)
+    left = iter(range(len(items)))
+    found: list[T | None] = [None] * len(items)
 
     def take() -> None:
         for k in left:  # the interpreter's lock makes this step whole
-            found[k] = work[k]()
+            found[k] = do(items[k])
 
-    helpers = [_POOLS[threads].submit(take) for _ in range(min(threads, len(work)) - 1)]
+    helpers = [_POOLS[threads].submit(take) for _ in range(min(threads, len(items)) - 1)]
     try:
         take()
     finally:

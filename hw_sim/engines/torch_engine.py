@@ -16,7 +16,14 @@ from torch.nn import functional
 
 from taaf.hw_sim.activity import Activity
 from taaf.hw_sim.engines.delays import DelayPlan, delay_plan, delayed_linear
-from taaf.hw_sim.engines.exact import exact_tensor, float32_convolves_exactly, is_power_of_two, per_channel, scales_channels, whole_for
+from taaf.hw_sim.engines.exact import (
+    exact_tensor,
+    float32_convolves_exactly,
+    is_power_of_two,
+    per_channel,
+    scales_channels,
+    whole_for,
+)
 from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Sum
@@ -72,7 +79,7 @@ class TorchEngine:
         alone = self.graph.sources(lif.name) == [node.name] and fed.bias_in_drive
         return _SynapsePlan(
             fed.dtype,
-            exact_tensor(64 * node.weight, fed.dtype),
+            exact_tensor(64 * node.weight.astype(np.int64), fed.dtype),
             fed.bias if alone else None,
             scales_channels(node),
             None if not isinstance(node, Dense) or node.delay is None else delay_plan(node.delay),
@@ -101,8 +108,8 @@ class TorchEngine:
         return _LifPlan(
             dtype=dtype,
             threshold=per_channel(lif.v_th_mant, shape, 64.0, dtype),
-            keep_u=per_channel(np.subtract(4096, lif.i_decay), shape, 2.0**-12, dtype),
-            keep_v=per_channel(np.subtract(4096, lif.v_decay), shape, 2.0**-12, dtype),
+            keep_u=per_channel(4096 - np.asarray(lif.i_decay, np.int64), shape, 2.0**-12, dtype),
+            keep_v=per_channel(4096 - np.asarray(lif.v_decay, np.int64), shape, 2.0**-12, dtype),
             bias=None if lif.bias is None else exact_tensor(64 * lif.bias.astype(np.int64), dtype),
             bias_in_drive=direct and not memory and not ranges.may_wrap.any() and lif.bias is not None and lif.bias.ndim == 1,
             memory=memory,

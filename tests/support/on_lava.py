@@ -4,10 +4,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from engines import run_engines
 
 from taaf.deploy.lava.runtime import LavaRuntime, require_lava
 from taaf.export.targets.netx.write import write_netx
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.ir import Graph
 
@@ -51,7 +51,7 @@ def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
 def assert_layers_agree(graph: Graph, spikes: np.ndarray, trained: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Training's spikes of every LIF, none silent, = reference = engine = Lava, for input (N, *shape, T); returns the engine's."""
     assert list(trained) == [lif.name for lif in graph.lifs()]
-    fast = Engine(graph).run(spikes, keep_all=True).spikes
+    fast = run_engines(graph, spikes).spikes
     on_lava = run_on_lava(graph, spikes)
     slow = [run_reference(graph, window).spikes for window in spikes]
     for lif, expected in trained.items():

@@ -1,9 +1,9 @@
 """Running a plan: passes over windows, layer by layer; windows, or rows of one window's large layers, side by side in threads."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import pairwise
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -14,7 +14,6 @@ from taaf.hw_sim.engines.event.plan import NEVER, Events, LifLayer, MarkLayer, N
 from taaf.hw_sim.engines.threads import n_cpus, side_by_side
 from taaf.models.ir import Graph
 
-T = TypeVar("T")
 _PASS_VALUES = 1 << 24  # neurons of the widest layer times slots of a pass
 _ACC_BYTES = 1 << 18  # of a layer's currents at a time: they stay in the cache
 _ACC_BYTES_GATHERED = 1 << 21  # where every block of weights is read once per such segment
@@ -109,7 +108,7 @@ class EventEngine:
         out = {name: np.zeros((n, steps, *self.graph.shapes[name]), np.uint8) for name in wanted}
 
         def one(start: int) -> _Pass:
-            done = _or_forget(lambda: self._pass(spikes[start : start + chunk], parts))
+            done = self._pass(spikes[start : start + chunk], parts)
             for name, given in out.items():
                 shared = self.plan.events_of[name]
                 layout, events, block = self.plan.layouts[shared], done.events[shared], given[start : start + chunk]
@@ -119,8 +118,7 @@ class EventEngine:
             done.events.clear()
             return done
 
-        starts = range(0, n, chunk)
-        passes = [one(start) for start in starts] if parts > 1 else side_by_side([lambda s=s: one(s) for s in starts], self.threads)
+        passes = side_by_side(one, range(0, n, chunk), 1 if parts > 1 else self.threads)
         return {name: np.moveaxis(x, 1, -1) for name, x in out.items()}, self._activity(passes, n, steps)
 
     def _activity(self, passes: list[_Pass], n: int, steps: int) -> Activity:
@@ -138,42 +136,46 @@ class EventEngine:
         return activity
 
     def _pass(self, windows: np.ndarray, parts: int) -> _Pass:
-        steps, done = windows.shape[-1], _Pass({}, {}, {}, {})
-        slots = len(windows) * steps
+        """Some windows, every layer; ``parts`` of a large layer at a time."""
+        slots, done = len(windows) * windows.shape[-1], _Pass({}, {}, {}, {})
         name = self.graph.input.name
         done.events[name], done.counts[name] = self._input(windows)
         for layer in self.plan.layers:
             if isinstance(layer, MarkLayer):
-                done.events[layer.name] = self._mark(layer, done, slots)
-                continue
-            name, layout, saturated = layer.lif.name, layer.layout, np.zeros(2, np.int64)
-            ptr = np.empty(slots * (layout.rows * (layout.width + 1) if layer.gathers else 2), np.int64)
-            counts = np.zeros(layout.n, np.int64)
-            rows = layout.size[0]
-            bounds = [rows * k // parts for k in range(parts + 1)] if parts > 1 and layer.gathers else [0, rows]
-            ranges = [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
-            found = side_by_side(
-                [
-                    lambda r=r: _or_forget(lambda: self._lif(layer, done.events, slots, steps, r, ptr, counts, saturated))
-                    for r in ranges
-                ],
-                self.threads,
-            )
-            ev = found[0]
-            if len(found) > 1:
-                by_row, at = ptr.reshape(slots, rows, -1), 0
-                for (y0, y1), part in zip(ranges, found, strict=True):
-                    by_row[:, y0:y1] += at
-                    at += len(part)
-                ev = np.concatenate(found)
-            done.counts[name] = counts
-            for total, times in ((done.wraps, saturated[0]), (done.clips, saturated[1])):
-                if times:
-                    total[name] = int(times)
-            done.events[name] = Events(ev, ptr) if layer.gathers else self._indexed(name, Events(ev, ptr), slots)
+                done.events[layer.name] = self._mark(layer, done.events, slots)
+            else:
+                self._lif(layer, done, slots, windows.shape[-1], parts)
         return done
 
-    def _lif(
+    def _lif(self, layer: LifLayer, done: _Pass, slots: int, steps: int, parts: int) -> None:
+        """Spikes, counts and saturation of a layer."""
+        name, layout, rows = layer.lif.name, layer.layout, layer.layout.size[0]
+        ptr = np.empty(slots * (layout.rows * (layout.width + 1) if layer.gathers else 2), np.int64)
+        counts, saturated = np.zeros(layout.n, np.int64), np.zeros((rows, 2), np.int64)
+
+        def one(part: tuple[int, int]) -> np.ndarray:
+            try:
+                return self._rows(layer, done.events, slots, steps, part, ptr, counts, saturated[part[0]])
+            except BaseException:  # Control-C, too: the currents in the thread's buffers are not zero
+                _BUFFERS.forget()
+                raise
+
+        bounds = sorted({rows * k // parts for k in range(parts + 1)}) if layer.gathers else [0, rows]
+        ranges = list(pairwise(bounds))
+        found = side_by_side(one, ranges, self.threads)
+        if len(found) > 1:
+            by_row, at = ptr.reshape(slots, rows, -1), 0
+            for (y0, y1), part in zip(ranges, found, strict=True):
+                by_row[:, y0:y1] += at
+                at += len(part)
+        events = Events(np.concatenate(found), ptr)
+        done.events[name] = events if layer.gathers else self._indexed(name, events, slots)
+        done.counts[name] = counts
+        for total, times in ((done.wraps, saturated[:, 0].sum()), (done.clips, saturated[:, 1].sum())):
+            if times:
+                total[name] = int(times)
+
+    def _rows(
         self, layer: LifLayer, events: dict[str, Events], slots: int, steps: int, part: tuple[int, int], ptr: np.ndarray,
         counts: np.ndarray, saturated: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
@@ -193,7 +195,6 @@ class EventEngine:
         else:
             u, v64, fired = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint8)
             own_neurons = [x[own] for x in (neurons.keep_u, neurons.keep_v, neurons.bias, neurons.threshold)]
-            found = np.zeros(2, np.int64)
         for first in range(0, slots, segment):
             last = min(slots, first + segment)
             for group in layer.synapses:
@@ -208,10 +209,8 @@ class EventEngine:
             else:
                 at = (kernels.lif16 if small else kernels.lif32)(
                     acc, u, v64, *own_neurons, layer.shift, layer.recurrent, layer.most, fired, fired.view(np.int64), steps, first,
-                    last, rows, width, cp, ev, at, ptr, counts, all_rows, row0, found,
+                    last, rows, width, cp, ev, at, ptr, counts, all_rows, row0, saturated,
                 )  # fmt: skip
-        if not fits:
-            saturated += found
         return ev[:at].copy()
 
     def _indexed(self, name: str, events: Events, slots: int) -> Events:
@@ -224,7 +223,7 @@ class EventEngine:
         kernels.index_pixels(events.ev, events.ptr, slots, height, width, layout.cp, ptr)
         return Events(events.ev, ptr)
 
-    def _mark(self, layer: MarkLayer, done: _Pass, slots: int) -> Events:
+    def _mark(self, layer: MarkLayer, events: dict[str, Events], slots: int) -> Events:
         layout = layer.layout
         rows, width, cp = (*layout.size, layout.cp) if layout.by_pixel else (1, 1, layout.n)
         ptr, counts = np.empty(slots * rows * (width + 1), np.int64), np.zeros(layout.n, np.int64)
@@ -233,7 +232,7 @@ class EventEngine:
         for first in range(0, slots, segment):
             last = min(slots, first + segment)
             for name, tap_ptr, tap_out in layer.places:
-                given, source = done.events[name], self.plan.layouts[name]
+                given, source = events[name], self.plan.layouts[name]
                 kernels.mark(given.ev, given.ptr, source.rows, source.width, first, last, tap_ptr, tap_out, fired, layout.n)
             if len(ev) - at < (last - first) * layout.n:
                 ev = _grown(ev, at, (last - first) * layout.n)
@@ -248,21 +247,14 @@ class EventEngine:
         ev = _BUFFERS.take("ev", n * steps * size, np.int32)
         if layout.by_pixel:
             ptr = np.empty(n * steps * layout.rows * (layout.width + 1), np.int64)
-            at = kernels.input_pixels(flat, n, steps, window_stride, step_stride, layout.shape[0], *layout.size, ev, ptr, counts)
+            at = kernels.input_pixels(
+                flat, n, steps, window_stride, step_stride, layout.shape[0], *layout.size, ev, ptr, counts
+            )
         else:
             ptr, words = np.empty(2 * n * steps, np.int64), -(-size // 8)
             at = kernels.input_words(flat.view(np.int64), n, steps, words, window_stride // 8, step_stride // 8, layout.index, ev, ptr,
                                 counts)  # fmt: skip
         return Events(ev[:at].copy(), ptr), counts
-
-
-def _or_forget(work: Callable[[], T]) -> T:
-    """Half-done work (Control-C) leaves currents in the thread's buffers."""
-    try:
-        return work()
-    except BaseException:
-        _BUFFERS.forget()
-        raise
 
 
 def _grown(ev: np.ndarray, used: int, needed: int) -> np.ndarray:
@@ -278,9 +270,9 @@ def _period(layer: LifLayer, neurons: Neurons) -> _Period:
     threshold = np.clip(neurons.threshold, -NEVER, NEVER).astype(np.int32)
     period = int(np.lcm(layer.layout.cp, 32))
     n = layer.layout.n
-    if n % period == 0 and n == layer.layout.pixels * layer.layout.cp:  # no padding after the last pixel
-        if all(np.array_equal(x, np.resize(x[:period], n)) for x in (bias, threshold)):
-            return _Period(bias[:period].copy(), threshold[:period].copy())
+    no_padding = n % period == 0 and n == layer.layout.pixels * layer.layout.cp  # after the last pixel
+    if no_padding and all(np.array_equal(x, np.resize(x[:period], n)) for x in (bias, threshold)):
+        return _Period(bias[:period].copy(), threshold[:period].copy())
     return _Period(bias, threshold)
 
 

@@ -76,7 +76,7 @@ def index_pixels(ev, rows_ptr, slots, height, width, cp, ptr):  # type: ignore[n
                 ptr[row + x + 1] = at
 
 
-def _scatter(ev, ptr, rows, width, first, last, c_in, tap_ptr, tap_out, tap_w, w, w_row, c_out, acc, n):  # type: ignore[no-untyped-def]
+def _scatter(ev, ptr, rows, width, first, last, c_in, tap_ptr, tap_out, tap_w, w, w_row, c_out, acc, n):  # type: ignore[no-untyped-def]  # noqa: PLR0912
     """Convolution by fan-out: for every spike and kernel tap, ``c_out`` (a multiple of 8) weights are added."""
     wide, odd = c_out // 16 * 16, c_out % 16 == 8
     channels = np.uint32(c_in)
@@ -113,9 +113,7 @@ scatter16 = Kernel(_scatter, _SCATTER % (_I16, _I16))
 scatter32 = Kernel(_scatter, _SCATTER % (_I32, _I32))
 
 
-@kernel(
-    f"void({_EVENTS}, {_I64}, i8, i8, i8, i8, i8, {_I32}, {_I32}, {_I32}, {_I32}, {_I32}, i8, i8, {_I32}, i8, i8)"
-)
+@kernel(f"void({_EVENTS}, {_I64}, i8, i8, i8, i8, i8, {_I32}, {_I32}, {_I32}, {_I32}, {_I32}, i8, i8, {_I32}, i8, i8)")
 def scatter_groups(  # type: ignore[no-untyped-def]
     ev, ptr, rows, width, first, last, c_in, tap_ptr, tap_out, tap_w, to, w, w_row, c_out, acc, n, offset
 ):
@@ -233,7 +231,7 @@ def _collect(words, n, row, width, cp, base, ev, at, ptr, counts):  # type: igno
     """Spikes of n bytes, eight a word, rows of ``width`` pixels of ``cp`` (a multiple of 8); the words are cleared."""
     word_at = 0
     per_row = width * cp
-    for y in range(n // per_row):
+    for _ in range(n // per_row):
         for x in range(width):
             ptr[row + x] = at
             for _ in range(cp // 8):

@@ -7,7 +7,6 @@ last longer.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from taaf.hw_sim.engines.event import kernels
 from taaf.hw_sim.engines.event.layout import Layout, concat_places, conv_taps, pool_places, up
 from taaf.hw_sim.intervals import LifRanges, lif_ranges
 from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense
-from taaf.models.ir.nodes import spread
+from taaf.models.ir.nodes import PerChannel, spread
 
 NEVER = 1 << 30  # a threshold that 24 bits do not reach
 _MOST_TABLE = 1 << 28  # values of one table of weights
@@ -48,7 +47,7 @@ class LifLayer:
     lif: Lif
     layout: Layout
     synapses: tuple[Synapses, ...]
-    acc: type[np.signedinteger[Any]]
+    acc: type[np.int16] | type[np.int32]
     shift: int
     recurrent: np.ndarray  # rows of weights by index, or empty
     most: int  # such rows whose sum fits 16 bits
@@ -150,7 +149,9 @@ class Plan:
         layout = self._place(lif, Layout(shape, cp, up(cp * int(np.prod(shape[1:])), 32), by_pixel=gathers))
         leak = _leak(lif, recurrent is not None)
         narrow = maps and any(isinstance(n, Conv2d) and _narrow(n) for n in nodes)
-        acc = np.int16 if maps and not gathers and not narrow and peak < 1 << 15 and leak is not None else np.int32
+        acc: type[np.int16] | type[np.int32] = (
+            np.int16 if maps and not gathers and not narrow and peak < 1 << 15 and leak is not None else np.int32
+        )
         synapses: list[Synapses] = []
         for node in nodes:
             (given,) = self.graph.sources(node.name)
@@ -172,7 +173,7 @@ class Plan:
         return LifLayer(lif, layout, tuple(synapses), acc, shift, rows, most, leak, gathers)
 
 
-def _integers(values: np.ndarray) -> np.ndarray:
+def _integers(values: PerChannel) -> np.ndarray:
     return np.asarray(values).astype(np.int64)
 
 
@@ -200,7 +201,9 @@ def _most(weight: np.ndarray) -> int:
     return 32767 // max(1, int(np.abs(weight).max()))
 
 
-def _scattered(node: Conv2d, weight: np.ndarray, name: str, source: Layout, target: Layout, kind: type) -> Synapses:
+def _scattered(
+    node: Conv2d, weight: np.ndarray, name: str, source: Layout, target: Layout, kind: type[np.int16] | type[np.int32]
+) -> Synapses:
     taps, (c_out, c_in, kh, kw) = conv_taps(node, source, target), weight.shape
     table = np.zeros((source.cp, kh, kw, target.cp), kind)
     table[:c_in, :, :, :c_out] = weight.transpose(1, 2, 3, 0)
@@ -221,7 +224,9 @@ def _grouped(node: Conv2d, weight: np.ndarray, name: str, source: Layout, target
     c_out, c_in, kh, kw = weight.shape
     per_group = c_out // groups
     table = np.zeros((source.cp, kh * kw, per_group), np.int32)
-    table[: c_in * groups] = weight.reshape(groups, per_group, c_in, kh * kw).transpose(0, 2, 3, 1).reshape(-1, kh * kw, per_group)
+    table[: c_in * groups] = (
+        weight.reshape(groups, per_group, c_in, kh * kw).transpose(0, 2, 3, 1).reshape(-1, kh * kw, per_group)
+    )
     to = (np.arange(source.cp) // c_in * per_group).astype(np.int32)
     flat, row, at = table.ravel(), kh * kw * per_group, taps.tap * np.int32(per_group)
     per_row = target.size[1] * target.cp
@@ -263,14 +268,17 @@ def _dense(node: Dense, weight: np.ndarray, name: str, source: Layout, target: L
     found, delays = [], [int(d) for d in np.unique(delay)]
     if (size := len(delays) * source.n * target.n) > _MOST_TABLE:
         raise UnsupportedGraph(f"{where}: {size} weights in {len(delays)} tables of delays, more than {_MOST_TABLE}")
+    most = _most(weight)
     for steps_late in delays:
-        table, most = _rows(np.where(delay == steps_late, weight, 0), source, target), _most(weight)
+        table = _rows(np.where(delay == steps_late, weight, 0), source, target)
 
         def add(
             given: Events, steps: int, first: int, last: int, acc: np.ndarray, _part: tuple[int, int],
             late: int = steps_late, table: np.ndarray = table,
         ) -> None:  # fmt: skip
-            kernels.gather_dense(given.ev, given.ptr, source.rows, source.width, steps, late, first, last, table, target.n, most, acc)
+            kernels.gather_dense(
+                given.ev, given.ptr, source.rows, source.width, steps, late, first, last, table, target.n, most, acc
+            )
 
         found.append(Synapses(name, add))
     return found

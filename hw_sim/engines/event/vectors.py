@@ -5,7 +5,7 @@ Plain loops over the same arrays keep their partial sums in memory instead of re
 
 from typing import Any
 
-import llvmlite.ir as ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
