@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from taaf.hw_sim.activity import Activity
 from taaf.hw_sim.engines.event import kernels
-from taaf.hw_sim.engines.event.plan import NEVER, Events, LifLayer, MarkLayer, Neurons, Plan, neurons_of
+from taaf.hw_sim.engines.event.neurons import Neurons, Period, neurons_of, period_of
+from taaf.hw_sim.engines.event.plan import Events, LifLayer, MarkLayer, Plan
 from taaf.hw_sim.engines.threads import n_cpus, side_by_side
 from taaf.models.ir import Graph
 
@@ -20,22 +20,23 @@ _ACC_BYTES_GATHERED = 1 << 21  # where every block of weights is read once per s
 _KEPT_BYTES = 1 << 25  # of buffers that a thread keeps
 
 
-@dataclass(frozen=True, eq=False)
-class _Period:
-    """int32 parameters of as many neurons as repeat."""
+class _Totals:
+    """Counts of all passes; threads add to them one after another."""
 
-    bias: np.ndarray
-    threshold: np.ndarray
+    def __init__(self, plan: Plan, n: int, steps: int) -> None:
+        self.activity = Activity(n, steps)
+        self._plan, self._lock = plan, threading.Lock()
+        for name in (plan.graph.input.name, *(lif.name for lif in plan.graph.lifs())):
+            self.activity.spikes[name] = np.zeros(plan.layouts[name].shape, np.int64)
 
-
-@dataclass(eq=False)
-class _Pass:
-    """What a pass over some windows gives."""
-
-    events: dict[str, Events]
-    counts: dict[str, np.ndarray]  # by index
-    wraps: dict[str, int]
-    clips: dict[str, int]
+    def add(self, name: str, counts: np.ndarray, saturated: tuple[int, int] = (0, 0)) -> None:
+        """Counts by index, which are cleared, and numbers of wraps and clips."""
+        layout, activity = self._plan.layouts[name], self.activity
+        with self._lock:
+            kernels.add_counts(counts, layout.pixels, layout.cp, layout.shape[0], activity.spikes[name].reshape(-1))
+            for total, times in zip((activity.wraps, activity.clips), saturated, strict=True):
+                if times:
+                    total[name] = total.get(name, 0) + times
 
 
 class _Buffers(threading.local):
@@ -84,12 +85,8 @@ class EventEngine:
         self.graph, self.chunk, self.threads = graph, chunk, threads or n_cpus()
         self.plan = Plan(graph)
         self._neurons: dict[str, Neurons] = {}
-        self._periods: dict[str, _Period] = {}
+        self._periods: dict[str, Period] = {}
         self._fits: dict[tuple[str, int], bool] = {}
-        for layer in self.plan.layers:
-            if isinstance(layer, LifLayer):
-                self._neurons[layer.lif.name] = neurons_of(layer)
-                self._periods[layer.lif.name] = _period(layer, self._neurons[layer.lif.name])
         self._splits = any(isinstance(layer, LifLayer) and layer.gathers for layer in self.plan.layers)
 
     def run(self, spikes: np.ndarray, wanted: Collection[str]) -> tuple[dict[str, np.ndarray], Activity]:
@@ -97,7 +94,7 @@ class EventEngine:
         n, steps = len(spikes), spikes.shape[-1]
         for layer in self.plan.layers:
             if isinstance(layer, LifLayer):
-                self._fits[layer.lif.name, steps] = self.plan.fits(layer, steps)
+                self._prepare(layer, steps)
         widest = max(layout.n for layout in self.plan.layouts.values())
         chunk = max(1, min(self.chunk, _PASS_VALUES // (widest * steps)))
         parts = 1
@@ -107,73 +104,72 @@ class EventEngine:
             chunk = max(1, min(chunk, -(-n // self.threads)))
         out = {name: np.zeros((n, steps, *self.graph.shapes[name]), np.uint8) for name in wanted}
 
-        def one(start: int) -> _Pass:
-            done = self._pass(spikes[start : start + chunk], parts)
+        totals = _Totals(self.plan, n, steps)
+
+        def one(start: int) -> None:
+            found = self._pass(spikes[start : start + chunk], parts, totals)
             for name, given in out.items():
                 shared = self.plan.events_of[name]
-                layout, events, block = self.plan.layouts[shared], done.events[shared], given[start : start + chunk]
+                layout, events, block = self.plan.layouts[shared], found[shared], given[start : start + chunk]
                 size = int(np.prod(layout.shape))
                 kernels.to_bytes(events.ev, events.ptr, len(block) * steps, layout.rows, layout.width, layout.place,
                                  block.reshape(-1), size)  # fmt: skip
-            done.events.clear()
-            return done
 
-        passes = side_by_side(one, range(0, n, chunk), 1 if parts > 1 else self.threads)
-        return {name: np.moveaxis(x, 1, -1) for name, x in out.items()}, self._activity(passes, n, steps)
+        side_by_side(one, range(0, n, chunk), 1 if parts > 1 else self.threads)
+        return {name: np.moveaxis(x, 1, -1) for name, x in out.items()}, totals.activity
 
-    def _activity(self, passes: list[_Pass], n: int, steps: int) -> Activity:
-        activity = Activity(n, steps)
-        for name in (self.graph.input.name, *(lif.name for lif in self.graph.lifs())):
-            layout = self.plan.layouts[name]
-            total = np.zeros(layout.n, np.int64)
-            for done in passes:
-                total += done.counts[name]
-            activity.spikes[name] = total[layout.index].reshape(layout.shape)
-        for done in passes:
-            for found, total_of in ((done.wraps, activity.wraps), (done.clips, activity.clips)):
-                for name, times in found.items():
-                    total_of[name] = total_of.get(name, 0) + times
-        return activity
+    def _prepare(self, layer: LifLayer, steps: int) -> None:
+        """Which kernel runs a layer in windows of this length, and its parameters."""
+        name = layer.lif.name
+        if (name, steps) not in self._fits:
+            self._fits[name, steps] = fits = layer.leak is not None and self.plan.fits(layer, steps)
+            if fits and name not in self._periods:
+                self._periods[name] = period_of(layer)
+            elif not fits and name not in self._neurons:
+                self._neurons[name] = neurons_of(layer)
 
-    def _pass(self, windows: np.ndarray, parts: int) -> _Pass:
+    def _pass(self, windows: np.ndarray, parts: int, totals: _Totals) -> dict[str, Events]:
         """Some windows, every layer; ``parts`` of a large layer at a time."""
-        slots, done = len(windows) * windows.shape[-1], _Pass({}, {}, {}, {})
-        name = self.graph.input.name
-        done.events[name], done.counts[name] = self._input(windows)
-        for layer in self.plan.layers:
-            if isinstance(layer, MarkLayer):
-                done.events[layer.name] = self._mark(layer, done.events, slots)
-            else:
-                self._lif(layer, done, slots, windows.shape[-1], parts)
-        return done
+        slots, name = len(windows) * windows.shape[-1], self.graph.input.name
+        try:
+            found = {name: self._input(windows, totals)}
+            for layer in self.plan.layers:
+                if isinstance(layer, MarkLayer):
+                    found[layer.name] = self._mark(layer, found, slots)
+                else:
+                    found[layer.lif.name] = self._lif(layer, found, slots, windows.shape[-1], parts, totals)
+        except BaseException:  # Control-C, too
+            _BUFFERS.forget()
+            raise
+        return found
 
-    def _lif(self, layer: LifLayer, done: _Pass, slots: int, steps: int, parts: int) -> None:
-        """Spikes, counts and saturation of a layer."""
+    def _lif(
+        self, layer: LifLayer, events: dict[str, Events], slots: int, steps: int, parts: int, totals: _Totals
+    ) -> Events:  # fmt: skip
+        """Spikes of a layer."""
         name, layout, rows = layer.lif.name, layer.layout, layer.layout.size[0]
         ptr = np.empty(slots * (layout.rows * (layout.width + 1) if layer.gathers else 2), np.int64)
-        counts, saturated = np.zeros(layout.n, np.int64), np.zeros((rows, 2), np.int64)
+        counts, saturated = _BUFFERS.take("counts", layout.n, np.int64), np.zeros((rows, 2), np.int64)
 
         def one(part: tuple[int, int]) -> np.ndarray:
             try:
-                return self._rows(layer, done.events, slots, steps, part, ptr, counts, saturated[part[0]])
-            except BaseException:  # Control-C, too: the currents in the thread's buffers are not zero
+                return self._rows(layer, events, slots, steps, part, ptr, counts, saturated[part[0]])
+            except BaseException:
                 _BUFFERS.forget()
                 raise
 
         bounds = sorted({rows * k // parts for k in range(parts + 1)}) if layer.gathers else [0, rows]
         ranges = list(pairwise(bounds))
         found = side_by_side(one, ranges, self.threads)
-        if len(found) > 1:
-            by_row, at = ptr.reshape(slots, rows, -1), 0
-            for (y0, y1), part in zip(ranges, found, strict=True):
-                by_row[:, y0:y1] += at
-                at += len(part)
-        events = Events(np.concatenate(found), ptr)
-        done.events[name] = events if layer.gathers else self._indexed(name, events, slots)
-        done.counts[name] = counts
-        for total, times in ((done.wraps, saturated[:, 0].sum()), (done.clips, saturated[:, 1].sum())):
-            if times:
-                total[name] = int(times)
+        totals.add(name, counts, (int(saturated[:, 0].sum()), int(saturated[:, 1].sum())))
+        if len(found) == 1:
+            given = Events(found[0], ptr)
+            return given if layer.gathers else self._indexed(name, given, slots)
+        by_row, at = ptr.reshape(slots, rows, -1), 0
+        for (y0, y1), part in zip(ranges, found, strict=True):
+            by_row[:, y0:y1] += at
+            at += len(part)
+        return Events(np.concatenate(found), ptr)
 
     def _rows(
         self, layer: LifLayer, events: dict[str, Events], slots: int, steps: int, part: tuple[int, int], ptr: np.ndarray,
@@ -185,15 +181,16 @@ class EventEngine:
         rows, width, cp = (part[1] - part[0], layout.width, layout.cp) if layer.gathers else (1, 1, layout.n)
         n, row0, all_rows = rows * width * cp, part[0] if layer.gathers else 0, layout.rows if layer.gathers else 1
         own = slice(None) if whole else slice(row0 * width * cp, (row0 + rows) * width * cp)
-        small, fits = layer.acc is np.int16, self._fits[name, steps] and layer.leak is not None
+        small, fits = layer.acc is np.int16, self._fits[name, steps]
         segment = max(1, min(slots, (_ACC_BYTES_GATHERED if layer.gathers else _ACC_BYTES) // (n * (2 if small else 4))))
         acc, ev, at = _BUFFERS.take("acc", segment * n, layer.acc), _BUFFERS.take("ev", segment * n, np.int32), 0
-        neurons, period = self._neurons[name], self._periods[name]
         if fits:
+            period = self._periods[name]
             v = np.zeros(n, np.int32)
             bias, threshold = (x[own] if len(x) == layout.n else x for x in (period.bias, period.threshold))
         else:
             u, v64, fired = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint8)
+            neurons = self._neurons[name]
             own_neurons = [x[own] for x in (neurons.keep_u, neurons.keep_v, neurons.bias, neurons.threshold)]
         for first in range(0, slots, segment):
             last = min(slots, first + segment)
@@ -239,22 +236,21 @@ class EventEngine:
             at = kernels.collect(fired.view(np.int64), first, last, rows, width, cp, ev, at, ptr, counts)
         return Events(ev[:at].copy(), ptr)
 
-    def _input(self, windows: np.ndarray) -> tuple[Events, np.ndarray]:
+    def _input(self, windows: np.ndarray, totals: _Totals) -> Events:
         layout = self.plan.layouts[self.graph.input.name]
         n, steps, size = len(windows), windows.shape[-1], layout.n
-        counts = np.zeros(layout.n, np.int64)
-        flat, window_stride, step_stride = _bytes_of(windows, 1 if layout.by_pixel else 8)
-        ev = _BUFFERS.take("ev", n * steps * size, np.int32)
+        counts = _BUFFERS.take("counts", layout.n, np.int64)
+        flat, window_stride, step_stride = _bytes_of(windows)
+        ev, words = _BUFFERS.take("ev", n * steps * size, np.int32), -(-size // 8)
+        given = (flat.view(np.int64), n, steps, words, window_stride // 8, step_stride // 8)
+        ptr = np.empty(n * steps * layout.rows * (layout.width + 1), np.int64)
         if layout.by_pixel:
-            ptr = np.empty(n * steps * layout.rows * (layout.width + 1), np.int64)
-            at = kernels.input_pixels(
-                flat, n, steps, window_stride, step_stride, layout.shape[0], *layout.size, ev, ptr, counts
-            )
+            next_of = np.empty(layout.pixels, np.int64)
+            at = kernels.input_pixels(*given, layout.shape[0], *layout.size, next_of, ev, ptr, counts)
         else:
-            ptr, words = np.empty(2 * n * steps, np.int64), -(-size // 8)
-            at = kernels.input_words(flat.view(np.int64), n, steps, words, window_stride // 8, step_stride // 8, layout.index, ev, ptr,
-                                counts)  # fmt: skip
-        return Events(ev[:at].copy(), ptr), counts
+            at = kernels.input_words(*given, layout.index, ev, ptr, counts)
+        totals.add(self.graph.input.name, counts)
+        return Events(ev[:at].copy(), ptr)
 
 
 def _grown(ev: np.ndarray, used: int, needed: int) -> np.ndarray:
@@ -264,20 +260,8 @@ def _grown(ev: np.ndarray, used: int, needed: int) -> np.ndarray:
     return more
 
 
-def _period(layer: LifLayer, neurons: Neurons) -> _Period:
-    """One pixel's parameters where all pixels have the same, in steps of 32 neurons; else all of them."""
-    bias = np.clip(neurons.bias, -NEVER, NEVER).astype(np.int32)
-    threshold = np.clip(neurons.threshold, -NEVER, NEVER).astype(np.int32)
-    period = int(np.lcm(layer.layout.cp, 32))
-    n = layer.layout.n
-    no_padding = n % period == 0 and n == layer.layout.pixels * layer.layout.cp  # after the last pixel
-    if no_padding and all(np.array_equal(x, np.resize(x[:period], n)) for x in (bias, threshold)):
-        return _Period(bias[:period].copy(), threshold[:period].copy())
-    return _Period(bias, threshold)
-
-
-def _bytes_of(windows: np.ndarray, multiple: int) -> tuple[np.ndarray, int, int]:
-    """Windows (N, ..., T) as flat bytes and the strides of windows and steps, multiples of ``multiple``; without a copy if it can."""
+def _bytes_of(windows: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Windows (N, ..., T) as flat bytes and the strides of windows and steps, multiples of 8; without a copy if it can."""
     by_step = np.moveaxis(windows, -1, 1)  # (N, T, ...)
     n, steps, *shape = by_step.shape
     size = int(np.prod(shape))
@@ -287,11 +271,11 @@ def _bytes_of(windows: np.ndarray, multiple: int) -> tuple[np.ndarray, int, int]
         window_stride = 0
     if steps == 1:
         step_stride = 0
-    aligned = all(x % multiple == 0 for x in (size, window_stride, step_stride, windows.__array_interface__["data"][0]))
+    aligned = all(x % 8 == 0 for x in (size, window_stride, step_stride, windows.__array_interface__["data"][0]))
     if ordered and aligned and window_stride >= 0 and step_stride >= 0:
         length = (n - 1) * window_stride + (steps - 1) * step_stride + size
         return as_strided(by_step.view(np.uint8), (length,), (1,)), window_stride, step_stride
-    padded = -(-size // multiple) * multiple
+    padded = -(-size // 8) * 8
     copy = np.zeros((steps, n, padded), np.uint8)
     copy[:, :, :size] = by_step.swapaxes(0, 1).reshape(steps, n, size)
     return copy.reshape(-1), padded, n * padded

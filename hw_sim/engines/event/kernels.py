@@ -40,24 +40,40 @@ def input_words(words, n, steps, size, window_stride, step_stride, place, ev, pt
     return at
 
 
-@kernel(f"i8({_BYTES}, i8, i8, i8, i8, i8, i8, i8, {_EVENTS}, {_I64}, {_I64})")
-def input_pixels(x, n, steps, window_stride, step_stride, channels, height, width, ev, ptr, counts):  # type: ignore[no-untyped-def]
-    """Spikes of an input map (channels, height, width) by pixel."""
-    at = 0
+@kernel(f"i8({_I64}, i8, i8, i8, i8, i8, i8, i8, i8, {_I64}, {_EVENTS}, {_I64}, {_I64})")
+def input_pixels(  # type: ignore[no-untyped-def]
+    words, n, steps, size, window_stride, step_stride, channels, height, width, next_of, ev, ptr, counts
+):
+    """Spikes of an input map, channel after channel, sorted by pixel: counted, then placed."""
+    at, pixels = 0, height * width
     for window in range(n):
         for step in range(steps):
             begin = window * window_stride + step * step_stride
-            for y in range(height):
-                row = ((window * steps + step) * height + y) * (width + 1)
-                for column in range(width):
-                    ptr[row + column] = at
-                    pixel = y * width + column
-                    for c in range(channels):
-                        if x[begin + c * height * width + pixel]:
-                            ev[at] = pixel * channels + c
+            next_of[:] = 0
+            for place in range(2):
+                c = plane = 0
+                for k in range(size):
+                    word = words[begin + k]
+                    while word:
+                        position = k * 8 + (lowest_bit(word) >> 3)
+                        while position >= plane + pixels:
+                            c += 1
+                            plane += pixels
+                        pixel = position - plane
+                        if place:
+                            ev[next_of[pixel]] = pixel * channels + c
                             counts[pixel * channels + c] += 1
-                            at += 1
-                ptr[row + width] = at
+                        next_of[pixel] += 1
+                        word &= word - 1
+                if place == 0:
+                    for y in range(height):
+                        row = ((window * steps + step) * height + y) * (width + 1)
+                        for x in range(width):
+                            ptr[row + x] = at
+                            more = next_of[y * width + x]
+                            next_of[y * width + x] = at
+                            at += more
+                        ptr[row + width] = at
     return at
 
 
@@ -323,3 +339,14 @@ def to_bytes(ev, ptr, slots, rows, width, place, out, size):  # type: ignore[no-
             row = (slot * rows + r) * (width + 1)
             for e in range(ptr[row], ptr[row + width]):
                 out[slot * size + place[ev[e]]] = 1
+
+
+@kernel(f"void({_I64}, i8, i8, i8, {_I64})")
+def add_counts(counts, pixels, cp, channels, out):  # type: ignore[no-untyped-def]
+    """Counts by index, which are cleared, added to ``out`` (channels, pixels); some pixels at a time, which stay in the cache."""
+    for first in range(0, pixels, 64):
+        last = min(pixels, first + 64)
+        for c in range(channels):
+            for p in range(first, last):
+                out[c * pixels + p] += counts[p * cp + c]
+        counts[first * cp : last * cp] = 0

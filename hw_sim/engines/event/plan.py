@@ -14,9 +14,8 @@ from taaf.hw_sim.engines.event import kernels
 from taaf.hw_sim.engines.event.layout import Layout, concat_places, conv_taps, pool_places, up
 from taaf.hw_sim.intervals import LifRanges, lif_ranges
 from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense
-from taaf.models.ir.nodes import PerChannel, spread
+from taaf.models.ir.nodes import PerChannel
 
-NEVER = 1 << 30  # a threshold that 24 bits do not reach
 _MOST_TABLE = 1 << 28  # values of one table of weights
 
 
@@ -134,13 +133,11 @@ class Plan:
     def _lif(self, lif: Lif) -> LifLayer:
         where, shape = f"{self.graph.name}.{lif.name}", self.graph.shapes[lif.name]
         nodes = self.graph.synapses_of(lif.name)
-        weights = {node.name: _integers(node.weight) for node in nodes}
-        recurrent = next((_integers(n.weight_rec) for n in nodes if isinstance(n, RecurrentDense)), None)
-        every = [*weights.values(), *([] if recurrent is None else [recurrent])]
-        even = not any((w & 1).any() for w in every)
-        scale, shift = (2, 7) if even else (1, 6)
-        largest = max(int(np.abs(w).max()) for w in every) // scale
-        peak = self.ranges(lif, None).a.peak // scale
+        recurrent = next((n.weight_rec for n in nodes if isinstance(n, RecurrentDense)), None)
+        every = [*(n.weight for n in nodes), *([] if recurrent is None else [recurrent])]
+        halved = not any((w & 1).any() for w in every)
+        largest = max(_largest(w) for w in every) >> halved
+        peak = self.ranges(lif, None).a.peak >> halved
         if largest > 32767 or peak > (1 << 31) - 1:
             raise UnsupportedGraph(f"{where}: weights up to {largest} or sums up to {peak}, more than 16 and 32 bits hold")
         maps, channels = len(shape) == 3, shape[0]
@@ -156,7 +153,7 @@ class Plan:
         for node in nodes:
             (given,) = self.graph.sources(node.name)
             name, source = self._source(given)
-            weight = weights[node.name] // scale
+            weight = (node.weight >> halved).astype(np.int16)
             if isinstance(node, Conv2d) and _narrow(node):
                 synapses.append(_grouped(node, weight, name, source, layout))
             elif isinstance(node, Conv2d) and gathers:
@@ -168,9 +165,9 @@ class Plan:
                 synapses += _dense(node, weight, name, source, layout, where)
         rows = np.zeros(0, np.int16)
         if recurrent is not None:
-            rows = _rows(recurrent // scale, layout, layout)
+            rows = _rows((recurrent >> halved).astype(np.int16), layout, layout)
         most = 32767 // max(1, largest)
-        return LifLayer(lif, layout, tuple(synapses), acc, shift, rows, most, leak, gathers)
+        return LifLayer(lif, layout, tuple(synapses), acc, 6 + halved, rows, most, leak, gathers)
 
 
 def _integers(values: PerChannel) -> np.ndarray:
@@ -197,8 +194,12 @@ def _narrow(node: Conv2d) -> bool:
     return square and np.count_nonzero(weight) == np.count_nonzero(weight[:, :, 0, 0].diagonal())
 
 
+def _largest(weight: np.ndarray) -> int:
+    return max(int(weight.max()), -int(weight.min()))
+
+
 def _most(weight: np.ndarray) -> int:
-    return 32767 // max(1, int(np.abs(weight).max()))
+    return 32767 // max(1, _largest(weight))
 
 
 def _scattered(
@@ -282,25 +283,3 @@ def _dense(node: Dense, weight: np.ndarray, name: str, source: Layout, target: L
 
         found.append(Synapses(name, add))
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Neurons:
-    """Parameters of a LIF layer in the order of its indices."""
-
-    bias: np.ndarray
-    threshold: np.ndarray
-    keep_u: np.ndarray
-    keep_v: np.ndarray
-
-
-def neurons_of(layer: LifLayer) -> Neurons:
-    """int64 (n,) each; padding never fires."""
-    lif, layout = layer.lif, layer.layout
-    bias = spread(0 if lif.bias is None else lif.bias, layout.shape)
-    return Neurons(
-        layout.spread(64 * bias, 0),
-        layout.spread(64 * spread(lif.v_th_mant, layout.shape), 1 << 62),
-        layout.spread(4096 - spread(lif.i_decay, layout.shape), 0),
-        layout.spread(4096 - spread(lif.v_decay, layout.shape), 0),
-    )
