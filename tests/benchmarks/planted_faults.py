@@ -45,8 +45,10 @@ FAULTS = (
           "keep_u=per_channel(4095 - np.asarray(lif.i_decay", "tests/golden/test_lava_dl_vectors.py"),
     Fault("event engine: decay one too large", "hw_sim/engines/event/neurons.py", "layout.spread(4096 - spread(lif.i_decay",
           "layout.spread(4095 - spread(lif.i_decay", "tests/golden/test_lava_dl_vectors.py"),
-    *(Fault(f"event engine: {what}", f"hw_sim/engines/event/{file}.py", old, new, "tests/conformance/test_event_engine.py") for what, file, old, new in (
-        ("words of the input", "kernels", "index = place[k * 8 + (lowest_bit(word) >> 3)]", "index = place[k * 8 + (lowest_bit(word) >> 4)]"),
+    *(Fault(f"event engine: {what}", f"hw_sim/engines/event/{file}.py", old, new, "tests/conformance/test_event_engine.py")
+      for what, file, old, new in (
+        ("words of the input", "kernels", "index = place[k * 8 + (lowest_bit(word) >> 3)]",
+         "index = place[k * 8 + (lowest_bit(word) >> 4)]"),
         ("pixels of the input", "kernels", "while position >= plane + pixels:", "while position > plane + pixels:"),
         ("pixels indexed", "kernels", "limit = (y * width + x + 1) * cp", "limit = (y * width + x + 1) * cp - 1"),
         ("scattered rows", "kernels", "base = (ev[e] - pixel * c_in) * w_row", "base = (ev[e] - pixel * c_in) * c_out"),
@@ -57,7 +59,8 @@ FAULTS = (
         ("delays", "kernels", "if slot % steps < delay:", "if slot < delay:"),
         ("rest between windows", "kernels", "        if slot % steps == 0:\n            v[:] = 0\n        i, p, a", "        i, p, a"),
         ("repeating parameters", "kernels", "if p == period:", "if p > period:"),
-        ("wrap", "kernels", "current > limit else (current + 2 * limit if current <= -limit", "current > limit else (current + 2 * limit if current < -limit - 9"),
+        ("wrap", "kernels", "current > limit else (current + 2 * limit if current <= -limit",
+         "current > limit else (current + 2 * limit if current < -limit - 9"),
         ("clip", "kernels", "min(max(potential, 1 - limit), limit - 1)", "max(potential, 1 - limit)"),
         ("recurrence", "kernels", "ptr[2 * slot - 2], ptr[2 * slot - 1], 0, most)", "ptr[2 * slot - 2], ptr[2 * slot - 2], 0, most)"),
         ("pooled places", "kernels", "fired[(slot - first) * n + tap_out[q]] = 1", "fired[(slot - first) * n + tap_out[q]] ^= 1"),
