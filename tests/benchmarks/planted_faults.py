@@ -49,7 +49,7 @@ FAULTS = (
       for what, file, old, new in (
         ("words of the input", "kernels", "index = place[k * 8 + (lowest_bit(word) >> 3)]",
          "index = place[k * 8 + (lowest_bit(word) >> 4)]"),
-        ("pixels of the input", "kernels", "while position >= plane + pixels:", "while position > plane + pixels:"),
+        ("pixels of the input", "kernels", "ev[next_of[pixel]] = pixel * channels + c", "ev[next_of[pixel]] = pixel * channels"),
         ("pixels indexed", "kernels", "limit = (y * width + x + 1) * cp", "limit = (y * width + x + 1) * cp - 1"),
         ("scattered rows", "kernels", "base = (ev[e] - pixel * c_in) * w_row", "base = (ev[e] - pixel * c_in) * c_out"),
         ("groups", "kernels", "o += begin + to[c]", "o += begin"),
