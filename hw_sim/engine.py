@@ -75,7 +75,6 @@ class Engine:
         self, graph: Graph, chunk: int = 32, relays: bool = False, *, kind: Kind | None = None, threads: int | None = None
     ) -> None:
         require_integer_stage(graph)
-        self.given = graph
         self.graph, self._relays = (graph, {}) if relays else without_relays(graph)
         self.chunk = chunk
         if kind not in (None, "event", "torch"):

@@ -45,10 +45,19 @@ def snntorch_neurons(thresholds: list[float]) -> Step:
 
 
 def norse_neurons(thresholds: list[float]) -> Step:
-    import norse.torch as norse
+    from norse.torch import LIFBoxCell
+    from norse.torch.functional.lif_box import LIFBoxParameters
 
-    cells = [norse.LIFBox(norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(th))) for th in thresholds]
-    return lambda layer, currents: cells[layer](currents)[0]
+    cells = [LIFBoxCell(LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(th))) for th in thresholds]
+
+    def run(layer: int, currents: torch.Tensor) -> torch.Tensor:
+        state, out = None, []
+        for current in currents:
+            spikes, state = cells[layer](current, state)
+            out.append(spikes)
+        return torch.stack(out)
+
+    return run
 
 
 def spikingjelly_neurons(thresholds: list[float]) -> Step:

@@ -1,5 +1,6 @@
 """The event engine: the graphs between whose kernels it chooses, any arrays a user may hand over, threads, and its refusals."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -8,17 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from engines import assert_same, run_engines, wide_graph
 from small_graphs import CASES, chain_of, random_spikes
 
+from taaf.deploy.backends.base import pad_window
+from taaf.export.bundle.reader import read_bundle
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.engines import threads
 from taaf.hw_sim.engines.event import engine as event_engine
 from taaf.hw_sim.engines.event import jit, kernels
 from taaf.hw_sim.engines.torch_engine import TorchEngine
 from taaf.hw_sim.reference import run_reference
+from taaf.models import zoo_path
 from taaf.models.errors import BackendUnavailableError, ConfigError
 from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif
+from taaf.training.datasets.ead_mini import load_split
 
 
 def _spikes(graph: Graph, seed: int, n: int = 2, steps: int = 5) -> np.ndarray:
@@ -136,6 +142,31 @@ def test_what_the_kernels_cannot_run_is_run_by_torch() -> None:
         Engine(graph, kind="event")
     with pytest.raises(ConfigError, match="engine kind 'gpu': allowed are 'event' and 'torch'"):
         Engine(graph, kind="gpu")  # type: ignore[arg-type]
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The torch engine runs, and says why; the event engine asked for by name is refused."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    graph = CASES["conv"](np.random.default_rng(0))
+    engine = Engine(graph)
+    assert (engine.kind, engine.why) == ("torch", "Numba is not installed (pip install numba)")
+    with pytest.raises(BackendUnavailableError, match="Numba is not installed"):
+        Engine(graph, kind="event")
+
+
+@pytest.mark.parametrize("name", ["ead_mini", "scmrl_ead_mini"])
+def test_every_window_of_the_shipped_sets(name: str) -> None:
+    """Both kinds on all 1000 windows of the test set, every layer and count."""
+    bundle = read_bundle(zoo_path(name))
+    inputs = bundle.encode(load_split("test").inputs())
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # its barriers would spin where the machine is busy
+    try:
+        for branch, graph in bundle.graphs.items():
+            found = run_engines(graph, pad_window(inputs[branch], bundle.window_steps))
+            assert len(found.spikes[graph.output]) == 1000 and found.spikes[graph.output].any()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_failure_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
