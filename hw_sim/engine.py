@@ -117,9 +117,11 @@ def _event_engine(graph: Graph, chunk: int, threads: int | None) -> tuple[_Execu
     """The event engine, or why there is none for this graph."""
     if importlib.util.find_spec("numba") is None:
         return None, "Numba is not installed (pip install numba)"
-    from taaf.hw_sim.engines.event.engine import EventEngine
-    from taaf.hw_sim.engines.event.plan import UnsupportedGraph
-
+    try:
+        from taaf.hw_sim.engines.event.engine import EventEngine
+        from taaf.hw_sim.engines.event.plan import UnsupportedGraph
+    except ImportError as error:  # Numba refuses NumPys that are newer than itself
+        return None, f"Numba cannot be imported: {error}"
     try:
         return EventEngine(graph, chunk, threads), ""
     except UnsupportedGraph as reason:

@@ -51,6 +51,7 @@ def test_wide_graphs_equal_the_reference(block: int) -> None:
             assert getattr(found.activity, kind) == {name: n for name, n in total.items() if n}, seed
             saturated += bool(getattr(found.activity, kind))
         fired += found.spikes[graph.output].any()
+        assert_same(Engine(graph, threads=1).run(spikes, keep_all=True), found)  # all windows in one pass
         for parts in (2, 3):  # more threads than windows: large layers are cut into rows
             assert_same(
                 Engine(graph, threads=parts).run(spikes[:1], keep_all=True), Engine(graph).run(spikes[:1], keep_all=True)
@@ -119,6 +120,7 @@ def test_any_type_of_parameters(kind: type) -> None:
         spikes = _spikes(net, 1)
         found = run_engines(net, spikes).spikes["lif"]
         assert found.any()
+        np.testing.assert_array_equal(Engine(net, threads=1).run(spikes).spikes["lif"], found)
         np.testing.assert_array_equal(found, np.stack([run_reference(net, window).spikes["lif"] for window in spikes]))
 
 
@@ -152,6 +154,9 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (engine.kind, engine.why) == ("torch", "Numba is not installed (pip install numba)")
     with pytest.raises(BackendUnavailableError, match="Numba is not installed"):
         Engine(graph, kind="event")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "taaf.hw_sim.engines.event.engine", None)  # importing it fails
+    assert Engine(graph).why.startswith("Numba cannot be imported: ")
 
 
 @pytest.mark.parametrize("name", ["ead_mini", "scmrl_ead_mini"])
