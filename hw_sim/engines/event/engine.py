@@ -186,10 +186,11 @@ class EventEngine:
         acc, ev, at = _BUFFERS.take("acc", segment * n, layer.acc), _BUFFERS.take("ev", segment * n, np.int32), 0
         if fits:
             period = self._periods[name]
-            v = np.zeros(n, np.int32)
+            v = _BUFFERS.take("v", n, np.int32)[:n]
             bias, threshold = (x[own] if len(x) == layout.n else x for x in (period.bias, period.threshold))
         else:
-            u, v64, fired = np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n, np.uint8)
+            u, v64 = (_BUFFERS.take(use, n, np.int64)[:n] for use in ("u", "v"))
+            fired = _BUFFERS.take("fired", n, np.uint8)[:n]
             neurons = self._neurons[name]
             own_neurons = [x[own] for x in (neurons.keep_u, neurons.keep_v, neurons.bias, neurons.threshold)]
         for first in range(0, slots, segment):
@@ -225,7 +226,8 @@ class EventEngine:
         rows, width, cp = (*layout.size, layout.cp) if layout.by_pixel else (1, 1, layout.n)
         ptr, counts = np.empty(slots * rows * (width + 1), np.int64), np.zeros(layout.n, np.int64)
         segment = max(1, min(slots, _ACC_BYTES // layout.n))
-        fired, ev, at = np.zeros(segment * layout.n, np.uint8), _BUFFERS.take("ev", segment * layout.n, np.int32), 0
+        fired, at = _BUFFERS.take("fired", segment * layout.n, np.uint8)[: segment * layout.n], 0
+        ev = _BUFFERS.take("ev", segment * layout.n, np.int32)
         for first in range(0, slots, segment):
             last = min(slots, first + segment)
             for name, tap_ptr, tap_out in layer.places:
