@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from taaf.hw_sim.engine import Activity
+from taaf.hw_sim.activity import Activity
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Lif, Node, RecurrentDense
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from taaf.hw_sim.activity import Activity
 from taaf.hw_sim.counters import LayerCounts, count, fan_out, spiking_source
-from taaf.hw_sim.engine import Activity
 from taaf.models.host_head import leading_probability
 from taaf.models.ir import Graph, RecurrentDense
 

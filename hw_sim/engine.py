@@ -1,37 +1,35 @@
-"""Fast exact engine: batch and time fused, integers held in float32 (or float64 where float32 could round).
+"""The exact engine: an integer graph on many windows at once, fast; `taaf.hw_sim.reference` says what it must give.
 
-A float32 holds every integer up to 2^24, a float64 up to 2^53. Each layer's largest possible values are bounded from its
-weights before anything runs (`taaf.hw_sim.intervals`); float32 is used where the bound proves it exact, float64 otherwise.
-(Bounds say nothing about Winograd kernels, whose intermediate values are fractions: where PyTorch would use them,
-everything is float64.) The same bounds, for the length of the windows that arrive, tell which layers can wrap u or clip v
-at all; only those look for it, and count it. Relay channels of lowered residual blocks are not computed: the block's two
-synapse groups end in one LIF, and the relays' spikes are copied (`taaf.hw_sim.relays`). Convolutions of very few spikes run
-by events (`taaf.hw_sim.events`). The results equal `taaf.hw_sim.reference` of the graph as given on every spike
-(tests/conformance).
+Two executions stand behind `Engine`, equal on every spike (tests/conformance):
+
+- "event" (`taaf.hw_sim.engines.event`): lists of spikes and integer kernels on the CPU, compiled by Numba; no torch;
+- "torch" (`taaf.hw_sim.engines.torch_engine`): dense convolutions of all steps; any graph.
+
+Relay channels of lowered residual blocks are not computed: the block's two synapse groups end in one LIF, and the relays'
+spikes are copied (`taaf.hw_sim.relays`).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+import importlib.util
+from collections.abc import Collection
+from typing import Literal, Protocol
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from taaf.hw_sim.activity import Activity, EngineResult
-from taaf.hw_sim.delays import DelayPlan, delay_plan, delayed_linear
-from taaf.hw_sim.events import convolve_events, few_spikes
-from taaf.hw_sim.exact import exact_tensor, float32_convolves_exactly, is_power_of_two, per_channel, scales_channels, whole_for
-from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
 from taaf.hw_sim.relays import without_relays
-from taaf.models.errors import LimitExceededError
-from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Sum
+from taaf.models.errors import BackendUnavailableError, ConfigError
+from taaf.models.ir import Graph
 from taaf.models.ir.stage import require_integer_stage, require_spikes
 
 __all__ = ["Activity", "Engine", "EngineResult"]
 
-_PASS_VALUES = 1 << 24  # of a layer's current
-_EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
+Kind = Literal["event", "torch"]
+
+
+class _Execution(Protocol):
+    """What a kind of engine does: spikes of some nodes (N, ..., T) uint8, and counts of the input and every LIF."""
+
+    def run(self, spikes: np.ndarray, wanted: Collection[str]) -> tuple[dict[str, np.ndarray], Activity]: ...
 
 
 class Engine:
@@ -45,6 +43,17 @@ class Engine:
         Most windows per pass; fewer of large networks. Bounds memory and keeps a step's state in cache.
     relays : bool
         Compute relay channels like any others (for measurements; the results are the same).
+    kind : {"event", "torch"}, optional
+        By default "event", or "torch" where Numba is missing or the kernels cannot run the graph (`why` says so then).
+    threads : int, optional
+        Of the event kernels; by default the CPUs that the process may use.
+
+    Attributes
+    ----------
+    kind : str
+        What runs.
+    why : str
+        The reason if that is not "event"; otherwise empty.
 
     Raises
     ------
@@ -52,99 +61,37 @@ class Engine:
         If the graph is not of the integer stage.
     LimitExceededError
         If a sum could exceed what even float64 holds exactly.
+    BackendUnavailableError
+        If ``kind`` is "event" and the kernels cannot run here, or not this graph.
+
+    Examples
+    --------
+    >>> engine = Engine(graph)
+    >>> result = engine.run(spikes)  # (N, *graph.input.shape, T)
+    >>> result.spikes[graph.output], result.activity.spikes
     """
 
-    def __init__(self, graph: Graph, chunk: int = 32, relays: bool = False) -> None:
+    def __init__(
+        self, graph: Graph, chunk: int = 32, relays: bool = False, *, kind: Kind | None = None, threads: int | None = None
+    ) -> None:
         require_integer_stage(graph)
         self.graph, self._relays = (graph, {}) if relays else without_relays(graph)
         self.chunk = chunk
-        self._lif_plans: dict[str, _LifPlan] = {}
-        self._exact = {d: limit for d, limit in _EXACT.items() if d == torch.float64 or float32_convolves_exactly()}
-        self._plan = [(node, self._prepare(node)) for node in self.graph.nodes.values()]
-        self._watch: dict[int, dict[str, _Watch]] = {}  # window length -> LIF name -> what it must look for
+        if kind not in (None, "event", "torch"):
+            raise ConfigError(f"engine kind {kind!r}: allowed are 'event' and 'torch'")
+        execution, self.why = (None, "asked for") if kind == "torch" else _event_engine(self.graph, chunk, threads)
+        if execution is None and kind == "event":
+            raise BackendUnavailableError(f"{graph.name}: the event engine cannot run it: {self.why}; use kind='torch'")
+        self.kind: Kind = "torch" if execution is None else "event"
+        self._execution = execution or _torch_engine(self.graph, chunk)
 
-    def _prepare(self, node: Node) -> "_SynapsePlan | _LifPlan | torch.dtype | None":
-        if isinstance(node, Input | Flatten | Concat | Pool2d):
-            return None
-        if isinstance(node, Sum):
-            return self._lif_plan(self._fed_lif(node)).dtype
-        if isinstance(node, Lif):
-            return self._lif_plan(node)
-        assert isinstance(node, Conv2d | Dense)
-        return self._synapse_plan(node)
-
-    def _fed_lif(self, node: Node) -> Lif:
-        fed: Node = node
-        while not isinstance(fed, Lif):
-            (target,) = self.graph.targets(fed.name)
-            fed = self.graph.nodes[target]
-        return fed
-
-    def _synapse_plan(self, node: Conv2d | Dense) -> "_SynapsePlan":
-        lif = self._fed_lif(node)
-        fed = self._lif_plan(lif)
-        alone = self.graph.sources(lif.name) == [node.name] and fed.bias_in_drive
-        return _SynapsePlan(
-            fed.dtype,
-            exact_tensor(64 * node.weight, fed.dtype),
-            fed.bias if alone else None,
-            scales_channels(node),
-            None if not isinstance(node, Dense) or node.delay is None else delay_plan(node.delay),
-        )
-
-    def _lif_plan(self, lif: Lif) -> "_LifPlan":
-        if lif.name not in self._lif_plans:
-            self._lif_plans[lif.name] = self._new_lif_plan(lif)
-        return self._lif_plans[lif.name]
-
-    def _new_lif_plan(self, lif: Lif) -> "_LifPlan":
-        where = f"{self.graph.name}.{lif.name}"
-        synapses = self.graph.synapses_of(lif.name)
-        ranges = lif_ranges(self.graph, lif)
-        drive = 64 * ranges.a.peak  # no partial sum is larger: spikes are 0 or 1
-        bias = 0 if lif.bias is None else 64 * int(np.abs(lif.bias.astype(np.int64)).max(initial=0))
-        leaks = [int(d) for d in np.unique(lif.v_decay)]
-        memory = int(np.min(lif.i_decay)) < 4096
-        bound = (2 << 24 << 12) + drive + bias  # general: the product v (4096 - v_decay), plus what is added
-        if not memory and all(is_power_of_two(4096 - d, or_zero=True) for d in leaks) and ranges.v.peak < 1 << 24:
-            bound = max(ranges.v.peak, drive) + bias  # a power of two only moves the binary point
-        dtype = self._dtype_for(bound, where)
-        recurrent = next((n.weight_rec for n in synapses if isinstance(n, RecurrentDense)), None)
-        direct = len(synapses) == 1 and self.graph.sources(lif.name) == [synapses[0].name]
-        shape = self.graph.shapes[lif.name]
-        return _LifPlan(
-            dtype=dtype,
-            threshold=per_channel(lif.v_th_mant, shape, 64.0, dtype),
-            keep_u=per_channel(np.subtract(4096, lif.i_decay), shape, 2.0**-12, dtype),
-            keep_v=per_channel(np.subtract(4096, lif.v_decay), shape, 2.0**-12, dtype),
-            bias=None if lif.bias is None else exact_tensor(64 * lif.bias.astype(np.int64), dtype),
-            bias_in_drive=direct and not memory and not ranges.may_wrap.any() and lif.bias is not None and lif.bias.ndim == 1,
-            memory=memory,
-            whole_for=0 if memory else whole_for(leaks),
-            recurrent=None if recurrent is None else exact_tensor(64 * recurrent.astype(np.int64), dtype),
-        )
-
-    def _dtype_for(self, bound: int, where: str) -> torch.dtype:
-        for dtype, limit in self._exact.items():
-            if bound < limit:
-                return dtype
-        raise LimitExceededError(f"{where}: a sum could reach {bound}, more than 2^53; no exact arithmetic for it")
-
-    def _watch_for(self, steps: int) -> "dict[str, _Watch]":
-        """Which layers could saturate in windows of this length; the rest need not be looked at."""
-        if steps not in self._watch:
-            ranges = {lif.name: lif_ranges(self.graph, lif, steps) for lif in self.graph.lifs()}
-            self._watch[steps] = {n: _Watch(bool(r.may_wrap.any()), bool(r.may_clip.any())) for n, r in ranges.items()}
-        return self._watch[steps]
-
-    @torch.no_grad()
     def run(self, spikes: np.ndarray, keep_all: bool = False) -> EngineResult:
         """Run windows from rest.
 
         Parameters
         ----------
         spikes : numpy.ndarray
-            (N, *input shape, T), values 0 or 1; N may be 0. A time-major memory layout is fastest.
+            (N, *input shape, T), values 0 or 1, of any type and memory layout; N may be 0. A time-major layout is fastest.
         keep_all : bool
             Also return the spikes of every LIF, not only the output's.
 
@@ -154,167 +101,34 @@ class Engine:
             If the input's shape is wrong or it is not binary.
         """
         require_spikes(self.graph, spikes, spikes.shape[1:-1])
-        activity = Activity(len(spikes), spikes.shape[-1])
-        kept: dict[str, list[np.ndarray]] = {}
         wanted = {self.graph.output, *([n.name for n in self.graph.lifs()] if keep_all else [])}
-        sources = {r.source for r in self._relays.values()} if keep_all else set()
-        chunk = self._chunk_for(spikes.shape[-1])
-        for start in range(0, max(len(spikes), 1), chunk):  # once even without windows: results get their shapes
-            block = np.ascontiguousarray(np.moveaxis(spikes[start : start + chunk], -1, 0), np.uint8)  # (T, N, ...)
-            for name, value in self._run_block(torch.from_numpy(block), activity):
-                if isinstance(self.graph.nodes[name], Input | Lif):
-                    activity.add(name, value.sum((0, 1)).to(torch.int64).numpy())  # below 2^24: exact
-                if name in wanted or name in sources:
-                    kept.setdefault(name, []).append(value.to(torch.uint8).numpy())
-        joined = {n: np.concatenate(parts, axis=1) for n, parts in kept.items()}  # (T, N, ...)
+        found, activity = self._execution.run(
+            spikes, wanted | ({r.source for r in self._relays.values()} if keep_all else set())
+        )
         for name, relays in self._relays.items():
             activity.spikes[name] = np.concatenate([activity.spikes[name], relays.of(activity.spikes[relays.source])])
             if name in wanted:
-                joined[name] = np.concatenate([joined[name], relays.of(joined[relays.source])], axis=2)
-        return EngineResult({n: np.moveaxis(x, 0, -1) for n, x in joined.items() if n in wanted}, activity)
-
-    def _chunk_for(self, steps: int) -> int:
-        """Windows per pass, such that a pass of the widest layer stays within `_PASS_VALUES`."""
-        widest = max(int(np.prod(shape)) for shape in self.graph.shapes.values())
-        return max(1, min(self.chunk, _PASS_VALUES // (widest * max(1, steps))))
-
-    def _run_block(self, block: torch.Tensor, activity: Activity) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (name, spikes (T, N, ...)) of the input and of every LIF; wraps and clips are added to ``activity``."""
-        watch = self._watch_for(len(block))
-        value: dict[str, torch.Tensor] = {}
-        unread = {name: len(self.graph.targets(name)) for name in self.graph.nodes}
-        for node, plan in self._plan:
-            inputs = [value[s] for s in self.graph.sources(node.name)]
-            if isinstance(node, Input):
-                value[node.name] = block.to(torch.float32)
-            elif isinstance(plan, _LifPlan):
-                value[node.name], wraps, clips = _lif(plan, inputs[0], watch[node.name])
-                for found, total in ((wraps, activity.wraps), (clips, activity.clips)):
-                    if found:
-                        total[node.name] = total.get(node.name, 0) + found
-            elif isinstance(plan, _SynapsePlan):
-                value[node.name] = _synapse(node, plan, inputs[0])
-            elif isinstance(node, Sum):
-                value[node.name] = inputs[0]
-                for more in inputs[1:]:
-                    value[node.name].add_(more)  # nobody else reads a current
-            else:
-                value[node.name] = _arranged(node, inputs)
-            if isinstance(node, Input | Lif) or node.name == self.graph.output:
-                yield node.name, value[node.name]
-            for source in self.graph.sources(node.name):  # free what nobody reads any more
-                unread[source] -= 1
-                if not unread[source]:
-                    del value[source]
+                own, source = (np.moveaxis(found[n], -1, 0) for n in (name, relays.source))  # (T, N, C, H, W)
+                found[name] = np.moveaxis(np.concatenate([own, relays.of(source)], axis=2), 0, -1)
+        return EngineResult({n: x for n, x in found.items() if n in wanted}, activity)
 
 
-@dataclass(frozen=True)
-class _SynapsePlan:
-    dtype: torch.dtype
-    weight: torch.Tensor  # 64 W
-    bias: torch.Tensor | None  # 64 b, where the LIF's bias can be added with the current
-    diagonal: bool  # a 1x1 convolution of every channel with itself
-    delay: DelayPlan | None
-
-    @cached_property
-    def by_source(self) -> torch.Tensor:
-        """(C, kH, kW, C'), for convolution by events."""
-        return self.weight.permute(1, 2, 3, 0).contiguous()
-
-
-@dataclass(frozen=True)
-class _LifPlan:
-    dtype: torch.dtype
-    threshold: float | torch.Tensor
-    keep_u: float | torch.Tensor  # 1 - decay / 4096: a multiple of 2^-12, exact
-    keep_v: float | torch.Tensor
-    bias: torch.Tensor | None
-    bias_in_drive: bool
-    memory: bool  # u keeps something from step to step
-    whole_for: int  # so many times v can leak and still be a whole number, as it starts as a multiple of 64
-    recurrent: torch.Tensor | None
+def _event_engine(graph: Graph, chunk: int, threads: int | None) -> tuple[_Execution | None, str]:
+    """The event engine, or why there is none for this graph."""
+    if importlib.util.find_spec("numba") is None:
+        return None, "Numba is not installed (pip install numba)"
+    try:
+        from taaf.hw_sim.engines.event.engine import EventEngine
+        from taaf.hw_sim.engines.event.plan import UnsupportedGraph
+    except ImportError as error:  # Numba refuses NumPys that are newer than itself
+        return None, f"Numba cannot be imported: {error}"
+    try:
+        return EventEngine(graph, chunk, threads), ""
+    except UnsupportedGraph as reason:
+        return None, str(reason)
 
 
-@dataclass(frozen=True)
-class _Watch:
-    wrap: bool  # u may leave 24 bits
-    clip: bool  # v may leave 24 bits
+def _torch_engine(graph: Graph, chunk: int) -> _Execution:
+    from taaf.hw_sim.engines.torch_engine import TorchEngine
 
-
-def _synapse(node: Node, plan: _SynapsePlan, spikes: torch.Tensor) -> torch.Tensor:
-    """64 a(t) (+ 64 bias) of all steps at once."""
-    x = spikes.flatten(0, 1).to(plan.dtype)
-    if plan.diagonal:
-        y = x * plan.weight.diagonal().permute(2, 0, 1)
-        y = y if plan.bias is None else y.add_(plan.bias[:, None, None])
-    elif isinstance(node, Conv2d) and few_spikes(node, x):
-        y = convolve_events(node, plan.by_source, plan.bias, x)
-    elif isinstance(node, Conv2d):
-        y = functional.conv2d(x, plan.weight, plan.bias, node.stride, node.padding, node.dilation, node.groups)
-    elif plan.delay is not None:
-        y = delayed_linear(x.unflatten(0, spikes.shape[:2]), plan.weight, plan.delay).flatten(0, 1)
-        y = y if plan.bias is None else y.add_(plan.bias)  # a bias acts from the first step on
-    else:
-        y = functional.linear(x, plan.weight, plan.bias)
-    return y.unflatten(0, spikes.shape[:2])
-
-
-def _arranged(node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
-    """Spikes (T, N, ...) flattened, beside each other, or pooled."""
-    if isinstance(node, Concat):
-        return torch.cat([x.to(torch.float32) for x in inputs], 2)
-    if isinstance(node, Pool2d):
-        pooled = functional.max_pool2d(inputs[0].flatten(0, 1), node.kernel, node.step, node.padding)
-        return pooled.unflatten(0, inputs[0].shape[:2])
-    return inputs[0].flatten(2)
-
-
-def _lif(plan: _LifPlan, drive: torch.Tensor, watch: _Watch) -> tuple[torch.Tensor, int, int]:
-    """Neuron dynamics over time; ``drive`` is 64 a(t), shape (T, N, ...).
-
-    Returns spikes of the same shape and dtype, and how often u wrapped and v was clipped.
-    """
-    wraps = clips = 0
-    out = torch.empty_like(drive)
-    v = torch.zeros_like(drive[0])
-    u = torch.zeros_like(v)
-    whole = torch.empty_like(v, dtype=torch.int64 if drive.dtype == torch.float64 else torch.int32)
-    late_bias = None
-    if plan.bias is not None and not plan.bias_in_drive:
-        late_bias = plan.bias if plan.bias.dim() > 1 else plan.bias.reshape(-1, *[1] * (drive.dim() - 3))
-    for step in range(len(drive)):
-        a = drive[step]
-        if plan.recurrent is not None and step:
-            a = a + out[step - 1] @ plan.recurrent.T
-        if plan.memory:
-            a = _truncate(u.mul_(plan.keep_u), whole).add_(a)
-        if watch.wrap:
-            wide, a = a, _wrap(a)
-            wraps += int(torch.count_nonzero(a != wide))
-        if plan.memory:
-            u = a
-        if step:
-            v.mul_(plan.keep_v)
-            if watch.clip or step > plan.whole_for:
-                _truncate(v, whole)
-            v.add_(a)
-        else:
-            v.copy_(a)
-        if late_bias is not None:
-            v.add_(late_bias)
-        if watch.clip:
-            clips += int(torch.count_nonzero(v.abs() >= UV_LIMIT))
-            v.clamp_(1 - UV_LIMIT, UV_LIMIT - 1)
-        fired = torch.gt(v, plan.threshold, out=out[step])
-        v.addcmul_(v, fired, value=-1)  # v (1 - s)
-    return out, wraps, clips
-
-
-def _truncate(x: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Truncate toward zero in place, through an integer copy (torch.trunc_ is several times slower)."""
-    return x.copy_(whole.copy_(x))
-
-
-def _wrap(u: torch.Tensor) -> torch.Tensor:
-    high = torch.where(u > UV_LIMIT, u - 2 * UV_LIMIT, u)
-    return torch.where(high <= -UV_LIMIT, u + 2 * UV_LIMIT, high)
+    return TorchEngine(graph, chunk)

@@ -11,6 +11,7 @@ no convention for Loihi 2: no official energy or time per operation exists for i
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import tomli
 
 from taaf.hw_sim.mapper.mapping import Mapping
-from taaf.hw_sim.mapper.traffic import Frame, Loads, active_updates, count_loads
+from taaf.hw_sim.mapper.traffic import Frame, Loads, active_updates, count_loads, loads_of_frames
 from taaf.models.errors import ConfigError
 from taaf.models.ir import Lif
 
@@ -104,28 +105,33 @@ class MappedCost:
         return asdict(self)
 
 
+@lru_cache
 def load_convention(name: str) -> dict[str, Any]:
-    """Constants of ``chips/mapped/<name>.toml``."""
+    """Constants of ``chips/mapped/<name>.toml``; not to be changed."""
     return tomli.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
 
 
-def cost_of_totals(mapping: Mapping, spikes: Frame, n_windows: int, n_steps: int) -> list[MappedCost]:
-    """Every convention, from totals per neuron (``Activity.spikes`` of every graph).
+def cost_of_totals(
+    mapping: Mapping, spikes: Frame, n_windows: int, n_steps: int, conventions: Sequence[str] | None = None
+) -> list[MappedCost]:
+    """Every convention (or some), from totals per neuron (``Activity.spikes`` of every graph).
 
     Raises
     ------
     ConfigError
-        For a chip without a convention (Loihi 2).
+        For a chip without a convention (Loihi 2), or a convention of another chip.
     """
-    conventions = _conventions(mapping)
+    names = _conventions(mapping, conventions)
     loads = count_loads(mapping, spikes, n_windows * n_steps)
-    mean = _Step(0, {name: value / (n_windows * n_steps) for name, value in _quantities(loads).items()})
+    mean = {name: value[None] / (n_windows * n_steps) for name, value in _quantities(loads).items()}
     latency_steps = n_steps + max(_phases(mapping)) + 1
-    return [_cost(mapping, c, loads, n_windows, n_steps, [[mean] * latency_steps], counted=False) for c in conventions]
+    return [_cost(mapping, c, loads, n_windows, n_steps, _Steps(mean, latency_steps), counted=False) for c in names]
 
 
-def cost_of_windows(mapping: Mapping, spikes: Frame, active: Frame | None = None) -> list[MappedCost]:
-    """Every convention, exactly, from the spikes of every step (``Engine.run(..., keep_all=True)``, and the input).
+def cost_of_windows(
+    mapping: Mapping, spikes: Frame, active: Frame | None = None, conventions: Sequence[str] | None = None
+) -> list[MappedCost]:
+    """Every convention (or some), exactly, from the spikes of every step (``Engine.run(..., keep_all=True)``, and the input).
 
     In a chip step a core updates its neurons with what it received in the step before, sends, and receives. So the i-th
     layer (from 0) serves the synapses of a window's step t in chip step t + i and updates its neurons in t + i + 1. The
@@ -137,65 +143,63 @@ def cost_of_windows(mapping: Mapping, spikes: Frame, active: Frame | None = None
         Graph -> input and every LIF -> (N, *shape, T), with the same N and T for all.
     active : dict, optional
         The same for every LIF: which updates are active, if not by the rule of `active_updates`.
+    conventions : sequence of str, optional
+        Of `MAPPED_CONVENTIONS`; by default all of the chip.
 
     Raises
     ------
     ConfigError
-        For a chip without a convention (Loihi 2).
+        For a chip without a convention (Loihi 2), or a convention of another chip.
     """
-    conventions = _conventions(mapping)
+    names = _conventions(mapping, conventions)
     first = next(iter(next(iter(spikes.values())).values()))
     n_windows, n_steps = len(first), first.shape[-1]
     phases = _phases(mapping)
     per_core = np.repeat(phases, [row.n_cores for row in mapping.layers])
     silent = {g: {n: np.zeros(shape, np.uint8) for n, shape in graph.shapes.items()} for g, graph in mapping.graphs.items()}
     idle = _quantities(count_loads(mapping, silent, 1, silent))
+    steps = np.arange(n_steps + max(phases) + 1)[:, None]
     total = Loads.none(mapping.n_cores)
-    windows: list[list[_Step]] = []
+    found: dict[str, list[np.ndarray]] = {name: [] for name in idle}
     for window in range(n_windows):
-        steps = [_loads_of_step(mapping, spikes, active, window, t) for t in range(n_steps)]
+        loads = _loads_of_window(mapping, spikes, active, window)
         for name in vars(total):
-            getattr(total, name)[:] += sum(getattr(s, name) for s in steps)
-        found = {name: np.stack([_quantities(s)[name] for s in steps]) for name in idle}
-        chip_steps = []
-        for k in range(n_steps + max(phases) + 1):
-            loads = {}
-            for name in idle:
-                own = k - per_core - (name not in _RECEIVING)  # the window's step that each core works on
-                running = (own >= 0) & (own < n_steps)
-                loads[name] = np.where(running, found[name][np.where(running, own, 0), np.arange(len(own))], idle[name])
-            chip_steps.append(_Step(k, loads))
-        windows.append(chip_steps)
-    return [_cost(mapping, c, total, n_windows, n_steps, windows, counted=True) for c in conventions]
+            getattr(total, name)[:] += getattr(loads, name).sum(1)
+        for name, values in _quantities(loads).items():
+            own = steps - per_core - (name not in _RECEIVING)  # the window's step that each core works on, per chip step
+            running = (own >= 0) & (own < n_steps)
+            found[name].append(np.where(running, values[np.arange(len(per_core)), np.where(running, own, 0)], idle[name]))
+    timed = _Steps({name: np.concatenate(rows) for name, rows in found.items()}, len(steps))
+    return [_cost(mapping, c, total, n_windows, n_steps, timed, counted=True) for c in names]
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What every core does in one chip step: quantity -> (cores,)."""
+class _Steps:
+    """What every core does in every chip step of all windows: quantity -> (chip steps, cores); one row may stand for all."""
 
-    number: int
     loads: dict[str, np.ndarray]
+    per_window: int
 
 
-def _conventions(mapping: Mapping) -> list[str]:
+def _conventions(mapping: Mapping, wanted: Sequence[str] | None) -> list[str]:
     found = [name for name in MAPPED_CONVENTIONS if load_convention(name)["chip"] == mapping.limits.name]
     if not found:
         raise ConfigError(
             f"chip {mapping.limits.name!r}: no energy or time per operation is published for it, so none is estimated; "
             "allowed: loihi1"
         )
-    return found
+    if other := [name for name in wanted or () if name not in found]:
+        raise ConfigError(f"convention {other[0]!r}: not one of {mapping.limits.name}; allowed: {', '.join(found)}")
+    return found if wanted is None else list(wanted)
 
 
-def _loads_of_step(mapping: Mapping, spikes: Frame, active: Frame | None, window: int, step: int) -> Loads:
-    def frame(values: Frame) -> Frame:
-        return {g: {n: v[window, ..., step] for n, v in layers.items()} for g, layers in values.items()}
-
-    now = frame(spikes)
-    if active is not None:
-        return count_loads(mapping, now, 1, frame(active))
-    found = {g: {f.name: active_updates(graph, f, now[g]) for f in graph.lifs()} for g, graph in mapping.graphs.items()}
-    return count_loads(mapping, now, 1, found)
+def _loads_of_window(mapping: Mapping, spikes: Frame, active: Frame | None, window: int) -> Loads:
+    now = {g: {n: v[window] for n, v in layers.items()} for g, layers in spikes.items()}
+    if active is None:
+        found = {g: {f.name: active_updates(graph, f, now[g]) for f in graph.lifs()} for g, graph in mapping.graphs.items()}
+    else:
+        found = {g: {n: v[window] for n, v in layers.items()} for g, layers in active.items()}
+    return loads_of_frames(mapping, now, 1, found)
 
 
 def _quantities(loads: Loads) -> dict[str, np.ndarray]:
@@ -214,52 +218,56 @@ def _phases(mapping: Mapping) -> list[int]:
     return phases
 
 
-def _cost(
-    mapping: Mapping, name: str, loads: Loads, n_windows: int, n_steps: int, windows: Sequence[Sequence[_Step]], counted: bool
-) -> MappedCost:
+def _cost(mapping: Mapping, name: str, loads: Loads, n_windows: int, n_steps: int, steps: _Steps, counted: bool) -> MappedCost:
     data = load_convention(name)
     quantities, pj = _quantities(loads), data["energy_pj"]
     components = []
     for title, (quantity, constant) in _PARTS.items():
         n = float(quantities[quantity].sum()) / n_windows
         components.append(Component(title, n, pj[constant], n * pj[constant] / 1000))
-    timed = [_timed(mapping, data, step) for window in windows for step in window]
-    steps_per_window = len(windows[0])
-    latency = math.fsum(t.total_ns for t in timed) / len(windows)
+    phases = [("sending", _SENDING), ("receiving", _RECEIVING)]
+    if data["step"]["compose"] == "sum":
+        phases = [("", {**_SENDING, **_RECEIVING})]
+    times = [sum(data["time_ns"][c] * steps.loads[quantity] for quantity, c in terms.items()) for _, terms in phases]
+    slowest = np.stack([time.max(1) for time in times])  # (phases, chip steps)
+    barrier = _barrier_ns(data["step"], int(mapping.placement.n_tiles.sum()))
+    step_ns = (slowest.max(0) + barrier).tolist()
+    if not counted:
+        step_ns *= steps.per_window
+    worst = int(np.argmax(step_ns))
+    row = worst if counted else 0
+    phase = int(np.argmax(slowest[:, row]))
+    core = int(np.argmax(times[phase][row]))
+    latency = math.fsum(step_ns) / (len(step_ns) // steps.per_window)
     return MappedCost(
         convention=name, **{k: data[k] for k in ("title", "kind", "source", "excludes")},
         energy_nj=math.fsum(c.nj for c in components), components=tuple(components), active_counted=counted,
-        steps=n_steps, latency_steps=steps_per_window, mean_step_ns=latency / steps_per_window, latency_ns=latency,
-        step_ns=tuple(t.total_ns for t in timed[:steps_per_window]),
-        per_step=counted, critical=max(timed, key=lambda t: t.total_ns),
+        steps=n_steps, latency_steps=steps.per_window, mean_step_ns=latency / steps.per_window, latency_ns=latency,
+        step_ns=tuple(step_ns[: steps.per_window]), per_step=counted,
+        critical=_critical(mapping, data, steps, worst % steps.per_window if counted else 0, row, core, *phases[phase]),
         messages=loads.total("messages_out") / n_windows, chip_crossings=loads.total("crossings") / n_windows,
     )  # fmt: skip
 
 
-def _timed(mapping: Mapping, data: dict[str, Any], step: _Step) -> CriticalStep:
-    """Critical core plus barrier, with the arithmetic."""
-    phases = [("sending", _SENDING), ("receiving", _RECEIVING)]
-    if data["step"]["compose"] == "sum":
-        phases = [("", {**_SENDING, **_RECEIVING})]
-    worst: tuple[float, int, str, dict[str, str]] = (-1.0, 0, "", {})
-    for title, terms in phases:
-        time = sum(data["time_ns"][constant] * step.loads[quantity] for quantity, constant in terms.items())
-        core = int(np.argmax(time))
-        if time[core] > worst[0]:
-            worst = (float(time[core]), core, title, terms)
-    core_ns, core, title, terms = worst
-    barrier = _barrier_ns(data["step"], int(mapping.placement.n_tiles.sum()))
+def _critical(
+    mapping: Mapping, data: dict[str, Any], steps: _Steps, number: int, row: int, core: int, title: str, terms: dict[str, str]
+) -> CriticalStep:
+    """The core that decides the longest step, and the barrier, with the arithmetic."""
+    loads = {quantity: steps.loads[quantity][row, core] for quantity in terms}
+    core_ns = float(sum(data["time_ns"][constant] * loads[quantity] for quantity, constant in terms.items()))
+    tiles = int(mapping.placement.n_tiles.sum())
+    barrier = _barrier_ns(data["step"], tiles)
     layer = next(row.layer for row in reversed(mapping.layers) if row.first_core <= core)
     products = [
-        f"{step.loads[quantity][core]:,.4g} {quantity.replace('_', ' ')} x {data['time_ns'][constant]:g} ns"
+        f"{loads[quantity]:,.4g} {quantity.replace('_', ' ')} x {data['time_ns'][constant]:g} ns"
         for quantity, constant in terms.items()
-        if data["time_ns"][constant] and step.loads[quantity][core]
+        if data["time_ns"][constant] and loads[quantity]
     ]
     arithmetic = (
         f"core {core} ({layer}){', ' + title if title else ''}: {' + '.join(products) or 'nothing'} = {core_ns:,.1f} ns; "
-        f"+ barrier {barrier:,.1f} ns over {int(mapping.placement.n_tiles.sum())} routers"
+        f"+ barrier {barrier:,.1f} ns over {tiles} routers"
     )
-    return CriticalStep(step.number, core, layer, core_ns, barrier, core_ns + barrier, arithmetic)
+    return CriticalStep(number, core, layer, core_ns, barrier, core_ns + barrier, arithmetic)
 
 
 def _barrier_ns(step: dict[str, Any], tiles: int) -> float:

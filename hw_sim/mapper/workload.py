@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from taaf.hw_sim.activity import Activity
 from taaf.hw_sim.counters import fan_out, spiking_source
-from taaf.hw_sim.engine import Activity
 from taaf.models.errors import GraphError
 from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense, Sum
 

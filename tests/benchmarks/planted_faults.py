@@ -30,6 +30,7 @@ class Fault:
     test: str
 
 
+WIDE = "tests/conformance/test_event_engine.py::test_wide_graphs_equal_the_reference"
 FAULTS = (
     Fault("NIR: tau of the membrane off by one step", "export/targets/nir/neurons.py", "dt / tau, np.inf)", "dt / (tau + dt), np.inf)",
           "tests/unit/test_nir_mapping.py::test_decays_and_gains_in_closed_form"),
@@ -41,8 +42,34 @@ FAULTS = (
           "tests/cli/test_nir_cli.py::test_checkpoint_to_nir_to_netx_is_the_shipped_network"),
     Fault("NetX: delays of a dense layer ignored", "export/targets/netx/read.py",
           'delay=_delay(layer, weight, where) if "delay" in layer else None', "delay=None", "tests/golden/test_lava_dl_vectors.py"),
-    Fault("NetX: decay read one too large", "hw_sim/engine.py", "keep_u=per_channel(np.subtract(4096, lif.i_decay)",
-          "keep_u=per_channel(np.subtract(4095, lif.i_decay)", "tests/golden/test_lava_dl_vectors.py"),
+    Fault("torch engine: decay one too large", "hw_sim/engines/torch_engine.py", "keep_u=per_channel(4096 - np.asarray(lif.i_decay",
+          "keep_u=per_channel(4095 - np.asarray(lif.i_decay", "tests/golden/test_lava_dl_vectors.py"),
+    Fault("event engine: decay one too large", "hw_sim/engines/event/neurons.py", "layout.spread(4096 - spread(lif.i_decay",
+          "layout.spread(4095 - spread(lif.i_decay", "tests/golden/test_lava_dl_vectors.py"),
+    Fault("event engine: truncation", "hw_sim/engines/event/vectors.py", "builder.ashr(builder.add(old, fraction), leak)",
+          "builder.ashr(old, leak)", "tests/conformance/test_relays.py"),
+    *(Fault(f"event engine: {what}", f"hw_sim/engines/event/{file}.py", old, new, WIDE)
+      for what, file, old, new in (
+        ("words of the input", "kernels", "index = place[k * 8 + (lowest_bit(word) >> 3)]",
+         "index = place[k * 8 + (lowest_bit(word) >> 4)]"),
+        ("pixels of the input", "kernels", "ev[next_of[pixel]] = pixel * channels + c", "ev[next_of[pixel]] = pixel * channels"),
+        ("pixels indexed", "kernels", "limit = (y * width + x + 1) * cp", "limit = (y * width + x + 1) * cp - 1"),
+        ("scattered rows", "kernels", "base = (ev[e] - pixel * c_in) * w_row", "base = (ev[e] - pixel * c_in) * c_out"),
+        ("groups", "kernels", "o += begin + to[c]", "o += begin"),
+        ("parts of a layer", "kernels", "o = tap_out[q] - offset", "o = tap_out[q]"),
+        ("gathered runs", "kernels", "xb = min(xa + run, width)", "xb = min(xa + kw, width)"),
+        ("left border", "kernels", "tap, xa = j - xa, 0", "tap, xa = j, 0"),
+        ("delays", "kernels", "if slot % steps < delay:", "if slot < delay:"),
+        ("rest between windows", "kernels", "        if slot % steps == 0:\n            v[:] = 0\n        i, p, a", "        i, p, a"),
+        ("repeating parameters", "kernels", "if p == period:", "if p > period:"),
+        ("wrap", "kernels", "wrapped = current - 2 * limit if", "wrapped = current - limit if"),
+        ("clip", "kernels", "min(max(potential, 1 - limit), limit - 1)", "max(potential, 1 - limit)"),
+        ("recurrence", "kernels", "ptr[2 * slot - 2], ptr[2 * slot - 1], 0, most)", "ptr[2 * slot - 2], ptr[2 * slot - 2], 0, most)"),
+        ("pooled places", "kernels", "fired[(slot - first) * n + tap_out[q]] = 1", "fired[(slot - first) * n + tap_out[q]] ^= 1"),
+        ("counts", "kernels", "out[c * pixels + p] += counts[p * cp + c]", "out[c * pixels + p] = counts[p * cp + c]"),
+        ("threshold", "vectors", 'icmp_signed(">", new', 'icmp_signed(">=", new'),
+        ("flush of 16 bits", "plan", "return 32767 // max(1, _largest(weight))", "return 32767"),
+    )),
     Fault("faults: children are not killed", "deploy/lava/runtime.py", "                actor.kill()", "                pass",
           "tests/runtime/test_lava_faults.py::test_fault_is_explained_and_cleaned_up[sleep-3-time limit of 3 s exceeded]"),
     Fault("faults: a dead child is not noticed", "deploy/lava/runtime.py", "self._failure = self._dead_child()", "pass",
@@ -76,7 +103,7 @@ FAULTS = (
     Fault("overflow: half the fan-in", "hw_sim/intervals.py", "which(node.weight, 0).sum(1, dtype=np.int64)",
           "which(node.weight, 0).sum(1, dtype=np.int64) // 2",
           "tests/unit/test_intervals.py"),
-    Fault("overflow: wraps not counted", "hw_sim/engine.py", "wraps += int(torch.count_nonzero(a != wide))", "pass",
+    Fault("overflow: wraps not counted", "hw_sim/engines/torch_engine.py", "wraps += int(torch.count_nonzero(a != wide))", "pass",
           "tests/unit/test_intervals.py"),
     Fault("life after Lava: Lava imported at the top", "export/targets/netx/read.py", "import h5py\n", "import h5py\nimport lava.lib\n",
           "tests/unit/test_without_lava.py"),

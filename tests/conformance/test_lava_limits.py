@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from engines import run_engines
 from on_lava import run_on_lava
 from small_graphs import chain_of, random_spikes, weights
 
@@ -9,7 +10,6 @@ from taaf.deploy.lava.runtime import require_lava
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph, merge_groups
 from taaf.hw_sim.counters import count
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif, Pool2d, RecurrentDense
@@ -19,7 +19,7 @@ def _lava_errors(graph: Graph, n_windows: int = 2, steps: int = 9, rate: float =
     """Spikes of Lava that differ from the reference; engine and reference agree and the layers are not silent."""
     spikes = random_spikes(np.random.default_rng(7), graph, n_windows, steps, rate)
     traces = [run_reference(graph, window).spikes for window in spikes]
-    fast, lava = Engine(graph).run(spikes, keep_all=True).spikes, run_on_lava(graph, spikes)
+    fast, lava = run_engines(graph, spikes).spikes, run_on_lava(graph, spikes)
     wrong = 0
     for lif in graph.lifs():
         exact = np.stack([t[lif.name] for t in traces])
@@ -193,7 +193,7 @@ def test_many_groups_are_merged(groups: int, becomes: int) -> None:
     assert after.nodes["c"].groups == becomes and str(becomes) in report.lines[0]  # type: ignore[attr-defined]
     check_limits(after)
     spikes = random_spikes(rng, before, n_windows=2, steps=5)
-    old, new = Engine(before).run(spikes), Engine(after).run(spikes)
+    old, new = run_engines(before, spikes, False), run_engines(after, spikes, False)
     np.testing.assert_array_equal(new.spikes["l"], old.spikes["l"])
     assert count(before, old.activity)[0].effective_synops == count(after, new.activity)[0].effective_synops
     assert _lava_errors(after, n_windows=1, steps=4) == 0

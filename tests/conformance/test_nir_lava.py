@@ -6,6 +6,7 @@ import norse.torch as norse
 import numpy as np
 import pytest
 import torch
+from engines import run_engines
 from nir_nets import chain, cuba, lif, weights
 from on_lava import run_on_lava
 from torch import nn
@@ -16,7 +17,6 @@ from taaf.export.ptq.calibrate import calibrate
 from taaf.export.targets.nir.from_torch import from_norse
 from taaf.export.targets.nir.graph import FloatNet
 from taaf.export.targets.nir.read import from_nir
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 
 pytestmark = pytest.mark.needs_lava
@@ -57,7 +57,7 @@ def test_three_executions_agree(build) -> None:  # type: ignore[no-untyped-def]
     calibrated, _, trace = calibrate(net, x)
     _, graph = compile_graph(calibrated.graph, True, CompileReport())
     check_limits(graph, state=False)
-    fast, lava = Engine(graph).run(x, keep_all=True).spikes, run_on_lava(graph, x)
+    fast, lava = run_engines(graph, x).spikes, run_on_lava(graph, x)
     exact = [run_reference(graph, window).spikes for window in x]
     for node in graph.lifs():
         wanted = np.stack([e[node.name] for e in exact])

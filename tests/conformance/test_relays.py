@@ -1,17 +1,14 @@
-"""The engine without relay neurons, and convolution by events: the same spikes and counts as everything computed."""
+"""The engine without relay neurons: the same spikes and counts as everything computed."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from small_graphs import CASES, chain_of, random_spikes, residual
-from torch.nn import functional
+from engines import run_engines
+from small_graphs import chain_of, random_spikes, residual
 
 from taaf.export.passes import CompileReport, to_chain
-from taaf.hw_sim import engine, events
 from taaf.hw_sim.counters import count
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.hw_sim.relays import without_relays
 from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif
@@ -33,11 +30,11 @@ def test_relays_are_found_and_put_back(stride: int, seed: int) -> None:
     assert set(relays) == {"h"} and len(relays["h"].read) == 2
     assert len(raised.nodes) == len(chain.nodes) + 2
     spikes = random_spikes(np.random.default_rng(seed), chain, 5, 6)
-    fast, plain = (Engine(chain, relays=r).run(spikes, keep_all=True) for r in (False, True))
+    fast, plain = (run_engines(chain, spikes, relays=r) for r in (False, True))
     for name, value in plain.spikes.items():
         np.testing.assert_array_equal(fast.spikes[name], value, name)
     assert [c.to_dict() for c in count(chain, fast.activity)] == [c.to_dict() for c in count(chain, plain.activity)]
-    only_output = Engine(chain).run(spikes)
+    only_output = run_engines(chain, spikes, keep_all=False)
     np.testing.assert_array_equal(only_output.spikes[chain.output], plain.spikes[chain.output])
     assert set(only_output.activity.spikes) == set(plain.activity.spikes)
 
@@ -69,46 +66,11 @@ def test_what_only_looks_like_a_relay_is_computed(fault: str) -> None:
     graph = chain.rebuilt(changed)
     assert not without_relays(graph)[1]
     spikes = random_spikes(np.random.default_rng(1), graph, 3, 6)
-    found = Engine(graph).run(spikes, keep_all=True).spikes
+    found = run_engines(graph, spikes).spikes
     for i, window in enumerate(spikes):
         for name, value in run_reference(graph, window).spikes.items():
             if name in found:
                 np.testing.assert_array_equal(found[name][i], value, name)
-
-
-@pytest.mark.parametrize("case", [name for name in CASES if "conv" in name or "residual" in name or name == "deep_biased"])
-def test_convolution_by_events(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chosen for every convolution it can do: strides, paddings, dilations, biases; equal to the reference.
-
-    Seen failing: without the check of ``row < height`` (reads the next row), with the dilation left out.
-    """
-    graph = CASES[case](np.random.default_rng(2))
-    spikes = random_spikes(np.random.default_rng(3), graph, 3, 5)
-    used = []
-    monkeypatch.setattr(engine, "few_spikes", lambda conv, x: used.append(conv.name) or conv.groups == 1)
-    found = Engine(graph).run(spikes, keep_all=True).spikes
-    assert used
-    for i, window in enumerate(spikes):
-        for name, value in run_reference(graph, window).spikes.items():
-            if name in found:
-                np.testing.assert_array_equal(found[name][i], value, name)
-
-
-def test_events_are_chosen_where_few_spike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the share of spikes, without being told; grouped convolutions and dense input are left to torch."""
-    conv = Conv2d("conv", np.full((4, 3, 3, 3), 2, np.int32), padding=(1, 1))
-    x = torch.zeros(2, 3, 40, 40)
-    x[0, 1, 5:7, 5] = 1
-    assert events.few_spikes(conv, x) and not events.few_spikes(conv, torch.ones_like(x))
-    assert not events.few_spikes(replace(conv, weight=np.ones((3, 1, 3, 3), np.int32), groups=3), x)
-    weight = torch.from_numpy(conv.weight).float()
-    found = events.convolve_events(conv, weight.permute(1, 2, 3, 0).contiguous(), None, x)
-    assert torch.equal(found, functional.conv2d(x, weight, padding=1))
-    monkeypatch.setattr(engine, "convolve_events", lambda *_: pytest.fail("chosen"))
-    graph = CASES["conv"](np.random.default_rng(0))
-    Engine(graph).run(random_spikes(np.random.default_rng(0), graph, 2, 3))
-    with pytest.raises(BaseException, match="chosen"):
-        Engine(graph).run(np.zeros((2, *graph.input.shape, 3), np.uint8))
 
 
 @pytest.mark.parametrize("i_decay", [4096, 2048, 3000])
@@ -124,5 +86,5 @@ def test_voltage_is_rounded_where_it_can_be_a_fraction(i_decay: int, v_decay: in
     lif = Lif("lif", i_decay, decay, rng.integers(3, 9, n), rng.integers(-2, 3, n).astype(np.int32))  # type: ignore[arg-type]
     graph = chain_of(Input("input", (6,)), Dense("dense", rng.integers(-5, 6, (n, 6)).astype(np.int32)), lif)
     for window in random_spikes(rng, graph, 4, 14):
-        found = Engine(graph).run(window[None]).spikes["lif"][0]
+        found = run_engines(graph, window[None]).spikes["lif"][0]
         np.testing.assert_array_equal(found, run_reference(graph, window).spikes["lif"])

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from engines import run_engines
 from on_lava import run_on_lava
 from resnet_nets import calibrated_twin, compiled, levels_of
 
 from taaf.export.frontend import float_graphs, host_encoders
 from taaf.export.passes import CompileReport, fold_batch_norm, quantise
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.network import MultimodalSnn
 
@@ -55,7 +55,7 @@ def test_every_layer_equals_slayer(twin: MultimodalSnn) -> None:
     for name, chain in chains.items():
         assert len(report.relays_of(chain)) == 8
         trained = _trained(twin, name, inputs[name])
-        fast, plain = (Engine(chain, relays=r).run(inputs[name], keep_all=True) for r in (False, True))
+        fast, plain = (run_engines(chain, inputs[name], relays=r) for r in (False, True))
         assert list(trained) == [lif.name for lif in chain.lifs()]
         for i, window in enumerate(inputs[name]):
             exact = run_reference(unlowered[name], window).spikes
@@ -74,7 +74,7 @@ def test_every_layer_equals_lava(twin: MultimodalSnn) -> None:
     _, chains, _ = compiled(twin)
     inputs = {name: encoder(levels_of(twin, 2)[name]) for name, encoder in host_encoders(twin).items()}
     for name, chain in chains.items():
-        exact = Engine(chain).run(inputs[name], keep_all=True).spikes
+        exact = run_engines(chain, inputs[name]).spikes
         found = run_on_lava(chain, inputs[name])
         assert set(found) == set(exact) and len(found) == 18
         for lif, spikes in found.items():

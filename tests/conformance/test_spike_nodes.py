@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from engines import run_engines
 
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import GraphError
 from taaf.models.ir import Concat, Conv2d, Flatten, Graph, Input, Lif, Pool2d, Sum
@@ -28,7 +28,7 @@ def _graph(pool: Pool2d) -> Graph:
 def test_or_pool_of_spikes_beside_each_other(pool: Pool2d) -> None:
     graph = _graph(pool)
     spikes = (np.random.default_rng(1).random((4, 2, 7, 9, 6)) < 0.3).astype(np.uint8)
-    found = Engine(graph).run(spikes, keep_all=True).spikes
+    found = run_engines(graph, spikes).spikes
     (k_h, k_w), (s_h, s_w), (p_h, p_w) = pool.kernel, pool.step, pool.padding
     for window, a, b, out in zip(spikes, found["a_lif"], found["b_lif"], found["pool"], strict=True):
         trace = run_reference(graph, window)

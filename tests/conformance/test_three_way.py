@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from engines import run_engines
 from on_lava import run_on_lava
 from small_graphs import CASES, ONE_WINDOW, random_spikes, residual
 
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, to_chain
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Dense, Graph, Input, Lif
@@ -18,8 +18,8 @@ Run = Callable[[Graph, np.ndarray], dict[str, np.ndarray]]
 
 
 def run_on_engine(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
-    """Spikes of every LIF from the engine."""
-    return Engine(graph).run(spikes, keep_all=True).spikes
+    """Spikes of every LIF from the engine, of both kinds."""
+    return run_engines(graph, spikes).spikes
 
 
 RUNS = [run_on_engine, pytest.param(run_on_lava, marks=pytest.mark.needs_lava)]
@@ -34,12 +34,12 @@ def reference(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("seed", range(4))
 def test_engine_equals_reference(case: str, seed: int) -> None:
-    """Batched float engine and integer reference agree; the layers are neither silent nor saturated."""
+    """Both engines and the integer reference agree; the layers are neither silent nor saturated."""
     rng = np.random.default_rng(seed)
     graph = CASES[case](rng)
     check_limits(graph, pipelined=case not in ONE_WINDOW, state=not case.startswith("decays"))
     spikes = random_spikes(rng, graph, n_windows=5, steps=9)
-    exact, fast = reference(graph, spikes), Engine(graph, chunk=2).run(spikes, keep_all=True).spikes
+    exact, fast = reference(graph, spikes), run_engines(graph, spikes, chunk=2).spikes
     for name, expected in exact.items():
         assert 0.005 < expected.mean() < 0.95, f"{name} fires at {expected.mean():.3f}: the case tests nothing"
         np.testing.assert_array_equal(fast[name], expected, err_msg=name)

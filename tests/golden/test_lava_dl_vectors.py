@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import run_engines
 from timeline import on_lava_time
 
 from taaf.deploy.lava.runtime import require_lava
 from taaf.export.targets.netx.read import read_netx_file
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import Trace, run_reference
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif, Node
@@ -43,7 +43,7 @@ def _input_neurons(bias: np.ndarray, steps: int) -> np.ndarray:
     graph = _chain(Input("in", bias.shape), silent, Lif("lif", 4096, 1024, 25, bias.astype(np.int32)))
     nothing = np.zeros((*bias.shape, steps), np.uint8)
     spikes = run_reference(graph, nothing).spikes["lif"]
-    np.testing.assert_array_equal(Engine(graph).run(nothing[None]).spikes["lif"][0], spikes)
+    np.testing.assert_array_equal(run_engines(graph, nothing[None]).spikes["lif"][0], spikes)
     return spikes
 
 
@@ -74,7 +74,7 @@ def test_tinynet(vectors: Path) -> None:
     np.testing.assert_array_equal(trace.spikes[first], layer1[..., 1:])
     np.testing.assert_array_equal(trace.u[first], 64 * current[..., 1:])
     np.testing.assert_array_equal(trace.spikes[second], out[..., 1:])
-    fast = Engine(graph).run(spikes_in[None], keep_all=True).spikes
+    fast = run_engines(graph, spikes_in[None]).spikes
     for name in (first, second):
         np.testing.assert_array_equal(fast[name][0], trace.spikes[name])
 
@@ -119,7 +119,7 @@ def test_pilotnet_layers(pilotnet: tuple[Graph, dict[str, np.ndarray]]) -> None:
     for lif, name in zip(lifs, LAYERS, strict=False):
         assert trace.spikes[lif.name].sum() >= 20 or name == "fc-2"
         _check_state(trace, lif, name, found)
-    whole = Engine(graph).run(found["input"][None, ..., :17].astype(np.uint8), keep_all=True).spikes
+    whole = run_engines(graph, found["input"][None, ..., :17].astype(np.uint8)).spikes
     for delay, (lif, name) in enumerate(zip(lifs, LAYERS, strict=False), start=1):
         n = min(17, 24 - delay)
         np.testing.assert_array_equal(whole[lif.name][0][..., :n], found[name][..., delay : delay + n], err_msg=name)
@@ -152,7 +152,7 @@ def test_ntidigits(vectors: Path) -> None:
     assert [d.shape for d in delayed] == [(256, 1)] * 2 and [d.max() for d in delayed] == [62, 62]
     spikes = np.load(folder / "input.npy").astype(np.uint8).reshape(1, 1, 64, 3000)
     out, expected = graph.output, np.load(folder / "output.npy")
-    fast = Engine(graph).run(spikes[None], keep_all=True).spikes
+    fast = run_engines(graph, spikes[None]).spikes
     assert expected.sum() == 22_572 and not expected[:, :4].any()
     np.testing.assert_array_equal(fast[out][0][:, :-4], expected[:, 4:])
     exact = run_reference(graph, spikes[..., :600]).spikes
@@ -167,7 +167,7 @@ def test_mnist_structure(vectors: Path) -> None:
     graph = read_netx_file(vectors / "mnist.net", "mnist", n_layers=3).graph
     assert [graph.shapes[lif.name] for lif in graph.lifs()] == [(512,), (512,)] and graph.input.shape == (784,)
     spikes = (np.random.default_rng(0).random((2, 784, 10)) < 0.2).astype(np.uint8)
-    fast = Engine(graph).run(spikes, keep_all=True).spikes
+    fast = run_engines(graph, spikes).spikes
     for lif in graph.lifs():
         exact = np.stack([run_reference(graph, x).spikes[lif.name] for x in spikes])
         assert exact.any()

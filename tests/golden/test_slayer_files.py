@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slayer_files
+from engines import run_engines
 from timeline import on_lava_time
 
 from taaf.export.targets.netx.read import read_netx_file
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 
 pytestmark = pytest.mark.needs_slayer
@@ -20,7 +20,7 @@ def test_engine_equals_slayer(blocks: str, shape: tuple[int, ...], seed: int, tm
     """Grouped and dilated convolutions, axonal delays, decays per neuron, recurrence: layer i is i steps later in slayer."""
     made = slayer_files.make(tmp_path / "x.net", getattr(slayer_files, blocks), shape, seed=seed)
     graph = read_netx_file(made.path, "x").graph
-    fast = Engine(graph).run(made.spikes, keep_all=True).spikes
+    fast = run_engines(graph, made.spikes).spikes
     exact = run_reference(graph, made.spikes[0]).spikes
     for later, (lif, trained) in enumerate(zip(graph.lifs(), made.trained, strict=True), start=1):
         ours = fast[lif.name]

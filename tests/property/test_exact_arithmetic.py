@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from engines import run_engines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,7 +15,6 @@ from taaf.export.passes import CompileReport, fold_batch_norm, quantise
 from taaf.export.targets.netx.read import read_netx
 from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.counters import count, dense_macs
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import clip_voltage, run_reference, truncate_shift, wrap_current
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.ir import BatchNorm, Conv2d, Dense, Input, Lif
@@ -80,7 +80,7 @@ def test_netx_round_trip_and_engine(case: str, seed: int) -> None:
                 value = None  # noqa: PLW2901 (a zero bias is not written)
             np.testing.assert_array_equal(found, value, err_msg=f"{name}.{key}")
     spikes = random_spikes(rng, graph, n_windows=2, steps=5, rate=rng.uniform(0.05, 0.8))
-    fast = Engine(again).run(spikes, keep_all=True).spikes
+    fast = run_engines(again, spikes).spikes
     for window, expected in enumerate(run_reference(graph, w).spikes for w in spikes):
         for lif in graph.lifs():
             np.testing.assert_array_equal(fast[lif.name][window], expected[lif.name])
@@ -93,7 +93,7 @@ def test_synops_are_counted_as_by_hand(seed: int, case: str) -> None:
     rng = np.random.default_rng(seed)
     graph = CASES[case](rng)
     spikes = random_spikes(rng, graph, n_windows=2, steps=3)
-    result = Engine(graph).run(spikes, keep_all=True)
+    result = run_engines(graph, spikes)
     (found,) = count(graph, result.activity)
     node = graph.synapses_of("lif")[0]
     mask = torch.from_numpy((node.weight != 0).astype(np.float64))

@@ -16,8 +16,9 @@ from random_checks import snippet
 
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph
-from taaf.hw_sim import engine, intervals
+from taaf.hw_sim import intervals
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.engines import torch_engine
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Graph
 
@@ -130,7 +131,7 @@ def _one_tap_short(node: object, in_shape: tuple[int, ...], which: np.ufunc) -> 
 
 _end, _fixed_point = intervals._end, intervals._least_fixed_point
 FAULTS: dict[str, tuple[object, str, Callable]] = {
-    "rounds down instead of toward zero": (engine, "_truncate", _floor),
+    "rounds down instead of toward zero": (torch_engine, "_truncate", _floor),
     "fires at the threshold": (torch, "gt", torch.ge),
     "half the weights in the bounds": (intervals, "_end", _one_tap_short),
     "fixed point one too low": (intervals, "_least_fixed_point", lambda d, decay: _fixed_point(d, decay) - (d > 0)),

@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from engines import run_engines
 
 from taaf.deploy.lava.runtime import LavaRuntime, require_lava
 from taaf.export.passes import CompileReport
 from taaf.export.targets.netx.write import write_netx
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.ir import Graph
 
@@ -60,7 +60,7 @@ def assert_chain_agrees(
     for name, expected in trained.items():
         assert expected.any(), name
         np.testing.assert_array_equal(before[name], expected, f"{integer.name}.{name}")
-    fast, on_lava = Engine(chain).run(spikes, keep_all=True).spikes, run_on_lava(chain, spikes)
+    fast, on_lava = run_engines(chain, spikes).spikes, run_on_lava(chain, spikes)
     for lif, exact in report.expected(chain, before).items():
         np.testing.assert_array_equal(fast[lif], exact, f"engine: {chain.name}.{lif}")
         np.testing.assert_array_equal(on_lava[lif], exact, f"Lava: {chain.name}.{lif}")

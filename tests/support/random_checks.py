@@ -38,20 +38,21 @@ from taaf.models.ir.nodes import spread
 
 
 def engine_disagreements(integer: Graph, chain: Graph, spikes: np.ndarray) -> list[str]:
-    """Reference = engine on the re-read NetX file: spikes, 24-bit events, last bits; lowering keeps spikes; bounds hold."""
+    """Reference = both engines on the re-read NetX file: spikes, 24-bit events, last bits; lowering keeps spikes; bounds hold."""
     with tempfile.TemporaryDirectory() as folder:
         write_netx(chain, Path(folder) / "net.net")
         again = read_netx(Path(folder) / "net.net", "net")
     found = []
     steps = spikes.shape[-1]
-    fast = Engine(again, chunk=2).run(spikes, keep_all=True)
+    runs = {kind: Engine(again, chunk=2, kind=kind).run(spikes, keep_all=True) for kind in ("event", "torch")}
     traces = [run_reference(again, block) for block in spikes]
     for window, (block, trace) in enumerate(zip(spikes, traces, strict=True)):
         before = run_reference(integer, block) if len(integer.edges) > len(chain.edges) else trace
         for lif in again.lifs():
             exact, name = trace.spikes[lif.name], f"window {window}, {lif.name}"
-            if wrong := int((fast.spikes[lif.name][window] != exact).sum()):
-                found.append(f"{name}: {wrong} spikes of the engine differ from the reference")
+            for kind, run in runs.items():
+                if wrong := int((run.spikes[lif.name][window] != exact).sum()):
+                    found.append(f"{name}: {wrong} spikes of the {kind} engine differ from the reference")
             own = before.spikes[lif.name]
             if wrong := int((exact[: len(own)] != own).sum()):
                 found.append(f"{name}: {wrong} spikes changed when the graph was lowered")
@@ -71,16 +72,20 @@ def engine_disagreements(integer: Graph, chain: Graph, spikes: np.ndarray) -> li
                     found.append(f"{name}: {outside} values of a, u or v outside their bounds for {horizon} steps")
     for kind in ("wraps", "clips"):
         slow = {lif.name: sum(getattr(t, kind)[lif.name] for t in traces) for lif in again.lifs()}
-        if (counted := getattr(fast.activity, kind)) != {n: k for n, k in slow.items() if k}:
-            found.append(f"{kind}: engine {counted}, reference {slow}")
+        found += [
+            f"{kind}: {name} engine {counted}, reference {slow}"
+            for name, run in runs.items()
+            if (counted := getattr(run.activity, kind)) != {n: k for n, k in slow.items() if k}
+        ]
     end, blind = again.output, replace(again.nodes[again.output], v_th_mant=131_071)  # type: ignore[type-var]
     v = np.concatenate([run_reference(again.rebuilt({end: blind}), b).v[end].reshape(-1) for b in spikes])
     at, above = (np.unique(v[(v > 63) & (v % 64 == rest)] >> 6) for rest in (0, 1))
     for v_th in [*at[-1:], *above[-3:]]:  # thresholds that v meets exactly or passes by one: any wrong last bit shows
         sharp = again.rebuilt({end: replace(blind, v_th_mant=int(v_th))})
-        fired = Engine(sharp).run(spikes).spikes[end]
-        if wrong := int((fired != np.stack([run_reference(sharp, b).spikes[end] for b in spikes])).sum()):
-            found.append(f"{end} with threshold {v_th}: {wrong} spikes of the engine differ from the reference")
+        exact = np.stack([run_reference(sharp, b).spikes[end] for b in spikes])
+        for kind in ("event", "torch"):
+            if wrong := int((Engine(sharp, kind=kind).run(spikes).spikes[end] != exact).sum()):
+                found.append(f"{end} with threshold {v_th}: {wrong} spikes of the {kind} engine differ from the reference")
     return found
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
+from engines import run_engines
 
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import Trace, run_reference
 from taaf.models.ir import Graph, Input, Lif, chain
 
@@ -35,6 +35,6 @@ def on_lava_time(graph: Graph, spikes: np.ndarray, resets: Callable[[int], list[
             joined = [getattr(r, kind)[part.output] for r in runs]
             getattr(trace, kind)[part.output] = np.concatenate(joined, axis=-1)
         raster = trace.spikes[part.output]
-        fast = [Engine(part).run(arriving[None, ..., a:b]).spikes[part.output][0] for a, b in pairwise(cuts)]
+        fast = [run_engines(part, arriving[None, ..., a:b]).spikes[part.output][0] for a, b in pairwise(cuts)]
         np.testing.assert_array_equal(np.concatenate(fast, axis=-1), raster, err_msg=part.output)
     return trace

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from engines import run_engines
 from small_graphs import CASES, chain_of, random_spikes
 
 from taaf.deploy.backends.base import BackendResult
@@ -15,6 +16,7 @@ from taaf.export.intervals import analyse
 from taaf.export.limits import check_limits
 from taaf.hw_sim import intervals
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.engines.event import kernels
 from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError
@@ -118,7 +120,7 @@ def test_window_length_decides_for_layers_without_leak() -> None:
     for steps, clips in ((longest, 0), (longest + 1, 1)):
         spikes = np.ones((1, 8, steps), np.uint8)
         assert run_reference(graph, spikes[0]).clips["lif"] == clips
-        assert Engine(graph).run(spikes).activity.clips.get("lif", 0) == clips
+        assert run_engines(graph, spikes, False).activity.clips.get("lif", 0) == clips
 
 
 def test_sums_that_one_wrap_does_not_bring_back_are_never_allowed() -> None:
@@ -144,7 +146,7 @@ def test_events_are_counted(i_decay: int, v_decay: int) -> None:
     graph = chain_of(Input("in", (700,)), Dense("d", weight), Lif("lif", i_decay, v_decay, 100_000))
     spikes = random_spikes(rng, graph, n_windows=5, steps=12, rate=0.9)
     traces = [run_reference(graph, window) for window in spikes]
-    found = Engine(graph, chunk=2).run(spikes).activity
+    found = run_engines(graph, spikes, False, chunk=2).activity
     for kind in ("wraps", "clips"):
         total = sum(getattr(t, kind)["lif"] for t in traces)
         assert getattr(found, kind).get("lif", 0) == total
@@ -152,16 +154,18 @@ def test_events_are_counted(i_decay: int, v_decay: int) -> None:
 
 
 def test_nothing_is_counted_where_nothing_can_happen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine does not even look: with counting made impossible a proven layer runs, an unproven one does not."""
+    """The engines do not even look: with counting made impossible a proven layer runs, an unproven one does not."""
     graph = _inhibited()
 
     def forbidden(*_: object) -> None:
         raise RuntimeError("counted")
 
     monkeypatch.setattr(torch, "count_nonzero", forbidden)
-    Engine(graph).run(np.ones((1, 8, 5), np.uint8))
-    with pytest.raises(RuntimeError, match="counted"):
-        Engine(graph).run(np.ones((1, 8, 200), np.uint8))
+    monkeypatch.setattr(kernels, "lif32", forbidden)
+    for kind in ("event", "torch"):
+        Engine(graph, kind=kind).run(np.ones((1, 8, 5), np.uint8))  # type: ignore[arg-type]
+        with pytest.raises(RuntimeError, match="counted"):
+            Engine(graph, kind=kind).run(np.ones((1, 8, 200), np.uint8))  # type: ignore[arg-type]
 
 
 def test_deployment_reports_events_per_layer() -> None:

@@ -1,6 +1,7 @@
 """Messages, hops, energy and time of small mapped networks, worked out by hand."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from taaf.hw_sim.mapper.chip_limits import load_limits
 from taaf.hw_sim.mapper.mapped_cost import MAPPED_CONVENTIONS, cost_of_totals, cost_of_windows, load_convention
 from taaf.hw_sim.mapper.mapping import Mapping, map_graphs
-from taaf.hw_sim.mapper.traffic import active_updates, count_loads
+from taaf.hw_sim.mapper.traffic import active_updates, count_loads, loads_of_frames
+from taaf.hw_sim.reference import convolve
 from taaf.models.errors import ConfigError, GraphError
-from taaf.models.ir import Dense, Graph, Input, Lif
+from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif
 
 # input 2 -> a: 4 neurons on two cores -> b: 2 neurons on one; one weight of b is zero
 WEIGHT_B = np.array([[2, 2, 2, 2], [2, 2, 2, 0]], np.int32)
@@ -134,3 +136,42 @@ def test_constants_have_their_provenance() -> None:
         assert all(data[key] for key in ("title", "kind", "source", "excludes"))
         assert data["chip"] == "loihi1"
         assert "static" in data["excludes"]
+
+
+def test_all_steps_at_once_are_the_steps_one_by_one() -> None:
+    """Loads are linear in spikes: every field of every step, and what is active; convolutions strided, padded and grouped.
+
+    Seen failing: with the taps of rows and columns exchanged.
+    """
+    rng = np.random.default_rng(0)
+    nodes = [
+        Input("input", (4, 7, 6)), Conv2d("ca", 2 * rng.integers(-1, 2, (6, 2, 3, 2)), (2, 1), (1, 1), groups=2), Lif("a"),
+        Conv2d("cb", 2 * rng.integers(-1, 2, (5, 6, 1, 3)), padding=(0, 2), dilation=(1, 2)), Lif("b", bias=np.array([0, 1, 0, 0, 2])),
+    ]  # fmt: skip
+    graph = Graph("net", nodes, [(one.name, other.name) for one, other in pairwise(nodes)])
+    mapping = map_graphs({"net": graph}, replace(load_limits("loihi1"), neurons=20))
+    steps = {n: rng.random((*graph.shapes[n], 6)) < 0.3 for n in ("input", "a", "b")}
+    active = {lif.name: active_updates(graph, lif, steps) for lif in graph.lifs()}
+    found = loads_of_frames(mapping, {"net": steps}, 1, {"net": active})
+    for t in range(6):
+        now = {n: s[..., t] for n, s in steps.items()}
+        alone = {lif.name: active_updates(graph, lif, now) for lif in graph.lifs()}
+        for lif in graph.lifs():
+            np.testing.assert_array_equal(active[lif.name][..., t], alone[lif.name])
+            synapse = graph.synapses_of(lif.name)[0]
+            (source,) = graph.sources(synapse.name)
+            reached = convolve(replace(synapse, weight=(synapse.weight != 0).astype(np.int64)), now[source].astype(np.int64))
+            bias = np.zeros(1, bool) if lif.bias is None else lif.bias.astype(bool)
+            np.testing.assert_array_equal(alone[lif.name], (reached > 0) | bias[:, None, None])
+            row = mapping.layer(f"net.{lif.name}")
+            assert found.synops_conv[row.first_core : row.first_core + row.n_cores, t].sum() == reached.sum()
+        for name, value in vars(count_loads(mapping, {"net": now}, 1, {"net": alone})).items():
+            np.testing.assert_array_equal(getattr(found, name)[:, t], value, name)
+
+
+def test_one_convention_if_asked() -> None:
+    """The same as among all; a convention of another chip is refused."""
+    for cost in cost_of_windows(mapped(), step_by_step()):
+        assert cost_of_windows(mapped(), step_by_step(), conventions=[cost.convention]) == [cost]
+    with pytest.raises(ConfigError, match="convention 'cmos45_fp32': not one of loihi1; allowed: loihi1_davies2018"):
+        cost_of_windows(mapped(), step_by_step(), conventions=["cmos45_fp32"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from engines import run_engines
 from small_graphs import CASES, chain_of
 
 from taaf.export.targets.netx.read import read_netx
@@ -115,9 +116,9 @@ def test_any_type_of_zeros_and_ones(kind: type) -> None:
     rng = np.random.default_rng(0)
     graph = CASES["dense"](rng)
     spikes = rng.random((3, 20, 6)) < 0.4
-    expected = Engine(graph).run(spikes.astype(np.uint8)).spikes["lif"]
+    expected = run_engines(graph, spikes.astype(np.uint8)).spikes["lif"]
     assert expected.any()
-    np.testing.assert_array_equal(Engine(graph).run(spikes.astype(kind)).spikes["lif"], expected)
+    np.testing.assert_array_equal(run_engines(graph, spikes.astype(kind)).spikes["lif"], expected)
     np.testing.assert_array_equal(run_reference(graph, spikes[0].astype(kind)).spikes["lif"], expected[0])
 
 
@@ -125,7 +126,7 @@ def test_any_type_of_zeros_and_ones(kind: type) -> None:
 def test_engine_without_windows(case: str) -> None:
     """No windows give empty results of the right shapes and zero counts."""
     graph = CASES[case](np.random.default_rng(0))
-    result = Engine(graph).run(np.zeros((0, *graph.input.shape, 4), np.uint8), keep_all=True)
+    result = run_engines(graph, np.zeros((0, *graph.input.shape, 4), np.uint8))
     assert {n: s.shape for n, s in result.spikes.items()} == {lif.name: (0, *graph.shapes[lif.name], 4) for lif in graph.lifs()}
     assert all(c.effective_synops == 0 and c.dense_synops == 0 for c in count(graph, result.activity))
 
@@ -136,7 +137,7 @@ def test_chunks_change_nothing(chunk: int) -> None:
     rng = np.random.default_rng(0)
     graph = CASES["deep_biased"](rng)
     spikes = (rng.random((7, *graph.input.shape, 5)) < 0.3).astype(np.uint8)
-    whole, parts = Engine(graph, chunk=7).run(spikes, keep_all=True), Engine(graph, chunk).run(spikes, keep_all=True)
+    whole, parts = run_engines(graph, spikes, chunk=7), run_engines(graph, spikes, chunk=chunk)
     for name, expected in whole.spikes.items():
         np.testing.assert_array_equal(parts.spikes[name], expected)
         np.testing.assert_array_equal(parts.activity.spikes[name], whole.activity.spikes[name])
@@ -152,7 +153,7 @@ def test_engine_takes_edges_in_any_order() -> None:
     spikes = (np.random.default_rng(0).random((1, 3, 3, 4)) < 0.5).astype(np.uint8)
     expected = run_reference(graph, spikes).spikes["y"]
     assert expected.any()
-    np.testing.assert_array_equal(Engine(graph).run(spikes[None]).spikes["y"][0], expected)
+    np.testing.assert_array_equal(run_engines(graph, spikes[None]).spikes["y"][0], expected)
 
 
 def test_flattening_of_flat_spikes_is_left_out(tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_flattening_of_flat_spikes_is_left_out(tmp_path: Path) -> None:
     again = read_netx(tmp_path / "x.net", "net")
     assert list(again.nodes) == ["in", "d", "l", "e", "m"]
     spikes = (rng.random((2, 3, 6)) < 0.5).astype(np.uint8)
-    old, new = Engine(graph).run(spikes).spikes["m"], Engine(again).run(spikes).spikes["m"]
+    old, new = run_engines(graph, spikes).spikes["m"], run_engines(again, spikes).spikes["m"]
     np.testing.assert_array_equal(new, old)
 
 
@@ -183,6 +184,6 @@ def test_engine_without_exact_float32_convolutions() -> None:
     graph = chain_of(Input("in", (32, 20, 20)), Conv2d("c", weight, padding=(1, 1)), Lif("l", 4096, 4096, 2000))
     spikes = (rng.random((2, 32, 20, 20, 8)) < 0.5).astype(np.uint8)
     with torch.backends.mkldnn.flags(enabled=False):
-        found = Engine(graph).run(spikes).spikes["l"]
+        found = Engine(graph, kind="torch").run(spikes).spikes["l"]
     for window, fast in zip(spikes, found, strict=True):
         np.testing.assert_array_equal(fast, run_reference(graph, window).spikes["l"])

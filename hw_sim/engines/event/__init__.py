@@ -1,0 +1,1 @@
+"""The event-driven engine: lists of spikes, integer kernels compiled by Numba."""
