@@ -124,6 +124,23 @@ def test_time_step_that_is_not_in_the_file() -> None:
             from_nir(graph, dt=dt)
 
 
+def test_what_others_met() -> None:
+    """Imaginary parts were dropped with a warning, an edge that is there twice counted twice, and IF neurons alone (sinabs) ran
+    with an assumed step of 1 ms: a thousandth of their input, and no spike.
+    """
+    with pytest.raises(UnsupportedLayerError, match="complex128.*allowed real numbers"):
+        from_nir(chain((3,), nir.Linear(weights(0, 2, 3) + 1j), lif(2)))
+    twice = chain((3,), nir.Linear(weights(0, 2, 3)), lif(2))
+    twice.edges.append(twice.edges[1])
+    with pytest.raises(UnsupportedLayerError, match="is there twice"):
+        from_nir(twice)
+    integrators = chain((3,), nir.Linear(weights(0, 2, 3)), nir.IF(full(2, 1.0), full(2, 1.0)))
+    with pytest.raises(UnsupportedLayerError, match="neurons of type IF alone.*--dt 1 where"):
+        from_nir(integrators)
+    weight = only(integrators, 1.0).graph.nodes["a"].weight  # type: ignore[attr-defined]
+    np.testing.assert_allclose(weight, weights(0, 2, 3), rtol=1e-12)
+
+
 def test_joins_recurrence_pools_scales() -> None:
     """Two edges into neurons, a loop through a Linear, SumPool2d, Scale: each becomes its IR node."""
     one = nir.NIRGraph(

@@ -5,6 +5,7 @@ CubaLIF. Several edges into a neuron add their currents (a residual join, `ir.Su
 itself is its recurrence and arrives one step later (`ir.RecurrentDense`). Everything else is refused by name.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,8 @@ class FloatNet:
 def components(graph: nir.NIRGraph) -> list[list[str]]:
     """Names of the nodes of each connected part, parts in the order of their first edge."""
     part = {name: {name} for name in graph.nodes}
+    if twice := [e for e, n in Counter(map(tuple, graph.edges)).items() if n > 1]:
+        raise UnsupportedLayerError(f"edge {twice[0][0]} -> {twice[0][1]} is there twice, which NIR does not allow; remove one")
     for source, target in graph.edges:
         for end in (source, target):
             if end not in part:

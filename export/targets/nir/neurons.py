@@ -78,8 +78,17 @@ class Neurons:
 
 
 def array(value: Any) -> np.ndarray:
-    """A NIR parameter (NumPy array, number, or torch tensor in graphs made in memory) in float64."""
-    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
+    """A NIR parameter (NumPy array, number, or torch tensor in graphs made in memory) in float64.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        If it is complex: NumPy would drop imaginary parts, as of resonate-and-fire layers, with a warning only.
+    """
+    found = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    if found.dtype.kind == "c":
+        raise UnsupportedLayerError(f"a parameter of {found.dtype} {found.shape}; allowed real numbers (no resonate-and-fire)")
+    return found.astype(np.float64)
 
 
 def map_neurons(where: str, node: nir.NIRNode, shape: tuple[int, ...], dt: float) -> Neurons:
@@ -134,7 +143,7 @@ def _leak(where: str, name: str, tau: float, dt: float) -> float:
 
 def time_step_hint(tau: float) -> str:
     """What --dt a file may need whose time constants are no seconds, by their size: tools differ in what they write."""
-    if tau >= 1:
+    if 1 <= tau < np.inf:
         return " sinabs writes tau in time steps: give --dt 1 for such a file"
     if 0 < tau < 1e-4:
         return " Norse's to_nir(dt=0.001) writes tau dt instead of tau: give --dt 1e-06 for such a file"

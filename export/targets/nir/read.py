@@ -93,7 +93,7 @@ def time_step(graph: nir.NIRGraph, dt: float | None) -> tuple[float, str]:
 
     In this order: given; ``dt`` in the graph's metadata (files of `taaf.export.targets.nir.write`); tau / R where that is one
     value for all leaky neurons and R != 1 (snnTorch and lava-dl write R = tau / dt, so that a weight of 1 adds 1 per step);
-    1 ms (Norse's default), if it makes every time constant 1 to 1000 steps long.
+    1 ms (Norse's default), if there are time constants and it makes every one 1 to 1000 steps long.
 
     Raises
     ------
@@ -105,6 +105,13 @@ def time_step(graph: nir.NIRGraph, dt: float | None) -> tuple[float, str]:
         if not 0 < step < np.inf:
             raise UnsupportedLayerError(f"time step {step:g}; allowed a positive number of seconds (--dt)")
         return step, "given" if dt is not None else "metadata of the file"
+    if any(isinstance(n, nir.IF) for n in graph.nodes.values()) and not any(
+        isinstance(n, nir.LIF | nir.CubaLIF) for n in graph.nodes.values()
+    ):
+        raise UnsupportedLayerError(
+            "NIR holds no time step, and neurons of type IF alone do not show it: an input adds R dt to their voltage; give --dt "
+            "in seconds, or --dt 1 where an input adds R per step (sinabs, snnTorch)"
+        )
     leaky = [n for n in graph.nodes.values() if isinstance(n, nir.LIF | nir.CubaLIF)]
     taus = [array(n.tau if isinstance(n, nir.LIF) else n.tau_mem) for n in leaky]
     resistances = [array(n.r) for n in leaky]
