@@ -72,10 +72,10 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
     wall_s, executed = time.perf_counter() - begun, n * steps
     agreement = {"reference": _with_reference(graph, spikes, engine.spikes)}
     if request.backend == "sim":
-        from taaf.deploy.backends.sim_net import has_memory, run_net
+        from taaf.deploy.backends.sim_net import run_net
 
         lava, executed, wall_s = run_net(request.path, file, spikes, request.time_limit_s or 120 + 2.0 * n, tick)
-        agreement["lava"] = {**_compare(engine.spikes, lava), "windows": n, "networks": n if has_memory(graph) else 1}
+        agreement["lava"] = {**_compare(engine.spikes, lava), "windows": n, "networks": n if graph.has_memory else 1}
     out = graph.output
     if request.output is not None:
         _save(request.output, engine.spikes[out])

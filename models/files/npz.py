@@ -12,11 +12,12 @@ from taaf.models.files.placeholders import naming_placeholders
 
 MAX_MEMBERS = 1000
 _BLOCK = 1 << 22
+_WIDEST_TEXT = 256  # bytes
 
 
 @naming_placeholders
 def read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
-    """Boolean, integer and float arrays of an .npz file, ``max_bytes`` in total when unpacked.
+    """Boolean, integer, float and short text arrays of an .npz file, ``max_bytes`` in total when unpacked.
 
     ``numpy.load`` allocates what an array's header declares before it looks whether the data are there. Here an array is filled
     while it is unpacked: a small file takes no more memory than the arrays it holds.
@@ -66,8 +67,9 @@ def _array(name: str, file: IO[bytes], size: int) -> np.ndarray:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)  # refuses headers of more than 10 000 bytes
     held = size - file.tell()
-    if dtype.kind not in "biuf" or dtype.itemsize > 8 or any(type(n) is not int or n < 0 for n in shape):
-        raise ValueError(f"{name}: holds {dtype} of shape {shape}, expected numbers")
+    widest = _WIDEST_TEXT if dtype.kind == "U" else 8
+    if dtype.kind not in "biufU" or dtype.itemsize > widest or any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"{name}: holds {dtype} of shape {shape}, expected numbers or short texts")
     if math.prod(shape) * dtype.itemsize != held:
         raise ValueError(f"{name}: declares {shape} {dtype} and holds {held} bytes")
     raw, at = np.empty(held, np.uint8), 0

@@ -8,7 +8,7 @@ import torch
 from small_graphs import CASES, chain_of, random_spikes, residual
 from torch.nn import functional
 
-from taaf.export.passes import CompileReport, lower_residual
+from taaf.export.passes import CompileReport, to_chain
 from taaf.hw_sim import engine, events
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.engine import Engine
@@ -18,7 +18,7 @@ from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif
 
 
 def _lowered(stride: int, seed: int) -> Graph:
-    return lower_residual(residual(np.random.default_rng(seed), stride), CompileReport())
+    return to_chain(residual(np.random.default_rng(seed), stride), CompileReport())
 
 
 @pytest.mark.parametrize("stride", [1, 2])
