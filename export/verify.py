@@ -133,10 +133,9 @@ def verify_branch(
 
 
 def _trained(found: dict[str, np.ndarray], name: str, graph: Graph) -> np.ndarray | None:
-    """The trained network's spikes of a population; None of neurons that the compiler put where training pools, if it has none."""
-    pool = name.removesuffix("_lif")
-    if name not in found and isinstance(graph.nodes.get(pool), Pool2d):
-        return found.get(pool)
+    """The trained network's spikes of a population; None of neurons that pool, where its module says nothing of them."""
+    if name not in found and isinstance(graph.nodes.get(name.removesuffix("_lif")), Pool2d):
+        return None
     return found[name]
 
 

@@ -16,13 +16,13 @@ def did_you_mean(found: str, allowed: Iterable[str]) -> str:
     >>> did_you_mean("siern", ["siren", "dog_bark"])
     "did you mean 'siren'?"
     >>> did_you_mean("x", ["siren", "dog_bark"])
-    'allowed siren, dog_bark'
+    'allowed: siren, dog_bark'
     """
     names = list(allowed)
     spelled = {name.lower(): name for name in names}
     near = difflib.get_close_matches(found.lower(), spelled, n=1, cutoff=0.7)
     between = "; " if any("," in name for name in names) else ", "
-    return f"did you mean {spelled[near[0]]!r}?" if near else f"allowed {between.join(names)}"
+    return f"did you mean {spelled[near[0]]!r}?" if near else f"allowed: {between.join(names) or 'none'}"
 
 
 class TaafError(Exception):

@@ -76,12 +76,20 @@ class SpikingNet(nn.Module):
         return values[self.wiring.boundary]
 
     def trace(self, spikes: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Chip part: every spiking value by name, (N, ..., T) each, for the spikes that enter the chip."""
+        """Chip part: spikes of every population and of the output by name, (N, ..., T) each, for the spikes that enter the chip.
+
+        What is pooled is called after the neurons that pool it on the chip, ``<name>_lif``.
+        """
         values = {self.wiring.boundary: spikes}
         for operation in self.wiring.on_chip:
             values[operation.name] = self.value(operation, values)
-        kept = (w.Neurons, w.Beside, w.MaxPool)
-        return {o.name: values[o.name] for o in self.wiring.on_chip if isinstance(o, kept) or o is self.wiring.output}
+        found = {}
+        for operation in self.wiring.on_chip:
+            if isinstance(operation, w.MaxPool):
+                found[f"{operation.name}_lif"] = values[operation.name]
+            if isinstance(operation, w.Neurons) or operation is self.wiring.output:
+                found[operation.name] = values[operation.name]
+        return found
 
     def value(self, operation: w.Operation, values: dict[str, torch.Tensor]) -> torch.Tensor:
         """What an operation makes of the values it reads."""

@@ -5,9 +5,9 @@
 >>> recording.graphs["event"], recording.lags["event"]
 >>> evidence = recording.trace({"event": windows})   # SLAYER's spikes of every population
 
-`values` are what flows between neurons (linear forms of spikes, by `maps`), `modules`, `functions` and `pooling` say what each
-SLAYER part and each torch function does to them, `mode` watches the one run, `builder` writes nodes, `host` is what stays behind the
-chip, `evidence` what SLAYER answers, `replay` leaves the user's module as it was.
+`values` are what flows between neurons: linear forms of spikes (`maps`). `modules` and `synapses` say what each SLAYER part does to
+them, `functions`, `views` and `pooling` what each torch function does; `mode` watches the one run, `builder` writes the nodes. `host` is
+what stays behind the chip, `evidence` what SLAYER answers, and `replay` leaves the user's module as it was.
 """
 
 from taaf.export.recorder.evidence import Evidence

@@ -56,8 +56,7 @@ class GraphBuilder:
     def _arrange(self, population: Population) -> str:
         if isinstance(population, Pooled):
             source, shape = self.node_of(population.of)
-            if shape != population.of.shape or len(shape) != 3:
-                raise NoExactForm("pools a layer that was unrolled to a matrix (after ConvT or Unpool); pool before it")
+            assert shape == population.of.shape, "pooling of spikes that are no map is refused before"
             fields = (population.kernel, population.stride, population.padding)
             return self._add(ir.Pool2d(self._fresh(f"{source}_or"), "max", *fields), [source])
         assert isinstance(population, Beside)

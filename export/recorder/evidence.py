@@ -94,7 +94,7 @@ def listen(
     tape: Tape, inputs: list[torch.Tensor], ends: Mapping[str, list[Population]], kept: Mapping[str, list[Neurons]]
 ) -> Evidence:
     """Run the user's module once on all windows of ``inputs``."""
-    with prepared(tape.modules):
+    with prepared(tape):
         listener = Listener(tape, {p for populations in kept.values() for p in populations})
         with intercepted(tape.leaves, listener.answer):
             out = tape.module(*inputs)

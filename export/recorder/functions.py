@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from taaf.export.recorder.maps import Conv, Matrix, Scale, mixed, scaled, size, then, viewed
+from taaf.export.recorder.maps import Conv, Matrix, Scale, added, mixed, scaled, viewed
 from taaf.export.recorder.places import NoExactForm
-from taaf.export.recorder.values import Beside, Linear, Term, relaid, reshaped_layout, spikes_of
+from taaf.export.recorder.values import Beside, Linear, Term, spikes_of
 
 Pair = tuple[int, int]
 
@@ -49,7 +49,7 @@ CONSTANTS = {
 DECIDES = {
     "__bool__", "item", "__int__", "__float__", "__index__", "__complex__", "__contains__", "equal", "allclose", "is_nonzero",
 }  # fmt: skip
-IN_PLACE = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__setitem__"}
+WRITES = {"__setitem__", "__set__"}  # they return nothing
 
 _REASONS = {
     **dict.fromkeys(
@@ -60,7 +60,8 @@ _REASONS = {
         ("batch_norm", "layer_norm", "group_norm", "instance_norm"),
         "{} is not folded; use norm=slayer.neuron.norm.MeanOnlyBatchNorm in the neurons, or taaf's QatConv2d and QatDense",
     ),
-    "__setitem__": "an element is written in place; build the tensor from whole ones",
+    "__setitem__": "a part of a tensor is written in place; build the tensor from whole ones (torch.cat)",
+    "__set__": "the data of a tensor are replaced; make a new tensor",
     "stack": "stacks tensors along a new axis; concatenate channels (torch.cat(..., 1)) instead",
 }  # fmt: skip
 
@@ -68,6 +69,12 @@ _REASONS = {
 def reason_for(name: str) -> str:
     """Why a function's result can only be the host's."""
     return _REASONS.get(name, "{} of spikes or currents has no exact form on LIF hardware").format(name)
+
+
+def in_place(name: str) -> bool:
+    """Whether a function changes its first argument."""
+    ends = name.endswith("_") and not name.startswith("__") and name not in ("detach_", "requires_grad_", "share_memory_")
+    return ends or name in WRITES or (name.startswith("__i") and name not in ("__invert__", "__index__"))
 
 
 def handles(*names: str) -> Callable[[Callable[[Call], Any]], Callable[[Call], Any]]:
@@ -106,85 +113,6 @@ def _relu(call: Call) -> Linear:
     return call.value
 
 
-# -- other views
-
-
-@handles("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel")
-def _reshape(call: Call) -> Linear:
-    found = reshaped_layout(call.value.layout, tuple(call.tensor.shape), tuple(call.out.shape), call.n_and_t)
-    if found is None:
-        raise NoExactForm(
-            f"{call.name} of {tuple(call.tensor.shape)} to {tuple(call.out.shape)} mixes windows, time and neurons; "
-            "keep (N, neurons..., T)"
-        )
-    return call.value.seen(*found)
-
-
-@handles("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
-def _permute(call: Call) -> Linear:
-    sizes = tuple(range(2, 2 + call.tensor.dim()))  # all different: the result says where each axis went
-    moved = getattr(torch, call.name)(torch.empty(sizes, device="meta"), *call.args[1:], **call.kwargs).shape \
-        if call.name != "permute" else torch.empty(sizes, device="meta").permute(*call.args[1:], **call.kwargs).shape  # fmt: skip
-    return replace(call.value, layout=tuple(call.value.layout[n - 2] for n in moved))
-
-
-@handles("__getitem__", "narrow", "select")
-def _getitem(call: Call) -> Linear:
-    index = call.args[1] if call.name == "__getitem__" else None
-    index = index if isinstance(index, tuple) else (index,)
-    if (
-        all(i is None or i is Ellipsis or (isinstance(i, slice) and i == slice(None)) for i in index)
-        and call.name == "__getitem__"
-    ):
-        return _reshape(call)
-    if call.name != "__getitem__" or any(not (i is Ellipsis or isinstance(i, int | slice)) for i in index):
-        raise NoExactForm("picks by something else than slices and numbers")
-    value = call.value
-    rest = [slice(None)] * (len(value.layout) - sum(i is not Ellipsis for i in index))
-    at = index.index(Ellipsis) if Ellipsis in index else len(index)
-    full: list[Any] = [*index[:at], *rest, *index[at + 1 :]]
-    picks: dict[int, Any] = {}
-    for axis, pick, n in zip(value.layout, full, call.tensor.shape, strict=True):
-        if isinstance(axis, int):
-            picks[axis] = pick
-        elif not isinstance(pick, slice) or pick.indices(n) != (0, n, 1):
-            raise NoExactForm("picks single steps or windows; the chip runs all steps of a window")
-    chosen = np.arange(size(value.shape)).reshape(value.shape)[tuple(picks[i] for i in range(len(value.shape)))]
-    layout = relaid(value.layout, chosen.ndim)
-    bias = None if value.bias is None else value.bias.reshape(-1)[chosen]
-    if size(chosen.shape) == size(value.shape):
-        return value.seen(chosen.shape, layout)
-    whole = [picks[i] == slice(None) or value.shape[i] == 1 for i in range(1, len(value.shape))]
-    terms = tuple(replace(t, map=_picked(viewed(t.map, value.shape), chosen, all(whole))) for t in value.terms)
-    terms = tuple(replace(t, map=viewed(t.map, chosen.shape)) for t in terms)
-    return replace(value, shape=chosen.shape, layout=layout, terms=terms, bias=bias)
-
-
-def _picked(m: Scale | Conv | Matrix, chosen: np.ndarray, channels: bool) -> Scale | Conv | Matrix:
-    if channels and chosen.ndim == len(m.out):
-        per = size(m.out[1:])
-        return mixed(m, np.eye(m.out[0])[chosen.reshape(len(chosen), -1)[:, 0] // per])
-    return then(m, Matrix(m.out, _rows_of_eye(size(m.out), chosen.reshape(-1)), chosen.shape))
-
-
-def _rows_of_eye(n: int, rows: np.ndarray) -> np.ndarray:
-    picked = np.zeros((len(rows), n))
-    picked[np.arange(len(rows)), rows] = 1
-    return picked
-
-
-@handles("chunk", "split", "tensor_split", "split_with_sizes")
-def _split(call: Call) -> list[Linear]:
-    dim = call.given(2, "dim", 0) % call.tensor.dim()
-    if call.value.layout[dim] != 0:
-        raise NoExactForm(f"{call.name} along another axis than the channels")
-    found, start = [], 0
-    for part in call.out:
-        index = (*[slice(None)] * dim, slice(start, start := start + part.shape[dim]))
-        found.append(_getitem(replace(call, name="__getitem__", args=(call.tensor, index), kwargs={})))
-    return found
-
-
 # -- sums
 
 
@@ -202,15 +130,30 @@ def _plus(call: Call, gain: float) -> Linear:
     first, second = call.args[0], call.given(1, "other")
     a, b = call.get(first), call.get(second)
     if a is None or b is None:
-        if a is None and gain != 1:
-            raise NoExactForm(f"{call.name} subtracts spikes or currents from a constant")
+        if a is None and (gain != 1 or in_place(call.name)):
+            raise NoExactForm(f"{call.name} changes a constant; write: spikes + constant")
         return _with_constant(call, a or b, second if b is None else first, gain)  # type: ignore[arg-type]
     if a.shape != b.shape or a.layout != b.layout:
         raise NoExactForm(f"{call.name} of {a.shape} and {b.shape}: only the same neurons can be added")
     require_together(a, b)
-    terms = (*a.terms, *(replace(t, map=_times(t.map, gain)) for t in b.terms))
+    terms = _merged((*a.terms, *(replace(t, map=_times(t.map, gain)) for t in b.terms)))
     biases = [x for x in (a.bias, None if b.bias is None else gain * b.bias) if x is not None]
     return replace(a, terms=terms, bias=np.sum(biases, 0) if biases else None, calls=a.calls | b.calls)
+
+
+def _merged(terms: tuple[Term, ...]) -> tuple[Term, ...]:
+    """Spikes that are added to themselves are spikes with a gain (where no synapse is between: weights have their range)."""
+    found: list[Term] = []
+    for term in terms:
+        for i, old in enumerate(found):
+            together = term.source is old.source and not term.label and not old.label and term.delay is old.delay
+            m = added(old.map, term.map) if together else None
+            if m is not None:
+                found[i] = replace(old, map=m)
+                break
+        else:
+            found.append(term)
+    return tuple(found)
 
 
 def _with_constant(call: Call, value: Linear, constant: object, gain: float) -> Linear:
@@ -224,8 +167,8 @@ def _with_constant(call: Call, value: Linear, constant: object, gain: float) -> 
     full = np.broadcast_to(array, tuple(call.out.shape))
     if (full != full[:1, ..., :1]).any():
         raise NoExactForm(f"{call.name} of a tensor that differs from window to window or from step to step")
-    added = full[0, ..., 0] * gain
-    return replace(value, bias=added if value.bias is None else value.bias + added)
+    bias = full[0, ..., 0] * gain
+    return replace(value, bias=bias if value.bias is None else value.bias + bias)
 
 
 def require_together(*values: Linear) -> None:
@@ -240,7 +183,8 @@ def require_together(*values: Linear) -> None:
     if len(set(lags)) > 1:
         raise NoExactForm(
             f"joins paths that arrive {' and '.join(map(str, lags))} steps after the input, {max(lags) - min(lags)} apart (every block "
-            "with delay_shift is one); set delay_shift=False in all blocks, as the chip's window-relative time has none"
+            "with delay_shift is one); the chip has no such steps: set delay_shift=False in all blocks, or record(..., "
+            "delay_shift=False), and compare the accuracy"
         )
 
 

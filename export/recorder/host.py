@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from taaf.export.recorder.replay import Follower, Tape, clear_states, intercepted, restored
+from taaf.export.recorder.replay import Follower, Tape, deploy, intercepted, restored
 from taaf.export.recorder.values import Neurons
+from taaf.export.recorder.weights import used_weight
 
 
 class HostPart(nn.Module):
@@ -17,7 +18,8 @@ class HostPart(nn.Module):
     and returns what the user's module returns. The user's own code runs: where it calls a layer that is on the chip, the answer is
     taken from the features (moved by the steps that ``delay_shift`` and axonal delays move it), or is silence where nothing behind
     reads it. So the result is the module's own in eval mode, bit
-    for bit, if the chip's spikes are. It can be traced (``torch.onnx.export``).
+    for bit, if the chip's spikes are. It can be traced (``torch.onnx.export``), except for
+    SLAYER's own neurons behind the chip (the Affine block).
 
     Parameters
     ----------
@@ -38,6 +40,8 @@ class HostPart(nn.Module):
         self.module = tape.module
         self.training = tape.module.training
         self._tape, self._inputs, self._boundary, self._needed = tape, dict(inputs), dict(boundary), needed
+        synapses = {tape.calls[i].module for i in needed if getattr(tape.calls[i].module, "pre_hook_fx", None) is not None}
+        self._weights = {s: torch.from_numpy(used_weight(s)).float() for s in synapses}  # quantised here: tracing cannot
 
     def forward(self, *features: torch.Tensor) -> Any:
         by_modality = dict(zip(self._inputs, features, strict=True))
@@ -57,12 +61,12 @@ class HostPart(nn.Module):
                 return _later(spikes.reshape(spikes.shape[0], *call.shape, spikes.shape[-1]), call.lag, call.delay)
             if call.made is not None or (call.role == "synapse" and index not in self._needed):
                 return silence(call.modality, call.shape)
+            if module in self._weights:
+                vars(module)["_pre_hook_fx"] = lambda _: self._weights[module]
             return follower.inside(forward, args, kwargs)
 
         with restored(self._tape.modules, values=False), intercepted(self._tape.leaves, answer):
-            for module in self._tape.modules:
-                module.training = False
-            clear_states(self._tape.modules)
+            deploy(self._tape)
             return self.module(*(silence(m, shape) for m, shape in self._inputs.items()))
 
     def _split(self, modality: str, features: torch.Tensor) -> list[tuple[Neurons, torch.Tensor]]:

@@ -113,6 +113,20 @@ def scaled(m: Map, gain: float) -> Map:
     return replace(m, matrix=m.matrix * gain)
 
 
+def added(one: Map, other: Map) -> Map | None:
+    """Their sum, where it has the same form."""
+    if one.shape != other.shape or one.out != other.out:
+        return None
+    if isinstance(one, Scale) and isinstance(other, Scale):
+        return replace(one, gain=one.gain + other.gain)
+    if isinstance(one, Matrix) and isinstance(other, Matrix):
+        return replace(one, matrix=one.matrix + other.matrix)
+    if isinstance(one, Conv) and isinstance(other, Conv) and one.weight.shape == other.weight.shape:
+        fields = [(m.stride, m.padding, m.dilation, m.groups) for m in (one, other)]
+        return replace(one, weight=one.weight + other.weight) if fields[0] == fields[1] else None
+    return None
+
+
 def mixed(m: Map, mix: np.ndarray) -> Map:
     """The map followed by a mixture of its channels (its first axis); ``mix`` (channels afterwards, channels before)."""
     out = (len(mix), *m.out[1:])

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from taaf.export.recorder import functions, pooling  # noqa: F401  (pooling registers its handlers)
+from taaf.export.recorder import functions, pooling, views  # noqa: F401  (the last two register their handlers)
 from taaf.export.recorder.builder import GraphBuilder
 from taaf.export.recorder.evidence import tensors_of
-from taaf.export.recorder.modules import Kind, Leaf, kind_of
-from taaf.export.recorder.places import NoExactForm, refusal, user_place
+from taaf.export.recorder.modules import Kind, kind_of
+from taaf.export.recorder.places import NoExactForm, place_of, refusal, user_place
 from taaf.export.recorder.replay import LeafCall, Tape, intercepted
-from taaf.export.recorder.values import Host, Linear, Neurons, Value, spikes_of
+from taaf.export.recorder.values import Host, Leaf, Linear, Neurons, Value, spikes_of
 from taaf.models.errors import DataError, TaafError, UnsupportedLayerError
 
 
@@ -27,10 +27,12 @@ def run_module(recorder: "Recorder") -> Any:
     except TaafError:
         raise
     except Exception as error:
+        place, ours = place_of(error)
+        if ours:
+            raise
         shapes = ", ".join(f"{m} {tuple(x.shape)}" for m, x in recorder.examples.items())
-        raise DataError(
-            f"{tape.name}: forward fails on {shapes}: {type(error).__name__}: {error}".replace("\n", " ")
-        ) from error
+        what = f"{place or tape.name}: forward fails on {shapes}: {type(error).__name__}: {error}"
+        raise DataError(what.replace("\n", " ")) from error
 
 
 class Recorder(TorchFunctionMode):
@@ -41,6 +43,7 @@ class Recorder(TorchFunctionMode):
         self.tape, self.examples = tape, dict(examples)
         self.builders = {m: GraphBuilder(m, tuple(x.shape[1:-1])) for m, x in examples.items()}
         self.made_by: dict[int, Neurons] = {}
+        self.ran: set[nn.Module] = set()  # neurons
         self._depth = 0
         self._values: dict[int, Value] = {}
         self._kept: dict[int, torch.Tensor] = {}
@@ -91,7 +94,7 @@ class Recorder(TorchFunctionMode):
                 self.tape.name, f"{name.strip('_')} decides on what spikes hold; the chip's network must not depend on the data"
             )
         out = func(*args, **kwargs)
-        results = tensors_of(out)
+        results = tensors_of(out) if name not in functions.WRITES else [args[0]]
         if touched and results and name not in functions.CONSTANTS:
             self._record(name, args, kwargs, out, results, touched)
         return out
@@ -140,17 +143,12 @@ class Recorder(TorchFunctionMode):
                 reason = str(why)
         if found is None:
             found = self._host(values, user_place() or self.tape.name, reason)
-        changed = (
-            name in functions.IN_PLACE or (name.endswith("_") and not name.startswith("__")) or kwargs.get("out") is not None
-        )
+        changed = functions.in_place(name) or kwargs.get("out") is not None or kwargs.get("inplace")
         for tensor, value in zip(results, found if isinstance(found, list) else [found] * len(results), strict=True):
             self._put(tensor, value)
-        if changed or kwargs.get("inplace"):
-            target = args[0] if isinstance(args[0], torch.Tensor) else results[0]
-            if name == "__setitem__":
-                self._put(target, found)
+        if changed:
             self._spoil(
-                target,
+                results[0],
                 f"{name.strip('_')} changes a tensor in place that is also used under another name; write it out of place",
             )
 
@@ -208,10 +206,6 @@ class Recorder(TorchFunctionMode):
             if kind.role in ("view", "host"):
                 return self._host([value], user_place() or self.tape.name, f"{what}: {why}")
             raise refusal(self.tape.name, f"{what} {why}") from why
-
-    def called_before(self, leaf: Leaf) -> bool:
-        """Whether this module was called earlier in the same forward."""
-        return any(call.module is leaf.module for call in self.tape.calls)
 
 
 _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]

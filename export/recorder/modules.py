@@ -14,27 +14,16 @@ import torch
 from torch import nn
 
 from taaf.export.recorder import maps
-from taaf.export.recorder.maps import Conv, Matrix, shifted, size, then
+from taaf.export.recorder.maps import size
 from taaf.export.recorder.places import NoExactForm
-from taaf.export.recorder.values import Linear, Neurons, Term, Value, plain, spikes_of
+from taaf.export.recorder.synapses import current_of, qat_synapse, require_plain, synapse
+from taaf.export.recorder.values import Leaf, Linear, Neurons, Value, plain, spikes_of
 from taaf.export.recorder.weights import axonal_delay, integers, neuron_integers, norm_mean, used_weight
-from taaf.models.ir import Shape
-from taaf.models.qat import QatConv2d, QatDense, QatSynapse
+from taaf.models.qat import QatConv2d, QatDense
 from taaf.models.slayer_lif import SlayerLif, require_lava_dl
 
 if TYPE_CHECKING:
     from taaf.export.recorder.mode import Recorder
-
-
-@dataclass
-class Leaf:
-    """One call of a leaf module: ``name`` in the user's module, the recorded argument, and what the module answered."""
-
-    module: Any
-    name: str
-    index: int
-    value: Linear
-    out: torch.Tensor
 
 
 Handler = Callable[["Recorder", Leaf], Value]
@@ -64,7 +53,7 @@ def registry() -> dict[type, Kind]:
         kind: Kind(_block, "neurons") for kind in (cuba.Dense, cuba.Conv, cuba.Pool, cuba.ConvT, cuba.Unpool, cuba.Recurrent)
     }
     kinds |= {
-        kind: Kind(_synapse, "synapse") for kind in (layer.Dense, layer.Conv, layer.Pool, layer.ConvTranspose, layer.Unpool)
+        kind: Kind(synapse, "synapse") for kind in (layer.Dense, layer.Conv, layer.Pool, layer.ConvTranspose, layer.Unpool)
     }
     kinds |= {kind: Kind(_same, "view") for kind in (nn.Identity, Dropout)}
     return kinds | {
@@ -75,8 +64,8 @@ def registry() -> dict[type, Kind]:
         MeanOnlyBatchNorm: Kind(_norm, "view"),
         WgtScaleBatchNorm: Kind(_scaling_norm, "host"),
         Delay: Kind(_delay, "view"),
-        QatConv2d: Kind(_qat, "synapse"),
-        QatDense: Kind(_qat, "synapse"),
+        QatConv2d: Kind(qat_synapse, "synapse"),
+        QatDense: Kind(qat_synapse, "synapse"),
         SlayerLif: Kind(_slayer_lif, "neurons"),
     }
 
@@ -86,7 +75,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     for ancestor in type(module).__mro__:
         kind = registry().get(ancestor)
         if kind is not None:
-            return kind if type(module).forward is vars(ancestor).get("forward", getattr(ancestor, "forward", None)) else None  # type: ignore[attr-defined]
+            return kind if type(module).forward is getattr(ancestor, "forward", None) else None
     where = type(module).__module__
     if where.startswith(("lava.lib.dl.slayer.neuron.", "lava.lib.dl.slayer.synapse.complex", "lava.lib.dl.slayer.dendrite")):
         return Kind(_no_lif, "refused")
@@ -103,8 +92,7 @@ def _block(recorder: "Recorder", leaf: Leaf) -> Value:
 
     block = leaf.module
     recurrent = isinstance(block, Recurrent)
-    synapse = block.input_synapse if recurrent else block.synapse
-    current = _current(replace(leaf, module=synapse, out=leaf.out))
+    current = current_of(replace(leaf, module=block.input_synapse if recurrent else block.synapse))
     if recurrent and block.bias is not None:
         raise NoExactForm("has a bias of its own; use a norm")
     made = _neurons(recorder, leaf, block.neuron, current, f"{leaf.name}_lif", block.recurrent_synapse if recurrent else None)
@@ -141,8 +129,8 @@ def _input(recorder: "Recorder", leaf: Leaf) -> Value:
 
 
 def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name: str, recurrent: Any) -> Linear:
-    _require_plain(value)
-    if neuron.persistent_state is True and recurrent is None and recorder.called_before(leaf):
+    require_plain(value)
+    if neuron.persistent_state is True and neuron in recorder.ran:
         raise NoExactForm(
             "is called twice with persistent_state: the second call starts where the first ended; use two modules"
         )
@@ -150,12 +138,13 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
         raise NoExactForm(
             f"is fed by {' and '.join(sorted(value.modalities))}; a chip graph takes one modality. Fuse output spikes on the host"
         )
+    recorder.ran.add(neuron)
     given = neuron_integers(neuron, value.shape, value.bias, recurrent is not None)
     if value.lag and given.bias.any() and not ((given.v_decay == 4096) & (given.bias <= given.v_th_mant)).all():
         raise NoExactForm(
             f"has a bias (a norm) and gets its first spikes {value.lag} steps after the window's start (delay_shift); SLAYER integrates "
-            "the bias from the start, the chip does not. Set delay_shift=False in all blocks (trained weights may stay; compare the "
-            "accuracy)"
+            "the bias from the start, the chip does not. Set delay_shift=False in all blocks, or record(..., delay_shift=False), and "
+            "compare the accuracy"
         )
     weight = (
         None
@@ -168,95 +157,6 @@ def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name:
     return spikes_of(made)
 
 
-def _require_plain(value: Linear) -> None:
-    if not value.plain:
-        raise NoExactForm("gets a tensor whose axes are not (N, neurons..., T) in order; permute back first")
-
-
-# -- synapses
-
-
-def _synapse(recorder: "Recorder", leaf: Leaf) -> Value:
-    current = _current(leaf)
-    return replace(current, calls=current.calls | {leaf.index})
-
-
-def _current(leaf: Leaf) -> Linear:
-    """The current that a SLAYER synapse makes of a value."""
-    value, synapse = leaf.value, leaf.module
-    _require_plain(value)
-    if value.bias is not None:
-        raise NoExactForm("gets a current with a constant part; put neurons between two synapses")
-    if _is_constant_zero(value):
-        raise NoExactForm("gets nothing")
-    shape = tuple(leaf.out.shape[1:-1])
-    second = _map_of(synapse, value.shape, shape)
-    terms = tuple(Term(t.source, then(t.map, second), t.delay, leaf.name) for t in value.terms)
-    return Linear(shape, plain(shape), terms, value.lag, None, value.calls)
-
-
-def _is_constant_zero(value: Linear) -> bool:
-    return not value.terms
-
-
-def _map_of(synapse: Any, shape: Shape, out: Shape) -> Conv | Matrix:
-    """The linear map of a SLAYER synapse from ``shape`` to ``out``."""
-    from lava.lib.dl.slayer.synapse import layer
-
-    if isinstance(synapse, layer.Dense):
-        weight = used_weight(synapse)
-        if size(out) == len(weight):  # every neuron sees everything
-            return Matrix(shape, weight.reshape(len(weight), -1), out)
-        return Conv(shape, weight[..., 0])
-    pairs = [tuple(int(n) for n in field[:2]) for field in (synapse.stride, synapse.padding, synapse.dilation)]
-    stride, padding, dilation = pairs
-    if isinstance(synapse, layer.Conv):
-        return Conv(shape, used_weight(synapse)[..., 0], stride, padding, dilation, synapse.groups)  # type: ignore[arg-type]
-    kernel = tuple(int(n) for n in synapse.kernel_size[:2])
-    if isinstance(synapse, layer.Pool) and stride == kernel and padding == (0, 0) and dilation == (1, 1):
-        # SLAYER pads n % k zeros behind an axis that k does not divide: with k = 2 what is missing, else something irregular
-        more = [n % k for n, k in zip(shape[1:], kernel, strict=True)]
-        if all((n + m) % k == 0 for n, m, k in zip(shape[1:], more, kernel, strict=True)):
-            weight = np.broadcast_to(used_weight(synapse)[..., 0], (shape[0], 1, *kernel)).copy()
-            padded = shifted(shape, (0, more[0]), (0, more[1]))
-            pooled = then(padded, Conv(padded.out, weight, stride, groups=shape[0]))  # type: ignore[arg-type]
-            if isinstance(pooled, Conv):
-                return pooled
-    return _unrolled(synapse, shape, out)
-
-
-def _unrolled(synapse: Any, shape: Shape, out: Shape) -> Matrix:
-    """The synapse's answers to single spikes; SLAYER's pooling and unpooling have edges of their own, so it is asked itself."""
-    n = size(shape)
-    if n * size(out) > maps.MAX_ENTRIES:
-        raise NoExactForm(
-            f"{type(synapse).__name__} has no form on the chip but a matrix, here of {size(out)} x {n} weights (allowed "
-            f"{maps.MAX_ENTRIES:,d}); use it on smaller maps"
-        )
-    columns = type(synapse).forward(synapse, torch.eye(n).reshape(n, *shape, 1))
-    return Matrix(shape, columns.detach().double().reshape(n, -1).numpy().T, out)
-
-
-def _qat(recorder: "Recorder", leaf: Leaf) -> Value:
-    """Our own layers, one step at a time: (N T, C, H, W), in threshold units."""
-    part: QatSynapse = leaf.module
-    value = leaf.value
-    if value.layout != ("NT", *range(len(value.shape))) or value.bias is not None:
-        raise NoExactForm("takes spikes of single steps, (N T, C, H, W); use taaf.models.qat.over_time(layer, spikes)")
-    with torch.no_grad():
-        weight = part.integer_weight().double().numpy() / part.v_th_mant
-        bias = part.integer_bias().double().numpy() / part.v_th_mant
-    second: Conv | Matrix
-    if isinstance(part, QatConv2d):
-        second = Conv(value.shape, weight, (part.stride,) * 2, (part.padding,) * 2)
-    else:
-        second = Matrix(value.shape, weight, (len(weight),))
-    terms = tuple(Term(t.source, then(t.map, second), t.delay, leaf.name) for t in value.terms)
-    added = np.broadcast_to(bias.reshape(-1, *[1] * (len(second.out) - 1)), second.out) if bias.any() else None
-    layout = ("NT", *range(len(second.out)))
-    return Linear(second.out, layout, terms, value.lag, added, value.calls | {leaf.index})
-
-
 # -- the rest
 
 
@@ -265,7 +165,7 @@ def _same(recorder: "Recorder", leaf: Leaf) -> Value:
 
 
 def _flatten(recorder: "Recorder", leaf: Leaf) -> Value:
-    _require_plain(leaf.value)
+    require_plain(leaf.value)
     flat = (size(leaf.value.shape),)
     return leaf.value.seen(flat, plain(flat))
 
@@ -273,7 +173,7 @@ def _flatten(recorder: "Recorder", leaf: Leaf) -> Value:
 def _norm(recorder: "Recorder", leaf: Leaf) -> Value:
     """A norm between synapse and neuron: a constant current."""
     value = leaf.value
-    _require_plain(value)
+    require_plain(value)
     mean = norm_mean(leaf.module)
     subtracted = np.broadcast_to(mean.reshape(-1, *[1] * (len(value.shape) - 1)), value.shape)
     bias = -subtracted if value.bias is None else value.bias - subtracted
@@ -286,7 +186,7 @@ def _delay(recorder: "Recorder", leaf: Leaf) -> Value:
 
 def _delayed(value: Linear, module: Any) -> Linear:
     """Axonal delays: equal ones are steps behind the input, others go into the next layer's synapses."""
-    _require_plain(value)
+    require_plain(value)
     steps = axonal_delay(module)
     if (steps == steps[0]).all():
         return replace(value, lag=value.lag + int(steps[0]))

@@ -14,6 +14,13 @@ from taaf.models.errors import UnsupportedLayerError
 _HERE = str(Path(__file__).parent)
 _LIBRARIES = (str(Path(torch.__file__).parent), f"{Path('lava/lib')}", str(Path(taaf.models.errors.__file__).parent), _HERE)
 _LONGEST = 100
+_PASSING = (
+    "run_module",
+    "answer",
+    "<lambda>",
+    "__torch_function__",
+    "getitem",
+)  # ours, on the way from the user's code to torch's
 
 
 def user_place() -> str | None:
@@ -38,17 +45,18 @@ def place_of(error: Exception) -> tuple[str | None, bool]:
     ran = next((i for i, f in enumerate(frames) if f.filename.startswith(_HERE) and f.name == "run_module"), 0)
     users = [f for f in frames[ran:] if _is_users(f.filename)]
     place = _written(users[-1].filename, users[-1].lineno or 0) if users else None
-    return place, frames[-1].filename.startswith(_HERE)
+    return place, any(f.filename.startswith(_HERE) and f.name not in _PASSING for f in frames[ran:])
 
 
 def _is_users(path: str) -> bool:
-    return not any(part in path for part in _LIBRARIES) and not path.startswith("<")
+    typed = path.startswith(("<ipython", "<stdin"))
+    return typed or not (path.startswith("<") or any(part in path for part in _LIBRARIES))
 
 
 def _written(path: str, number: int) -> str:
     line = linecache.getline(path, number).strip()
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
-    return f"{Path(path).name}:{number}: `{line}`"
+    return f"{Path(path).name}:{number}" + (f": `{line}`" if line else "")
 
 
 def refusal(where: str, reason: str) -> UnsupportedLayerError:

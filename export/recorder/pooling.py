@@ -14,7 +14,7 @@ import torch
 from taaf.export.recorder.functions import Call, Pair, handles
 from taaf.export.recorder.maps import Conv, Matrix, shifted, size, then
 from taaf.export.recorder.places import NoExactForm
-from taaf.export.recorder.values import Linear, Pooled, plain, spikes_of
+from taaf.export.recorder.values import Linear, Neurons, Pooled, plain, spikes_of
 
 
 def _two(value: Any, name: str, default: Pair | None = None) -> Pair:
@@ -60,6 +60,8 @@ def _max_pool(call: Call) -> Linear:
         raise NoExactForm(
             "max pooling of something that is not plain spikes (of a sum, or of currents) has no exact form; pool spikes"
         )
+    if any(isinstance(n, Neurons) and n.node_shape != n.shape for n in source.neurons()):
+        raise NoExactForm("max pooling of a layer that was unrolled to a matrix (as ConvT and Unpool are); pool before it")
     if source.shape != value.shape:
         raise NoExactForm("max pooling of spikes that were reshaped to a map")
     sizes = zip(value.shape[1:], padding, kernel, stride, strict=True)

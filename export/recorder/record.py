@@ -18,7 +18,10 @@ from taaf.models.slayer_lif import require_lava_dl
 
 
 def record(
-    module: "nn.Module | Mapping[str, nn.Module]", inputs: Mapping[str, torch.Tensor], name: str | None = None
+    module: "nn.Module | Mapping[str, nn.Module]",
+    inputs: Mapping[str, torch.Tensor],
+    name: str | None = None,
+    delay_shift: bool = True,
 ) -> Recording:
     """Turn a module of lava-dl SLAYER parts (or of ours) into integer-stage graphs by running it once.
 
@@ -31,6 +34,11 @@ def record(
         Modality -> an example, (N, *shape, T) float32 of zeros and ones, shape (C, H, W) or (F,).
     name : str, optional
         Prefix of messages; by default the module's class.
+    delay_shift : bool
+        False: run every block as if it had been built with ``delay_shift=False``, in recording, evidence and host part. SLAYER's shift
+        by one step per block has no counterpart in the chip's window-relative time: a chain without biases gives the same spikes
+        without it, and all steps of a window become known. Biases then begin with the window, and paths of different length meet in
+        the same step: that is another network than the one that was trained, so compare its accuracy.
 
     Returns
     -------
@@ -53,10 +61,10 @@ def record(
     if isinstance(module, Mapping):
         module = _Branches(dict(module), tuple(inputs))
     name = name or type(module).__name__
-    tape = Tape(name, module, all_modules(module))
+    tape = Tape(name, module, all_modules(module), delay_shift)
     _require_recordable(tape)
     examples = checked_inputs(name, inputs, None)
-    with prepared(tape.modules):
+    with prepared(tape):
         recorder = Recorder(tape, examples)
         return _finished(recorder, run_module(recorder))
 
@@ -82,9 +90,12 @@ def _require_recordable(tape: Tape) -> None:
     problems = []
     for module, name in tape.modules.items():
         where = f"{tape.name}.{name}" if name else tape.name
-        if any(t.device.type != "cpu" for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+        devices = {
+            t.device for t in (*module.parameters(recurse=False), *module.buffers(recurse=False)) if t.device.type != "cpu"
+        }
+        if devices:
             problems.append(
-                f"{where} is on {next(module.parameters()).device}; record on the CPU (SLAYER's GPU code is not exact)"
+                f"{where} is on {devices.pop()}; record on the CPU, module.cpu() (SLAYER's GPU kernels are not exact)"
             )
         if hasattr(module, "current_decay_min"):
             problems.append(f"{where} draws its decays at its first forward; run the module once, then record")
@@ -119,7 +130,9 @@ def _finished(recorder: Recorder, out: Any) -> Recording:
     if plain is None:
         needed = frozenset().union(*(v.calls for v in known))
         host = HostPart(tape, {m: g.input.shape for m, g in graphs.items()}, read, needed)
-    recording = Recording(tape.name, graphs, lags, host, tape, ends, kept)
+    late = {m: max((v.lag for v in known if isinstance(v, Linear) and m in v.modalities), default=0) for m in graphs}
+    output_lags = {m: max([late[m], *(tape.calls[p.call].lag for p in kept[m] if p in neurons)]) for m in graphs}
+    recording = Recording(tape.name, graphs, lags, output_lags, host, tape, ends, kept)
     if host is not None:
         _require_same(recording, recorder.examples, out)
     return recording

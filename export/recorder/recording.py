@@ -26,8 +26,10 @@ class Recording:
     graphs : dict of str to Graph
         One integer-stage graph per modality; joins, OR pooling and concatenation are as the user wrote them.
     lags : dict of str to (dict of str to int)
-        Modality -> LIF name -> steps that SLAYER's answer is behind the graph (one per block with ``delay_shift``). A decision by
-        spike counts over SLAYER's window misses the last ``lag`` steps of the output.
+        Modality -> LIF name -> steps that SLAYER's answer is behind the graph (one per block with ``delay_shift``).
+    output_lags : dict of str to int
+        Modality -> the same of what leaves the chip. A decision by spike counts over SLAYER's window misses as many of the last steps,
+        which do leave the chip; windows that are longer by as many steps contain them.
     host : HostPart or None
         What the module does behind the chip; None if it returns the output spikes of one population per modality.
     """
@@ -35,6 +37,7 @@ class Recording:
     name: str
     graphs: dict[str, Graph]
     lags: dict[str, dict[str, int]]
+    output_lags: dict[str, int]
     host: HostPart | None
     _tape: Tape
     _ends: dict[str, list[Population]]

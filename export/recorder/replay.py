@@ -43,6 +43,7 @@ class Tape:
     name: str
     module: nn.Module
     modules: dict[nn.Module, str]
+    delay_shift: bool = True  # False: every block runs as if built with delay_shift=False
     calls: list[LeafCall] = field(default_factory=list)
 
     @property
@@ -74,19 +75,26 @@ def all_modules(root: nn.Module) -> dict[nn.Module, str]:
 
 
 @contextmanager
-def prepared(modules: Mapping[nn.Module, str]) -> Iterator[None]:
+def prepared(tape: Tape) -> Iterator[None]:
     """Eval mode and cleared states inside; outside, everything is as it was: parameters, buffers, hooks, mode, random state."""
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(restored(modules))
-        for module in modules:
-            module.training = False
-        clear_states(modules)
+        stack.enter_context(restored(tape.modules))
+        deploy(tape)
         yield
 
 
-def clear_states(modules: Mapping[nn.Module, str]) -> None:
+def deploy(tape: Tape) -> None:
+    """Eval mode, cleared states, and no step between blocks if the recording was made so; undone by `restored`."""
+    for module in tape.modules:
+        module.training = False
+        if not tape.delay_shift and hasattr(module, "delay_shift"):
+            module.delay_shift = False  # type: ignore[assignment]
+    _clear_states(tape.modules)
+
+
+def _clear_states(modules: Mapping[nn.Module, str]) -> None:
     """What SLAYER keeps from call to call: neuron states (``persistent_state``) and delay buffers."""
     for module in modules:
         for state in _STATES:

@@ -7,8 +7,10 @@ the axes of ``shape``.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from taaf.export.recorder.maps import Map, Scale, viewed
 from taaf.export.recorder.places import NoExactForm
@@ -127,6 +129,17 @@ class Host:
 
 
 Value = Linear | Host
+
+
+@dataclass
+class Leaf:
+    """One call of a leaf module: ``name`` in the user's module, the recorded argument, and what the module answered."""
+
+    module: Any
+    name: str
+    index: int
+    value: Linear
+    out: torch.Tensor
 
 
 def plain(shape: Shape) -> tuple[Axis, ...]:

@@ -59,7 +59,7 @@ def test_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureFixture) 
     done = run_command("export", run / "model.pt", "--to", "netx", "--out", bundle, "--json", "-q")
     assert done.returncode == 0, done.stderr
     layers = json.loads(done.stdout)["layers"]
-    assert len(layers) == 10 and all(x["exact"] for x in layers)
+    assert len(layers) == 12 and all(x["exact"] for x in layers)
     capsys.readouterr()
     assert deploy_main([str(bundle), "--backend", "fast", "--energy-study", "--report", str(tmp_path / "r.html")]) == 0
     told = capsys.readouterr().out

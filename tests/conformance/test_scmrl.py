@@ -46,8 +46,8 @@ def test_every_layer(how: str, populations: int) -> None:
             found = {k: v.numpy() for k, v in branch.trace(torch.from_numpy(spikes.astype(np.float32))).items()}
         assert len(found) == populations + 1  # and the tokens
         assert_chain_agrees(integer, chain, report, spikes, found)
-        np.testing.assert_array_equal(found["tokens"], np.concatenate([found["tokens_lif"], found["conv4_lif"]], 1))
-        assert (found["tokens_lif"] != found["conv4_lif"]).any()
+        np.testing.assert_array_equal(found["tokens_lif"], np.concatenate([found["position_lif"], found["conv4_lif"]], 1))
+        assert (found["position_lif"] != found["conv4_lif"]).any()
 
 
 def _exported(folder: Path, n: int, **changes: Any) -> tuple[MultimodalSnn, Bundle, dict[str, np.ndarray]]:

@@ -51,7 +51,7 @@ def test_encoder_and_every_layer(how: str, side: int, first: str) -> None:
         assert chain.input.shape == encoder.output_shape
         assert next(iter(found)) == first
         assert_chain_agrees(integers[name], chain, report, spikes, found)
-        np.testing.assert_array_equal(features, found["tokens"])
+        np.testing.assert_array_equal(features, found["tokens_lif"])
 
 
 @pytest.mark.needs_lava

@@ -356,6 +356,22 @@ class SumPooling(nn.Module):
         return self.fc(x.sum(dim=(2, 3)))
 
 
+class UNet(nn.Module):
+    """Down, up by nearest neighbours, and across."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        b = _cuba()
+        self.down1 = b.Conv(lif(), 2, 3, 3, padding=1, weight_scale=5, **NOW)
+        self.down2 = b.Conv(lif(), 3, 4, 3, stride=2, padding=1, weight_scale=5, **NOW)
+        self.up = nn.Upsample(scale_factor=(2, 2, 1))
+        self.mix = b.Conv(lif(), 7, 2, 3, padding=1, weight_scale=6, **NOW)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.down1(x)
+        return self.mix(torch.cat([self.up(self.down2(x)), x], dim=1))
+
+
 class ShapeFlow(nn.Module):
     """Control flow on shapes, permutes that are undone, one block used twice."""
 
@@ -403,12 +419,23 @@ class CurrentReadout(nn.Module):
         super().__init__()
         b, s = _cuba(), _slayer()
         self.hidden = b.Dense(lif(), 30, 20, weight_scale=4)
-        self.readout = s.synapse.Dense(20, 5)
-        self.aux = b.Affine(lif(), 20, 3)
+        self.readout = s.synapse.Dense(20, 5, weight_norm=True, pre_hook_fx=self.hidden.neuron.quantize_8bit)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        x = self.hidden(x)
-        return {"logits": torch.log_softmax(self.readout(x).mean(dim=-1), 1), "voltage": self.aux(x)}
+        current = self.readout(self.hidden(x))
+        return {"logits": torch.log_softmax(current.mean(dim=-1), 1), "current": current}
+
+
+class VoltageReadout(nn.Module):
+    """slayer's Affine: neurons that never fire; their voltage at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        b = _cuba()
+        self.hidden, self.readout = b.Dense(lif(), 30, 20, weight_scale=4), b.Affine(lif(), 20, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.hidden(x))[..., -1]
 
 
 class TwoBranches(nn.Module):
@@ -498,9 +525,11 @@ NETWORKS = [
     UserNetwork("DenseNet concat", DenseNet, MAP),
     UserNetwork("split and merge", SplitAndMerge, MAP, host=True),
     UserNetwork("sum pooling", SumPooling, {"event": (2, 8, 8, 12)}),
+    UserNetwork("U-Net with nearest neighbours", UNet, MAP),
     UserNetwork("control flow on shapes", ShapeFlow, {"event": (2, 12, 12, 10)}),
     UserNetwork("our own layers", OwnLayers, MAP, host=True),
     UserNetwork("current readout", CurrentReadout, FLAT, host=True),
+    UserNetwork("voltage readout", VoltageReadout, FLAT, host=True),
     UserNetwork("deep supervision", DeepSupervision, MAP, host=True),
     UserNetwork("two branches, own head", TwoBranches, {"event": (2, 8, 8, 10), "audio": (20, 16)}, host=True),
     UserNetwork(
@@ -670,9 +699,11 @@ class StepByStep(nn.Module):
 
 
 class TwiceWithState(nn.Module):
+    """Recurrent blocks keep their state from call to call."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.a = _cuba().Dense(lif(persistent_state=True), 20, 20, weight_scale=4)
+        self.a = _cuba().Recurrent(lif(), 20, 20, weight_scale=4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.a(self.a(x))
@@ -685,11 +716,16 @@ def through_numpy() -> nn.Module:
     )
 
 
+class _Hidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(1 - x.numpy())
+
+
 def own_function() -> nn.Module:
     """A custom autograd function hides what it does."""
-    delay = _slayer().axon.delay
     b = _cuba()
-    return Between(lambda x: delay(x, 1), b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(), 20, 6))
+    return Between(_Hidden.apply, b.Dense(lif(), 30, 20, weight_scale=4), b.Dense(lif(), 20, 6))
 
 
 def high_threshold() -> nn.Module:

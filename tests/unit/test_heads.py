@@ -160,7 +160,7 @@ def test_names_of_branches() -> None:
         TaafHead({"fused": Features((3,), 2)}, 2, TaafOptions())
     with pytest.raises(ConfigError, match="at least one"):
         TaafHead({}, 2, TaafOptions())
-    assert names() == ["none", "rate", "scmrl", "taaf"]
+    assert names() == ["none", "onnx", "rate", "scmrl", "taaf"]
     with pytest.raises(ConfigError, match=r"head\.type \(='tafa'\): unknown; did you mean 'taaf'"):
         find_head("tafa")
 
@@ -171,7 +171,7 @@ RATE: dict[str, Any] = {"type": "rate", "classes": 2, "inputs": {"a": {"shape": 
 @pytest.mark.parametrize(
     ("change", "mention"),
     [
-        ({"type": "x"}, r"type \(='x'\): unknown; allowed: none, rate, scmrl, taaf"), ({"type": ["taaf"]}, "unknown|TypeError"),
+        ({"type": "x"}, r"type \(='x'\): unknown; allowed: none, onnx, rate, scmrl, taaf"), ({"type": ["taaf"]}, "unknown|TypeError"),
         ({"type": None}, "unknown|TypeError"), ({"type": "base"}, "unknown"), ({"type": "../taaf"}, "unknown"),
         ({"classes": True}, "classes .=True.: allowed 0 to 65536"), ({"classes": -1}, "classes"), ({"classes": 10**9}, "classes"),
         ({"classes": "2"}, "classes"), ({"classes": 3}, "a has 4 feature neurons; allowed multiples of classes"),

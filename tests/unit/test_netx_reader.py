@@ -91,4 +91,4 @@ def test_stage_and_quantisation() -> None:
     with pytest.raises(GraphError, match=r"net\.d: delay is float64.*net\.l: v_decay is float64"):
         require_integer_stage(graph)
     with pytest.raises(UnsupportedLayerError, match=r"net\.l: a threshold per channel"):
-        quantise(_line(Dense("d", weight), Lif("l", v_th_mant=np.array([9, 9]))), saturate=False, report=CompileReport())
+        quantise(_line(Dense("d", weight / 9), Lif("l", v_th_mant=np.array([9, 9]))), saturate=False, report=CompileReport())

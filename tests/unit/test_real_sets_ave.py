@@ -96,7 +96,7 @@ def test_extracted_frames_and_waves(root: Path) -> None:
     ("old", "new", "message"),
     [
         ("Church bell", "Church bel", r"Annotations\.txt:2: unknown class 'Church bel'; did you mean 'Church bell'"),
-        ("Church bell", "Quux", r"unknown class 'Quux'; allowed Church bell; Male speech"),
+        ("Church bell", "Quux", r"unknown class 'Quux'; allowed: Church bell; Male speech"),
         ("&0&2\nMale", "&2&0\nMale", r"Annotations\.txt:2: event from '2' to '0', expected seconds"),
         ("&0&2\nMale", "&a&b\nMale", r"Annotations\.txt:2: event from 'a' to 'b'"),
         ("RUhOCu3LNXM", "../RUhO", r"Annotations\.txt:2: found 'Church bell&../RUhO&good&0&2'"),

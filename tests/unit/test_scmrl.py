@@ -221,7 +221,7 @@ def test_macs_are_those_of_the_matrices(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("change", "mention"),
     [
-        ({"type": "mystery"}, r"type \(='mystery'\): unknown; allowed: none, rate, scmrl, taaf"), ({"inputs": 4}, "AttributeError"),
+        ({"type": "mystery"}, r"type \(='mystery'\): unknown; allowed: none, onnx, rate, scmrl, taaf"), ({"inputs": 4}, "AttributeError"),
         ({"inputs": {"event": {"shape": [16, 2, 2], "steps": 6}, "audio": {"shape": [16, 0, 1], "steps": 6}}}, "inputs.audio: shape"),
         ({"inputs": {"event": {"shape": [16, 2, 2], "steps": 6}}}, "is defined for two branches"),
         ({"inputs": {"event": {"shape": [16, 2, 2]}}}, "KeyError 'steps'"), ({"attention_heads": 3}, r"attention_heads \(=3\)"),

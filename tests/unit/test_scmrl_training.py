@@ -116,7 +116,7 @@ def test_head_and_strategy_go_together() -> None:
     ):
         with pytest.raises(ConfigError, match=mention):
             Trainer(config, data, data, Ranks.single())
-    with pytest.raises(ConfigError, match="head.type \\(='both'\\): unknown; allowed: none, rate, scmrl, taaf"):
+    with pytest.raises(ConfigError, match="head.type \\(='both'\\): unknown; allowed: none, onnx, rate, scmrl, taaf"):
         from_dict({"head": {"type": "both"}})
     with pytest.raises(ConfigError, match="head.fusion \\(='film'\\): unknown; allowed: sum, concat"):
         from_dict(small_tables(fusion="film"))

@@ -31,7 +31,7 @@ RENAMED = {
     "branches.event.convs.0.gain": "branches.event.conv1.gain",
     "branches.event.lifs.3.neuron.current_decay": "branches.event.conv4_lif.neuron.current_decay",
     "branches.event.position.weight": "branches.event.position.weight",
-    "branches.event.position_lif.neuron.current_decay": "branches.event.tokens_lif.neuron.current_decay",
+    "branches.event.position_lif.neuron.current_decay": "branches.event.position_lif.neuron.current_decay",
     "branches.event.stem.weight": "branches.event.stem.weight", "head.weights.query": "head.weights.query",
     "head.projections.event_mlp1.weight": "head.projections.event_mlp1.weight",
 }  # fmt: skip
@@ -72,8 +72,6 @@ def _old_name(name: str) -> str:
     elif layer.startswith("conv") and layer[4].isdigit():
         index = int(layer[4]) - 1
         layer = f"lifs.{index}" if layer.endswith("_lif") else f"convs.{index}"
-    elif layer == "tokens_lif":
-        layer = "position_lif"
     return ".".join(["branches", modality, layer, *part])
 
 

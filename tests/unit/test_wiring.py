@@ -122,7 +122,7 @@ BRANCHES = {
     "patch_stem, pooled": {
         "network": "patch_stem",
         "shape": [2, 13, 10],
-        "channels": 8,
+        "channels": 16,
         "halvings": 2,
         "downsampling": "max_pool",
     },
