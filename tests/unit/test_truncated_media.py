@@ -71,6 +71,10 @@ def test_every_cut_is_noticed(name: str, whole: dict[str, bytes], tmp_path: Path
     content, path = whole[name], tmp_path / name
     path.write_bytes(content)
     _read(path)
+    for length in range(60):  # inside the first headers, too
+        path.write_bytes(content[:length])
+        with pytest.raises(DataError, match=f"{name}: "):
+            _read(path)
     for k in range(1, 13):
         path.write_bytes(content[: len(content) * k // 13 if k < 12 else len(content) - 40])
         with pytest.raises(DataError, match=rf"{name}: ") as caught:

@@ -40,6 +40,8 @@ def require_whole(path: Path) -> None:
                 problem = _boxes(file, size)
             else:
                 return
+    except struct.error:
+        problem = f"it ends inside a header, at byte {size}"
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if problem:
