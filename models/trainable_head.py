@@ -12,6 +12,7 @@ from taaf.models.fusion import SPIKING_GRID, SPIKING_LIMIT
 from taaf.models.heads.base import Array, Head, Ops, StepOutputs
 from taaf.models.lava_python import lava_remedy
 from taaf.models.qat import QatDense, round_ste
+from taaf.models.shell.pictures import allow_matplotlib
 
 TAU, THRESHOLD = 0.5, 1.0
 V_UNITS = 128  # of a host neuron's threshold: weights of projections are multiples of 1/64, biases of 1/128
@@ -38,6 +39,7 @@ class _NoDerivative(torch.autograd.Function):
 
 def _threshold() -> Callable[[torch.Tensor], torch.Tensor]:
     """Spikes where x > 0, with norse's SuperSpike derivative (Zenke & Ganguli 2018) where norse is installed."""
+    allow_matplotlib()  # norse imports it
     try:
         from norse.torch.functional.threshold import threshold
     except ImportError:

@@ -147,7 +147,7 @@ def load_config(path: Path | None, overrides: dict[str, dict[str, Any]]) -> Trai
                 raw = file.read(MAX_FILE_BYTES + 1)
             if len(raw) > MAX_FILE_BYTES:
                 raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes; is it a configuration?")
-            values = tomli.loads(raw.decode("utf-8"))
+            values = tomli.loads(raw.decode("utf-8-sig"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
         except (ValueError, RecursionError) as error:  # of tomli, and of numbers with too many digits

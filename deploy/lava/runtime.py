@@ -24,6 +24,7 @@ import numpy as np
 from taaf.deploy.lava.newer_python import prepare
 from taaf.models.errors import BackendUnavailableError, RuntimeFailedError
 from taaf.models.lava_python import lava_remedy
+from taaf.models.shell.limits import SHARED_MEMORY, name_limit, of_memory, raise_file_limit
 from taaf.models.shell.pictures import allow_matplotlib
 
 _POLL_S = 0.1
@@ -104,6 +105,7 @@ class LavaRuntime:
     def __enter__(self) -> "LavaRuntime":
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeFailedError("the Lava runtime must be used from the main thread (it relies on signals)")
+        raise_file_limit()
         self._deadline = time.monotonic() + self._limit_s
         self._previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._watchdog = threading.Thread(target=self._watch, daemon=True)
@@ -150,7 +152,8 @@ class LavaRuntime:
             self._done.set()
             if self._interrupted and self._failure is None:  # the interrupt, as some library put it
                 raise KeyboardInterrupt from None
-            cause = self._child_exception() or self._failure or f"{type(error).__name__}: {error}"
+            limit = name_limit(error) if isinstance(error, OSError) else None
+            cause = limit or self._child_exception() or self._failure or f"{type(error).__name__}: {error}"
             raise RuntimeFailedError(f"Lava runtime: {cause}") from error
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -269,4 +272,8 @@ def _exit_reason(actor: Any) -> str:
         code = actor.exitcode
     except ValueError:
         return ""
+    if code == -signal.SIGKILL:
+        return f" (killed by SIGKILL, as the system does when memory runs out{of_memory()})"
+    if code == -signal.SIGBUS:
+        return f" (killed by SIGBUS: {SHARED_MEMORY} or the folder of TMPDIR is full)"
     return f" (killed by {signal.Signals(-code).name})" if code and code < 0 else f" (exit code {code})"

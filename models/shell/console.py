@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from taaf.models.errors import ConfigError, TaafError
+from taaf.models.shell.limits import fit_threads, of_memory
 from taaf.models.shell.outlets import Outlet, outlets
 from taaf.models.shell.pictures import without_display
 
@@ -45,6 +46,7 @@ def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], in
         try:
             args = parser.parse_args(argv)
             debug = args.debug
+            fit_threads()
             return _unless_lost(work(args), out, parser.prog)
         except BaseException as error:
             for number in previous:
@@ -83,7 +85,8 @@ def _explain(error: BaseException, interrupted: bool) -> tuple[int, str]:
     if isinstance(error, TaafError):
         return error.exit_code, f"error: {text}"
     if isinstance(error, MemoryError):
-        return 2, f"error: out of memory ({text or 'no more is available'}); use a smaller network or fewer samples"
+        detail = f"{text or 'no more is available'}{of_memory()}"
+        return 2, f"error: out of memory ({detail}); use a smaller network or fewer samples"
     if isinstance(error, OSError):
         return 2, f"error: {error.filename or 'a file'}: {error.strerror or text}"
     return 0, text

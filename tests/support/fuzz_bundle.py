@@ -85,7 +85,7 @@ def small_bundle(folder: Path, kind: str = "taaf") -> Path:
     }  # fmt: skip
     test = _split("test")
     bundle = Bundle(folder, manifest, graphs, HostHead(arrays, head), {})
-    found = run_fast(bundle, bundle.shaped(test.inputs()))
+    found = run_fast(bundle, bundle.encode(test.inputs()))
 
     def fill(stage: Path) -> None:
         for name, graph in graphs.items():

@@ -195,6 +195,16 @@ def test_time_step_that_is_not_in_the_file() -> None:
             from_nir(graph, dt=dt)
 
 
+def test_what_others_met() -> None:
+    """Imaginary parts were dropped with a warning only, and an edge that is there twice counted twice."""
+    with pytest.raises(UnsupportedLayerError, match="complex128.*allowed real numbers"):
+        from_nir(chain((3,), nir.Linear(weights(0, 2, 3) + 1j), lif(2)))
+    twice = chain((3,), nir.Linear(weights(0, 2, 3)), lif(2))
+    twice.edges.append(twice.edges[1])
+    with pytest.raises(UnsupportedLayerError, match="is there twice"):
+        from_nir(twice)
+
+
 def test_joins_recurrence_pools_scales() -> None:
     """Two edges into neurons, a loop through a Linear, SumPool2d, Scale: each becomes its IR node."""
     one = nir.NIRGraph(

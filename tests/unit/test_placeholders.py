@@ -87,6 +87,12 @@ def test_other_files_are_what_they_are(tmp_path: Path) -> None:
     assert placeholder(tmp_path / "a") is placeholder(tmp_path / "b") is placeholder(tmp_path) is None
 
 
+def test_a_configuration_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As some editors save it. Seen failing: "not valid TOML (Invalid statement at line 1, column 1)"."""
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf[optimiser]\r\nepochs = 7\r\n")
+    assert load_config(tmp_path / "a.toml", {}).optimiser.epochs == 7
+
+
 @pytest.mark.parametrize("reader", ["netx", "nir", "cochlea"])
 def test_a_file_that_is_being_written(reader: str, tmp_path: Path) -> None:
     """HDF5's lock says so; what is on the disk is half a file. Seen failing: "damaged", "download the file again"."""

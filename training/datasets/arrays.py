@@ -18,6 +18,7 @@ from taaf.models.errors import DataError, did_you_mean
 from taaf.models.files.npz import read_npy, read_npz
 from taaf.models.heads import MAX_CLASSES
 from taaf.training.data import InMemory
+from taaf.training.datasets.lists import own_entries
 
 MAX_BYTES = 1 << 33
 _HDF5 = (".h5", ".hdf5")
@@ -103,7 +104,7 @@ def _names(path: Path, names: np.ndarray | None) -> list[str]:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.is_dir():
-            found = {p.stem: read_npy(p, MAX_BYTES) for p in sorted(path.glob("*.npy")) if not p.name.startswith(".")}
+            found = {p.stem: read_npy(p, MAX_BYTES) for p in own_entries(path) if p.suffix == ".npy"}
             if not found:
                 raise ValueError("a folder without .npy files")
             return found

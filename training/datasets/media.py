@@ -190,11 +190,9 @@ def read_video(path: Path, count: int, size: int, span: tuple[float, float] | No
                 break
         if last is None:
             raise DataError(f"{path}: none of {len(times)} frames can be decoded; replace the file or skip the sample")
-        if (
-            len(frames) < count
-            and last.time is not None
-            and last.time + _MAX_GAP * (times[-1] - times[0]) / len(times) < wanted[-1]
-        ):
+        if last.time is None:
+            raise DataError(f"{path}: its frames have no time stamps; convert the video or skip the sample")
+        if len(frames) < count and last.time + _MAX_GAP * (times[-1] - times[0]) / len(times) < wanted[-1]:
             raise DataError(
                 f"{path}: frames can be decoded up to {last.time:.2f} s, the file has them up to {times[-1]:.2f} s; replace the file "
                 "or skip the sample"

@@ -13,6 +13,7 @@ from multiprocessing.synchronize import Event
 from typing import TYPE_CHECKING
 
 from taaf.models.errors import DataError
+from taaf.models.shell.limits import of_memory
 
 if TYPE_CHECKING:
     from taaf.training.datasets.cache import Job
@@ -49,7 +50,8 @@ def run_in_processes(jobs: "Sequence[Job]", workers: int) -> "Iterator[str | Non
                 pool.close()
                 pool = _Pool(workers)
                 if n_suspects:  # it ran alone
-                    yield f"{chunk[0].item.sources[0]}: decoding it ends the process (a crash or no memory); replace the file"
+                    why = f"a crash, or out of memory{of_memory()}"
+                    yield f"{chunk[0].item.sources[0]}: decoding it ends the process ({why}); replace the file"
                 else:
                     suspects = [*chunk, *(job for later, _ in running for job in later)]
                     running.clear()

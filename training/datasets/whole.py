@@ -1,7 +1,7 @@
 """Is a media file as long as it says? Decoders read the first third of one without a word.
 
 Only what a file declares is held against its size; headers of streams, which were written before the length was known, declare
-nothing and are let through. What is compared: the sizes of RIFF chunks (.wav), of tags and the duration of FLV, of the boxes of
+nothing and are let through. What is compared: the sizes of RIFF and AIFF chunks (.wav), of tags and the duration of FLV, of the boxes of
 ISO media (.mp4), and the number of samples of .flac.
 """
 
@@ -15,32 +15,43 @@ from taaf.models.errors import DataError
 
 MAX_PARTS = 1_000_000  # chunks, tags or boxes
 _UNKNOWN = 0x7FFFF000  # from here on a 32-bit size is what streaming writers put (2^31 - 1 and about, 2^32 - 1)
+_IN_DS64 = 0xFFFFFFFF
 _SLACK = 16  # sizes that count their own header, or a padding byte that is missing
 _LATE_S = 0.25  # a duration may be counted to the last frame's end, by another clock
 
 
 def require_whole(path: Path) -> None:
-    """Raise `DataError` if the file ends before it says; other formats than RIFF, FLV and ISO media pass."""
+    """Raise `DataError` if the file ends before it says; other formats than RIFF, AIFF, W64, FLV and ISO media pass."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(12)
-            if start[:4] in (b"RIFF", b"RIFX") and start[8:] == b"WAVE":
-                problem = _riff(file, size, "<" if start[:4] == b"RIFF" else ">")
+            if start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:] == b"WAVE":
+                problem = _chunks(file, size, ">" if start[:4] == b"RIFX" else "<")
+            elif start[:4] == b"FORM" and start[8:] in (b"AIFF", b"AIFC"):
+                problem = _chunks(file, size, ">")
+            elif start[:4] == b"riff":
+                file.seek(16)
+                (whole,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+                problem = f"it declares {whole} bytes and has {size}" if size + _SLACK < whole < 1 << 62 else None
             elif start[:3] == b"FLV":
                 problem = _flv(file, size)
             elif start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
                 problem = _boxes(file, size)
             else:
                 return
+    except struct.error:
+        problem = f"it ends inside a header, at byte {size}"
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if problem:
         raise DataError(f"{path}: truncated: {problem}; copy or download it again, or skip the sample")
 
 
-def _riff(file: BinaryIO, size: int, order: str) -> str | None:
+def _chunks(file: BinaryIO, size: int, order: str) -> str | None:
+    """RIFF, RF64 (whose sizes of 64 bits lie in a chunk of their own) and AIFF."""
     file.seek(4)
+    data_bytes = 0
     (whole,) = struct.unpack(f"{order}I", file.read(4))
     at = 12
     for _ in range(MAX_PARTS):
@@ -49,14 +60,18 @@ def _riff(file: BinaryIO, size: int, order: str) -> str | None:
         if len(head) < 8:
             break
         name, (length,) = head[:4], struct.unpack(f"{order}I", head[4:])
-        if name == b"data" and length >= _UNKNOWN and at + 8 + length > size:
+        if name == b"ds64":
+            whole, data_bytes = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))
+        if name == b"data" and length == _IN_DS64 and 0 < data_bytes < 1 << 62:
+            length = data_bytes
+        elif name in (b"data", b"SSND") and length >= _UNKNOWN and at + 8 + length > size:
             return None  # a stream: everything up to the end
         if at + 8 + length > size:
             return f"its chunk {name.decode('latin-1')!r} declares {length} bytes, {size - at - 8} are there"
         at += 8 + length + length % 2
         if name == b"data" and not length:
             return None
-    if 0 < whole < _UNKNOWN and whole + 8 > size + _SLACK:
+    if whole > 0 and (whole < _UNKNOWN or data_bytes) and whole + 8 > size + _SLACK:
         return f"it declares {whole + 8} bytes and has {size}"
     return None
 

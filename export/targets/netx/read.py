@@ -69,9 +69,7 @@ def read_netx(path: Path, name: str) -> Graph:
 
 
 @naming_placeholders
-def read_netx_file(
-    path: Path, name: str, n_layers: int | None = None, input_shape: tuple[int, ...] | None = None
-) -> NetxFile:
+def read_netx_file(path: Path, name: str, n_layers: int | None = None, input_shape: tuple[int, ...] | None = None) -> NetxFile:
     """Read a NetX file written by `taaf.export.targets.netx.write.write_netx` or by stock lava-dl.
 
     Parameters

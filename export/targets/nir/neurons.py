@@ -106,8 +106,17 @@ def _range(value: Any) -> Any:
 
 
 def array(value: Any) -> np.ndarray:
-    """A NIR parameter (NumPy array, number, or torch tensor in graphs made in memory) in float64."""
-    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value, np.float64)
+    """A NIR parameter (NumPy array, number, or torch tensor in graphs made in memory) in float64.
+
+    Raises
+    ------
+    UnsupportedLayerError
+        If it is complex: NumPy would drop imaginary parts, as of resonate-and-fire layers, with a warning only.
+    """
+    found = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    if found.dtype.kind == "c":
+        raise UnsupportedLayerError(f"a parameter of {found.dtype} {found.shape}; allowed real numbers (no resonate-and-fire)")
+    return found.astype(np.float64)
 
 
 def map_neurons(where: str, node: nir.NIRNode, shape: tuple[int, ...], dt: float, reset: str | None) -> Neurons:

@@ -5,6 +5,7 @@ networks side by side, and end in layers that do not spike. A chip sends spikes,
 population, e.g. Linear and LI, is computed by the host: see `HostReadout`.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -55,6 +56,8 @@ def inlined(graph: nir.NIRGraph, name: str) -> tuple[dict[str, nir.NIRNode], Edg
 def components(nodes: Iterable[str], edges: Edges) -> list[list[str]]:
     """Names of the nodes of each connected part, parts in the order of their first edge."""
     part = {name: {name} for name in nodes}
+    if twice := [e for e, n in Counter(map(tuple, edges)).items() if n > 1]:
+        raise UnsupportedLayerError(f"edge {twice[0][0]} -> {twice[0][1]} is there twice, which NIR does not allow; remove one")
     for source, target in edges:
         for end in (source, target):
             if end not in part:
