@@ -56,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
     )
     parser.add_argument(
+        "--cache", metavar="FOLDER", help="where its preprocessed samples are kept, if not where the training kept them"
+    )
+    parser.add_argument(
         "--time-limit", type=positive, metavar="S", help="give up after S seconds (default 60 + 2 per window; .net: 120 + 2)"
     )
     parser.add_argument(
@@ -72,9 +75,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report", type=Path, metavar="FILE", help="also write the report: FILE.html as a page with figures, else as JSON"
     )
+    own = parser.add_argument_group("own windows")
+    own.add_argument(
+        "--input", type=Path, metavar="FILE",
+        help="a bundle takes an .npz, .h5 or folder of .npy with one array (windows, *shape, steps) per modality and optionally "
+        "labels; a .net file an .npy of spikes 0/1, (windows, *shape, steps) or (*shape, steps)",
+    )  # fmt: skip
+    own.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="write decisions, probabilities and exit steps of a bundle (.csv or .npz), or the last layer's spikes of a .net file (.npy)",
+    )  # fmt: skip
     net = parser.add_argument_group("only with a .net file")
-    net.add_argument("--input", type=Path, metavar="FILE.npy", help="spikes 0/1, (windows, *shape, steps) or (*shape, steps)")
-    net.add_argument("--output", type=Path, metavar="FILE.npy", help="write the last layer's spikes, (windows, *shape, steps)")
     net.add_argument("--layers", type=positive, metavar="N", help="run only the first N layers of the file")
     net.add_argument("--steps", type=positive, metavar="T", help="steps per window (default: all of --input, else 32)")
     net.add_argument(
@@ -98,7 +109,9 @@ def _work(args: argparse.Namespace) -> int:
     _require_options_for(args, bare)
     for option, path in (("--report", args.report), ("--output", args.output)):
         if path is not None:
-            check_target(option, path)
+            check_target(option, path, *((".csv", ".npz") if option == "--output" and not bare else ()))
+    if args.input is not None and not bare and (args.split or args.root):
+        raise ConfigError("--input: brings its own windows; leave out --split and --root")
     if args.plot is not None:
         _require_plot(args)
     execute, render = _net(args) if bare else _bundle(args)
@@ -155,22 +168,20 @@ def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Ca
     """What runs a bundle, and what renders its report."""
     from taaf.deploy.session import Request, deploy
     from taaf.deploy.views.text import render
+    from taaf.deploy.windows import Source
 
-    path, split = args.bundle or zoo_path(SHIPPED[args.head or "taaf"]), args.split or "test"
-    return partial(
-        deploy,
-        Request(
-            path,
-            args.backend,
-            args.samples,
-            split,
-            args.time_limit,
-            args.early_exit,
-            args.root,
-            _wants_page(args),
-            args.energy_study,
-        ),
-    ), render
+    request = Request(
+        args.bundle or zoo_path(SHIPPED[args.head or "taaf"]),
+        args.backend,
+        samples=args.samples,
+        source=Source(args.split or "test", args.root, args.cache, args.input),
+        time_limit_s=args.time_limit,
+        early_exit=args.early_exit,
+        output=args.output,
+        details=_wants_page(args),
+        study=args.energy_study,
+    )
+    return partial(deploy, request), render
 
 
 def _net(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
@@ -189,7 +200,7 @@ def _require_options_for(args: argparse.Namespace, bare: bool) -> None:
     """Options of a bundle and of a NetX file do not mix, and a given one is not chosen by its head."""
     if args.head and args.bundle is not None:
         raise ConfigError(f"--head {args.head}: chooses a shipped bundle, found {args.bundle}; leave one of the two out")
-    names = ("split", "early_exit", "plot", "root") if bare else ("input", "output", "layers", "steps", "rate", "seed")
+    names = ("split", "early_exit", "plot", "root", "cache") if bare else ("layers", "steps", "rate", "seed")
     for name in names:
         if getattr(args, name) is not None:
             allowed = "only with a bundle, which has a head and labels" if bare else "only with a .net file"

@@ -17,7 +17,7 @@ from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import BundleError, ConfigError, DataError
 from taaf.models.files.npz import read_npy, read_npz
-from taaf.models.files.writing import sha256
+from taaf.models.files.writing import sha256, written_at_once
 from taaf.models.ir import Flatten, Graph
 from taaf.models.ir.stage import require_spikes
 
@@ -72,10 +72,10 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
     wall_s, executed = time.perf_counter() - begun, n * steps
     agreement = {"reference": _with_reference(graph, spikes, engine.spikes)}
     if request.backend == "sim":
-        from taaf.deploy.backends.sim_net import has_memory, run_net
+        from taaf.deploy.backends.sim_net import run_net
 
         lava, executed, wall_s = run_net(request.path, file, spikes, request.time_limit_s or 120 + 2.0 * n, tick)
-        agreement["lava"] = {**_compare(engine.spikes, lava), "windows": n, "networks": n if has_memory(graph) else 1}
+        agreement["lava"] = {**_compare(engine.spikes, lava), "windows": n, "networks": n if graph.has_memory else 1}
     out = graph.output
     if request.output is not None:
         _save(request.output, engine.spikes[out])
@@ -175,12 +175,5 @@ def _compare(ours: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> dict
 
 
 def _save(path: Path, spikes: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, spikes)
-        temporary.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_at_once(path) as temporary, temporary.open("wb") as file:
+        np.save(file, spikes)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,16 @@ import numpy as np
 
 from taaf.deploy.backends.base import BackendResult, pad_window
 from taaf.deploy.backends.fast import run_fast
+from taaf.deploy.windows import Source, require_fit, windows_of, write_predictions
 from taaf.export.bundle.reader import Bundle, read_bundle, relay_channels
+from taaf.export.netx_bundle import BUNDLED
 from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
 from taaf.hw_sim.energy import energies, load_chip
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.hw_sim.study import of_papers_size
-from taaf.models.config import ModelConfig
-from taaf.models.errors import BundleError, ConfigError, DataError
-from taaf.training.config import from_dict, with_root
-from taaf.training.sources import Windows, open_windows
+from taaf.models.errors import ConfigError
 
 SCHEMA_VERSION = 1
 REFERENCE_WINDOWS = 20  # compared with the integer reference where no results were recorded
@@ -33,13 +32,51 @@ class Request:
 
     bundle: Path
     backend: str
-    samples: int | None
-    split: str
-    time_limit_s: float | None
+    samples: int | None = None
+    source: Source = field(default_factory=Source)
+    time_limit_s: float | None = None
     early_exit: float | None = None
-    root: str | None = None
+    output: Path | None = None  # where decisions are written
     details: bool = False  # also what the HTML report draws
     study: bool = False  # also the comparison with the paper's energies
+
+
+def run(
+    bundle: Path | str, backend: str = "sim", *, input: Path | str | None = None, samples: int | None = None,
+    early_exit: float | None = None, root: str | None = None, time_limit_s: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run a bundle and return its report.
+
+    Parameters
+    ----------
+    bundle : Path
+        A bundle's folder.
+    backend : str
+        "sim" (Lava runtime), "fast" (exact engine) or "loihi2" (chip).
+    input : Path, optional
+        Windows of one's own (`taaf.training.datasets.arrays.read_windows`); by default those the bundle was verified on.
+    samples : int, optional
+        Only the first windows.
+    early_exit : float, optional
+        Confidence at which a window is decided early.
+    root : str, optional
+        Where the data set of the training lies.
+    time_limit_s : float, optional
+        Limit for a run on Lava.
+
+    Returns
+    -------
+    dict
+        What ``taaf-deploy --json`` prints.
+
+    Raises
+    ------
+    TaafError
+        One line that says where, what was found, what is allowed and what to do.
+    """
+    source = Source(root=root, input=None if input is None else Path(input))
+    request = Request(Path(bundle), backend, samples, source, time_limit_s, early_exit)
+    return deploy(request, lambda _: None, lambda _: None)
 
 
 def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
@@ -54,13 +91,17 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         from taaf.deploy.backends.loihi2 import require_chip
 
         require_chip()
-    split = _windows(bundle, request)
-    most = min(len(split), len(bundle.golden["labels"])) if request.split == "test" else len(split)  # with known results
+    if request.early_exit is not None and not bundle.head.decides:
+        raise ConfigError(f"--early-exit: {bundle.path} has no head that decides; leave it out")
+    split, known = windows_of(bundle, request.source)
+    most = min(len(split), len(bundle.golden["labels"])) if known else len(split)  # with known results
     n = request.samples or min(DEFAULT_SAMPLES.get(request.backend, most), most)
+    name = str(request.source.input or f"the {request.source.split} split")
     if n > most:
-        raise ConfigError(f"--samples {n}: the {request.split} split has {most} with known results; allowed 1..{most}")
-    _require_fit(bundle, split.inputs)
-    inputs = bundle.encode({m: x[:n] for m, x in split.inputs.items()})
+        raise ConfigError(f"--samples {n}: {name} has {most}{' with known results' if known else ''}; allowed 1..{most}")
+    shaped = require_fit(bundle, split.inputs)
+    inputs = bundle.encode({m: x[:n] for m, x in shaped.items()})
+    labels = split.labels if (split.labels >= 0).all() and len(split) else None
     started(n)
     begun = time.perf_counter()
     result = _run(bundle, inputs, request, tick)
@@ -70,18 +111,19 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
         "model": bundle.manifest["model"],
         "checkpoint_sha256": bundle.manifest["training"]["checkpoint_sha256"],
         "backend": request.backend,
-        "split": request.split,
+        "split": _origin(bundle, request.source),
         "samples": n,
-        "accuracy_percent": _accuracy(result, split.labels[:n]),
-        "agreement": _agreement(bundle, result, inputs, request),
+        "accuracy_percent": _accuracy(result, labels),
+        "agreement": _agreement(bundle, result, inputs, request, known),
         "saturation": _saturation(bundle, result, inputs),
         "time_steps": result.n_steps,
+        "guard_steps": bundle.guard_steps,
         "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
     }
-    if request.backend != "fast":
-        report["accuracy_percent_all"] = _accuracy(
-            run_fast(bundle, bundle.encode(split.inputs), request.early_exit), split.labels
-        )
+    if request.output is not None:
+        write_predictions(request.output, result, split)
+    if request.backend != "fast" and labels is not None and bundle.head.decides:
+        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, bundle.encode(shaped), request.early_exit), labels)
         report["samples_all"] = len(split)
     if result.activity:
         report.update(_costs(bundle, result, n))
@@ -99,44 +141,6 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     return report
 
 
-def _windows(bundle: Bundle, request: Request) -> Windows:
-    """The split of the data set the network was trained on, as the bundle's manifest names it."""
-    data = with_root(from_dict({"data": bundle.manifest.get("data", {})}, f"{bundle.path}: manifest").data, request.root)
-    if request.split == "human" and data.set != "ead-mini":
-        raise ConfigError(f"--split human: {data.set} has no such split; allowed test")
-    known = bundle.golden["labels"]
-    windows = open_windows(data, _input_config(bundle), request.split, limit=len(known))
-    if request.split == "test" and not np.array_equal(windows.labels[: len(known)], known[: len(windows)]):
-        raise DataError(
-            f"{bundle.path}: was verified on {len(known)} windows, the test set found has {len(windows)} with "
-            "other labels; give --root of the same data or export the network again"
-        )
-    return windows
-
-
-def _input_config(bundle: Bundle) -> ModelConfig:
-    """What a data set must know of the network: steps, and shapes and scales of real-valued inputs."""
-    first, second = bundle.modalities
-    values: dict[str, Any] = {"event_steps": bundle.input_steps(first), "audio_steps": bundle.input_steps(second)}
-    if encoder := bundle.encoders.get(first):
-        values |= {"first_branch": "resnet18", "frame_size": encoder.input_shape[1], "frame_scale": encoder.scale}
-    if encoder := bundle.encoders.get(second):
-        values |= {"audio_branch": "resnet18", "audio_scale": encoder.scale}
-        values |= dict(zip(("audio_bins", "audio_frames"), encoder.input_shape[1:], strict=True))
-    return ModelConfig.from_dict({**ModelConfig().to_dict(), "first_name": first, **values})
-
-
-def _require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> None:
-    """Raise `BundleError` unless the bundle takes this data set's inputs."""
-    for name, x in bundle.shaped(inputs).items():
-        if name not in bundle.graphs:
-            raise BundleError(f"{bundle.path}: has branches {', '.join(bundle.graphs)}, the data set gives {name}")
-        shape = bundle.encoders[name].input_shape if name in bundle.encoders else bundle.graphs[name].input.shape
-        wanted = (*shape, bundle.input_steps(name))
-        if x.shape[1:] != wanted:
-            raise BundleError(f"{bundle.path}: branch {name} takes {wanted}, the data set gives {x.shape[1:]}")
-
-
 def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:
     if request.backend == "fast":
         return run_fast(bundle, inputs, request.early_exit)
@@ -151,7 +155,11 @@ def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: 
     return run_loihi2(bundle, inputs, limit, tick)
 
 
-def _accuracy(result: BackendResult, labels: np.ndarray) -> dict[str, float]:
+def _accuracy(result: BackendResult, labels: np.ndarray | None) -> dict[str, float]:
+    """Percent per output; nothing is claimed of windows whose labels are not known."""
+    if labels is None:
+        return {}
+    labels = labels[: len(next(iter(result.logits.values()), labels))]
     return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in result.logits}
 
 
@@ -177,26 +185,31 @@ def _saturation(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndar
     return {"proven": False, "layers": layers}
 
 
-def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray], request: Request) -> dict[str, Any]:
+def _agreement(
+    bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray], request: Request, known: bool
+) -> dict[str, Any]:
     """Spikes at the chip boundary and decisions against the trained model (recorded for every test sample).
 
     Of other samples against the exact engine, or if that is what ran, against the integer reference on the first of them.
     With early exit: the steps the head had seen when it decided, those steps' spikes, and the decision taken there.
     """
     n = len(next(iter(inputs.values())))
-    if request.split == "test":
+    if known:
         features = {b: bundle.expected_features(b)[:n] for b in bundle.graphs}
-        logits, reference = bundle.golden["logits"][:n], "trained model (SLAYER forward, recorded at export)"
+        logits, reference = (
+            bundle.golden.get("logits", np.zeros((n, 1)))[:n],
+            _trained(bundle),
+        )
     elif request.backend == "fast":
         n = min(n, REFERENCE_WINDOWS)
         inputs = {b: x[:n] for b, x in inputs.items()}
         features, reference = _reference_features(bundle, inputs), "integer reference, step by step"
-        logits = bundle.head(features).logits["fused"]
+        logits = _fused(bundle.head(features).logits, n)
     else:
         engine = run_fast(bundle, inputs)
-        features, logits, reference = engine.features, engine.logits["fused"], "exact engine"
+        features, logits, reference = engine.features, _fused(engine.logits, n), "exact engine"
     found, step_errors = {b: f[:n] for b, f in (result.features or {}).items()}, 0
-    readout, exits = result.logits["fused"][:n], None if result.exit_steps is None else result.exit_steps[:n]
+    readout, exits = _fused(result.logits, n)[:n], None if result.exit_steps is None else result.exit_steps[:n]
     compared = sum(features[b].size for b in found)
     if exits is not None:
         anytime = anytime_logits(bundle.head.fused, features, bundle.window_steps)
@@ -215,6 +228,22 @@ def _agreement(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarr
         "max_logit_difference": float(np.abs(readout - logits).max()), "layer_mismatches": layer_errors,
         "exact": spike_errors == decision_errors == step_errors == 0 and not any(layer_errors.values()),
     }  # fmt: skip
+
+
+def _origin(bundle: Bundle, source: Source) -> str:
+    if source.input is not None:
+        return str(source.input)
+    return "those kept in the bundle" if bundle.manifest.get("data", {}).get("set") == BUNDLED else source.split
+
+
+def _trained(bundle: Bundle) -> str:
+    source = str(bundle.manifest["golden"].get("source", "SLAYER"))
+    return "trained model (SLAYER forward, recorded at export)" if source.startswith("SLAYER") else source
+
+
+def _fused(logits: dict[str, np.ndarray], n: int) -> np.ndarray:
+    """The fused readout; zeros where nothing is decided."""
+    return logits.get("fused", np.zeros((n, 1)))
 
 
 def _reference_features(bundle: Bundle, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -260,12 +289,11 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
     fields = ("n_neurons", "n_synapses", "spikes_out", "effective_synops", "dense_synops", "neuron_updates")
     totals: dict[str, float] = {f: sum(getattr(c, f) for c in counts) for f in fields}
     inputs = sum(int(result.activity[b].spikes[g.input.name].sum()) for b, g in bundle.graphs.items())
-    steps = {b: bundle.input_steps(b) for b in bundle.graphs}
     return {
         "layers": [c.to_dict() for c in counts],
         "totals": {**totals, "spikes_in": inputs},
-        "host_macs_per_window": bundle.head.n_macs(steps),
-        "host_mac_parts": bundle.head.mac_parts(steps),
+        "host_macs_per_window": bundle.head.n_macs(),
+        "host_mac_parts": bundle.head.head.mac_parts(),
         "encoder_macs_per_window": encoder_macs,
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],

@@ -1,161 +1,150 @@
-"""From a trained network to float-stage graphs, one per branch (weights in units of the fed LIF's threshold)."""
+"""From a trained network to float-stage graphs, one per branch (weights in units of the fed neurons' threshold).
 
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+A reading of the branch's wiring (`taaf.models.wiring`): what is trained and what is compiled have one source.
+"""
+
+from functools import singledispatch
 
 import numpy as np
+import torch
 
-from taaf.export.passes import RELAY_WEIGHT
 from taaf.models import ir
-from taaf.models.branches import EventBranch
-from taaf.models.config import ModelConfig
-from taaf.models.encoded_branch import EncodedBranch
+from taaf.models import wiring as w
 from taaf.models.encoder import HostEncoder
-from taaf.models.qat import _EPS, _GAIN_MIN, QatConv2d, QatDense, QatSynapse
-from taaf.models.resnet import SpikingResNet18
+from taaf.models.network import MultimodalSnn, SpikingNet
+from taaf.models.qat import EPS, GAIN_MIN, QatConv2d, QatDense, QatRecurrent, QatSynapse
 from taaf.models.slayer_lif import SlayerLif
-from taaf.models.sps import POOL_PADDING, POOL_SIZE, POOL_STRIDE, V_TH, SpikingPatchStem
-from taaf.models.taaf import TaafSnn
 
 
-def _synapse(name: str, part: QatSynapse) -> tuple[ir.Node, ir.BatchNorm]:
-    def array(tensor: object) -> np.ndarray:
-        return np.asarray(tensor.detach().numpy(), np.float32)  # type: ignore[attr-defined]
-
-    weight = array(part.weight)
-    node: ir.Node
-    if isinstance(part, QatConv2d):
-        node = ir.Conv2d(name, weight, (part.stride,) * 2, (part.padding,) * 2)
-    else:
-        assert isinstance(part, QatDense)
-        node = ir.Dense(name, weight)
-    gain = array(part.gain.clamp_min(_GAIN_MIN))
-    return node, ir.BatchNorm(f"{name}_bn", gain, array(part.offset), array(part.running_mean), array(part.running_var), _EPS)
+def float_graphs(model: MultimodalSnn) -> dict[str, ir.Graph]:
+    """Float-stage graphs of all branches (their chip part); nodes are named as in the wiring."""
+    return {m: float_graph(m, branch) for m, branch in _branches(model).items()}
 
 
-def _lif(name: str, part: SlayerLif) -> ir.Lif:
-    p = part.parameters_
-    return ir.Lif(name, p.i_decay, p.v_decay, p.v_th_mant)
+def host_encoders(model: MultimodalSnn) -> dict[str, HostEncoder]:
+    """The integer encoders of branches with real-valued input; none for branches that take spikes."""
+    return {m: host_encoder(branch) for m, branch in _branches(model).items() if branch.scale is not None}
 
 
-class _Builder:
-    """Collects nodes and edges; each method returns the name others connect to."""
+def _branches(model: MultimodalSnn) -> dict[str, SpikingNet]:
+    return {m: b for m, b in model.branches.items() if isinstance(b, SpikingNet)}
 
-    def __init__(self, name: str, shape: ir.Shape) -> None:
-        self.name = name
-        self.nodes: list[ir.Node] = [ir.Input("input", shape)]
+
+def float_graph(name: str, net: SpikingNet) -> ir.Graph:
+    """What runs on the chip, float stage, with batch norms."""
+    boundary = net.wiring.boundary
+    builder = Builder(name, net, ir.Input("input", net.wiring.operations[boundary].shape))
+    builder.ends[boundary] = "input"
+    for operation in net.wiring.on_chip:
+        builder.ends[operation.name] = _emit(operation, builder, [builder.ends[s] for s in operation.sources])
+    return ir.Graph(name, builder.nodes, builder.edges)
+
+
+class Builder:
+    """Collects nodes and edges; ``ends`` maps a wired operation to the node that gives its value."""
+
+    def __init__(self, name: str, net: SpikingNet, entry: ir.Input) -> None:
+        self.name, self.net = name, net
+        self.nodes: list[ir.Node] = [entry]
         self.edges: list[tuple[str, str]] = []
+        self.ends: dict[str, str] = {}
 
-    def add(self, node: ir.Node, sources: Iterable[str]) -> str:
+    def add(self, node: ir.Node, *sources: str) -> str:
+        """Append a node; returns its name."""
         self.nodes.append(node)
         self.edges += [(s, node.name) for s in sources]
         return node.name
 
-    def synapse(self, name: str, part: QatSynapse, source: str) -> str:
-        node, norm = _synapse(name, part)
-        return self.add(norm, [self.add(node, [source])])
+    def shape(self, operation: w.Operation) -> ir.Shape:
+        """Shape of what an operation reads."""
+        return self.net.wiring.operations[operation.sources[0]].shape
 
-    def graph(self) -> ir.Graph:
-        return ir.Graph(self.name, self.nodes, self.edges)
-
-
-def float_graphs(model: TaafSnn) -> dict[str, ir.Graph]:
-    """Float-stage graphs of both branches (their chip part), LIF names as in the branches' ``trace``."""
-    return {name: _branch_graph(name, branch, model.config) for name, branch in model.branches.items()}
+    def normed(self, node: ir.Node, part: QatSynapse, source: str) -> str:
+        """A synapse node with its batch norm behind it."""
+        gain = _array(part.gain.clamp_min(GAIN_MIN))
+        statistics = (_array(part.offset), _array(part.running_mean), _array(part.running_var))
+        return self.add(ir.BatchNorm(f"{node.name}_bn", gain, *statistics, EPS), self.add(node, source))
 
 
-def host_encoders(model: TaafSnn) -> dict[str, HostEncoder]:
-    """The integer encoders of branches with real-valued input; none for branches that take spikes."""
-    shapes = model.config.input_shapes
-    branches = model.branches.items()
-    return {m: _encoder(b, shapes[m]) for m, b in branches if isinstance(b, EncodedBranch) and b.scale is not None}
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return np.asarray(tensor.detach().cpu().numpy(), np.float32)
 
 
-def _branch_graph(name: str, branch: object, config: ModelConfig) -> ir.Graph:
-    if isinstance(branch, SpikingResNet18):
-        return _resnet(name, branch, config)
-    if isinstance(branch, SpikingPatchStem):
-        return _patch_stem(name, branch)
-    return _event(name, branch, config) if isinstance(branch, EventBranch) else _audio(name, branch, config)
+@singledispatch
+def _emit(operation: w.Operation, b: Builder, sources: list[str]) -> str:
+    raise TypeError(f"{b.name}.{operation.name}: {type(operation).__name__} has no node")
 
 
-def _event(name: str, event: Any, config: ModelConfig) -> ir.Graph:
-    b = _Builder(name, config.input_shapes[name])
-    stem = b.add(_lif("stem_lif", event.stem_lif), [b.synapse("stem", event.stem, "input")])
-    inner = b.add(_lif("block1_lif", event.block1_lif), [b.synapse("block1", event.block1, stem)])
-    paths = [b.synapse("block2", event.block2, inner), b.synapse("shortcut", event.shortcut, stem)]
-    outer = b.add(_lif("block2_lif", event.block2_lif), [b.add(ir.Sum("join"), paths)])
-    flat = b.add(ir.Flatten("flatten"), [outer])
-    b.add(_lif("readout_lif", event.readout_lif), [b.synapse("readout", event.readout, flat)])
-    return b.graph()
+@_emit.register
+def _(operation: w.Convolution, b: Builder, sources: list[str]) -> str:
+    part = b.net.get_submodule(operation.name)
+    assert isinstance(part, QatConv2d)
+    node = ir.Conv2d(operation.name, _array(part.weight), (part.stride,) * 2, (part.padding,) * 2)
+    return b.normed(node, part, sources[0])
 
 
-def _audio(name: str, audio: Any, config: ModelConfig) -> ir.Graph:
-    a = _Builder(name, config.input_shapes[name])
-    hidden = a.add(_lif("hidden_lif", audio.hidden_lif), [a.synapse("hidden", audio.hidden, "input")])
-    a.add(_lif("readout_lif", audio.readout_lif), [a.synapse("readout", audio.readout, hidden)])
-    return a.graph()
+@_emit.register
+def _(operation: w.FullyConnected, b: Builder, sources: list[str]) -> str:
+    part = b.net.get_submodule(operation.name)
+    assert isinstance(part, QatDense)
+    weight, source = _array(part.weight), sources[0]
+    if operation.over_map:  # the sum over the map and the dense layer are one dense layer of repeated weights
+        _, height, width = b.shape(operation)
+        weight, source = np.repeat(weight, height * width, axis=1), b.add(ir.Flatten("flatten"), source)
+    return b.normed(ir.Dense(operation.name, weight), part, source)
 
 
-def _patch_stem(name: str, branch: SpikingPatchStem) -> ir.Graph:
-    """Four convolutions with their poolings, and the positional one beside relays of what it reads (the host adds their spikes).
-
-    Max pooling of spikes is an OR: every synapse of a pooling neuron exceeds the threshold, and its reset leaves nothing behind.
-    The first convolution of a real-valued input is the host's.
-    """
-    encodes = branch.scale is not None
-    b = _Builder(name, _encoder(branch, branch.shape).output_shape if encodes else branch.shape)
-    last = "input"
-    for i, (conv, neurons) in enumerate(zip(branch.convs, branch.lifs, strict=True), start=1):
-        if i > 1 or not encodes:
-            last = b.add(_lif(f"conv{i}_lif", neurons), [b.synapse(f"conv{i}", conv, last)])
-        if branch.pooled[i - 1]:
-            weight = np.full((n := len(conv.weight), 1, POOL_SIZE, POOL_SIZE), RELAY_WEIGHT / V_TH, np.float32)
-            pool = ir.Conv2d(f"pool{i}", weight, stride=(POOL_STRIDE,) * 2, padding=(POOL_PADDING,) * 2, groups=n)
-            last = b.add(_lif(f"pool{i}_lif", neurons), [b.add(pool, [last])])
-    conv, norm = _synapse("position", branch.position)
-    assert isinstance(conv, ir.Conv2d)
-    channels, centre = len(conv.weight), conv.weight.shape[2] // 2
-    relay = np.zeros_like(conv.weight)
-    relay[np.arange(channels), np.arange(channels), centre, centre] = RELAY_WEIGHT / branch.position.v_th_mant
-    beside = replace(conv, weight=np.concatenate([conv.weight, relay]))
-    one, none = np.ones(channels, np.float32), np.zeros(channels, np.float32)  # a batch norm that changes nothing
-    joined = {"gain": one, "offset": none, "mean": none, "var": one - np.float32(norm.eps)}
-    both = replace(norm, **{k: np.concatenate([getattr(norm, k), v]) for k, v in joined.items()})
-    b.add(_lif("tokens_lif", branch.position_lif), [b.add(both, [b.add(beside, [last])])])
-    return b.graph()
+@_emit.register
+def _(operation: w.Recurrence, b: Builder, sources: list[str]) -> str:
+    """Folded here: batch norm does not scale the recurrent weights. Integers over v_th are quantised to themselves."""
+    part = b.net.get_submodule(operation.name)
+    assert isinstance(part, QatRecurrent)
+    v_th = np.float32(part.v_th_mant)
+    weight, bias, recurrent = (
+        _array(x) / v_th for x in (part.integer_weight(), part.integer_bias(), part.integer_recurrent_weight())
+    )
+    return b.add(ir.RecurrentDense(operation.name, weight, bias, weight_rec=recurrent), sources[0])
 
 
-def _resnet(name: str, branch: SpikingResNet18, config: ModelConfig) -> ir.Graph:
-    """Everything behind the encoder. The sum over the map and the dense layer are one dense layer of repeated weights."""
-    stem = _encoder(branch, config.input_shapes[name])
-    b = _Builder(name, stem.output_shape)
-    last = b.add(_lif("pool_lif", branch.pool_lif), [b.synapse("pool", branch.pool, "input")])
-    for i, block in enumerate(branch.blocks, start=1):
-        inner = b.add(_lif(f"block{i}_lif1", block.lif1), [b.synapse(f"block{i}_conv1", block.conv1, last)])
-        paths = [b.synapse(f"block{i}_conv2", block.conv2, inner), _shortcut(b, f"block{i}_shortcut", block, last)]
-        last = b.add(_lif(f"block{i}_lif2", block.lif2), [b.add(ir.Sum(f"block{i}_join"), paths)])
-    _, height, width = b.graph().shapes[last]
-    dense, norm = _synapse("readout", branch.readout)
-    assert isinstance(dense, ir.Dense)
-    everywhere = replace(dense, weight=np.repeat(dense.weight, height * width, axis=1))
-    current = b.add(norm, [b.add(everywhere, [b.add(ir.Flatten("flatten"), [last])])])
-    b.add(_lif("readout_lif", branch.readout_lif), [current])
-    return b.graph()
+@_emit.register
+def _(operation: w.Identity, b: Builder, sources: list[str]) -> str:
+    eye = np.eye(operation.shape[0], dtype=np.float32)  # one threshold each
+    node = ir.Conv2d(operation.name, eye[:, :, None, None]) if len(operation.shape) == 3 else ir.Dense(operation.name, eye)
+    return b.add(node, sources[0])
 
 
-def _shortcut(b: _Builder, name: str, block: Any, source: str) -> str:
-    if block.shortcut is not None:
-        return b.synapse(name, block.shortcut, source)
-    channels = len(block.conv2.weight)
-    return b.add(ir.Conv2d(name, np.eye(channels, dtype=np.float32)[:, :, None, None]), [source])  # one threshold each
+@_emit.register
+def _(operation: w.Addition, b: Builder, sources: list[str]) -> str:
+    return b.add(ir.Sum(operation.name), *sources)
 
 
-def _encoder(branch: EncodedBranch, input_shape: tuple[int, ...]) -> HostEncoder:
-    conv, neurons = branch.first_layer()
-    neuron = neurons.parameters_
-    assert branch.scale is not None and neuron.i_decay == 4096 and len(input_shape) == 3
+@_emit.register
+def _(operation: w.Neurons, b: Builder, sources: list[str]) -> str:
+    p = operation.parameters
+    return b.add(ir.Lif(operation.name, p.i_decay, p.v_decay, p.v_th_mant), sources[0])
+
+
+@_emit.register
+def _(operation: w.Flattening, b: Builder, sources: list[str]) -> str:
+    return b.add(ir.Flatten(operation.name), sources[0])
+
+
+@_emit.register
+def _(operation: w.MaxPool, b: Builder, sources: list[str]) -> str:
+    pairs = ((n,) * 2 for n in (operation.kernel, operation.stride, operation.padding))
+    return b.add(ir.Pool2d(operation.name, "max", *pairs), sources[0])
+
+
+@_emit.register
+def _(operation: w.Beside, b: Builder, sources: list[str]) -> str:
+    return b.add(ir.Concat(operation.name), *sources)
+
+
+def host_encoder(net: SpikingNet) -> HostEncoder:
+    """The first convolution and its neurons of a branch with real-valued input, as integers."""
+    conv, neurons = (net.get_submodule(n) for n in (net.wiring.first_synapse, net.wiring.boundary))
+    assert isinstance(conv, QatConv2d) and isinstance(neurons, SlayerLif) and net.scale is not None
+    p, shape = neurons.parameters_, net.wiring.operations["input"].shape
     weight, bias = (t.detach().numpy().astype(np.int32) for t in (conv.integer_weight(), conv.integer_bias()))
-    fields = (branch.scale, conv.stride, conv.padding, neuron.v_decay, neuron.v_th_mant)
-    return HostEncoder(weight, bias, input_shape, *fields)
+    channels, height, width = shape
+    return HostEncoder(weight, bias, (channels, height, width), net.scale, conv.stride, conv.padding, p.v_decay, p.v_th_mant)

@@ -28,7 +28,7 @@ def check_limits(
     pipelined : bool
         Windows follow each other without a gap (as in a bundle). Then recurrent layers are refused: the reset clears
         neurons, but the recurrent spikes of a window's last step still arrive in the next window's first step. Layers
-        with delays are refused for the same reason.
+        with delays are refused for the same reason. Guard steps (`taaf.export.passes.guard`) prevent both: ``fill=False``.
     state : bool
         Check the worst case of u and v. Not needed where only executions are compared that wrap and clip as Lava does, or
         where the deviation from the origin is measured instead (NIR).
@@ -121,7 +121,7 @@ def _memory_problems(graph: Graph, node: Dense, pipelined: bool) -> list[str]:
     where, recurrent = f"{graph.name}.{node.name}", isinstance(node, RecurrentDense)
     if pipelined:
         kind = "recurrent" if recurrent else "delayed"
-        return [f"{where}: {kind} spikes leak into the next window (allowed: one window per run)"]
+        return [f"{where}: {kind} spikes leak into the next window (allowed: one window per run, or guard steps)"]
     lifs = graph.lifs()
     (fed,) = (i for i, lif in enumerate(lifs) if node in graph.synapses_of(lif.name))
     for i, lif in enumerate(lifs[: fed + recurrent]):

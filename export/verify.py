@@ -1,48 +1,48 @@
 """Proof before writing: SLAYER forward = integer reference = fast engine on the re-read bundle, every spike, per layer."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from taaf.export.passes import CompileReport
+from taaf.export.trained import Trained
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.encoder import HostEncoder
 from taaf.models.errors import ParityError
-from taaf.models.ir import Graph
-from taaf.models.taaf import TaafSnn
+from taaf.models.ir import Graph, Pool2d
 
 SATURATED = 0.9
-_BLOCK_VALUES = 1 << 23  # of the widest layer's trace; bounds memory
 
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One line of the verification table; mismatches count differing spikes over all windows."""
+    """One line of the verification table; mismatches count differing spikes over all windows.
+
+    Of a population: of the trained network, and of the layer of the chain that bears its name, relays included. Layers of the
+    chain that bear no population's name have lines of their own, marked "(chain)".
+    """
 
     layer: str
     spikes: int
     rate: float  # spikes per neuron and step
     slayer_mismatches: int
     engine_mismatches: int
-    relay_mismatches: int
 
     @property
     def ok(self) -> bool:
-        return not (self.slayer_mismatches or self.engine_mismatches or self.relay_mismatches)
+        return not (self.slayer_mismatches or self.engine_mismatches)
 
     def __str__(self) -> str:
         mark = "✓" if self.ok else "✗"
-        detail = "" if self.ok else (
-            f"  SLAYER {self.slayer_mismatches}, engine {self.engine_mismatches}, relays {self.relay_mismatches} differ"
-        )  # fmt: skip
+        detail = "" if self.ok else f"  SLAYER {self.slayer_mismatches}, engine {self.engine_mismatches} differ"
         return f"{mark} {self.layer:22s} {self.spikes:>10,d} spikes{detail}"
 
     @property
     def finding(self) -> str | None:
         """What a user should know of its rate, or None."""
-        if self.spikes and self.rate < SATURATED:
+        if self.layer.endswith(" (chain)") or (self.spikes and self.rate < SATURATED):
             return None
         kind = (
             f"saturated: {100 * self.rate:.0f} % of its neurons fire at every step" if self.spikes else "dead: it never fires"
@@ -50,97 +50,101 @@ class LayerCheck:
         return f"{self.layer} is {kind} (on the verified windows); what is behind it learns nothing from it"
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """A branch before and after lowering.
+
+    Attributes
+    ----------
+    unlowered : Graph
+        Integer graph before lowering; run by the reference, so that the lowering is checked too.
+    compiled : Graph
+        The chain made of it.
+    written : Graph
+        The chain as read back from the bundle, with synchronisation channels behind those of ``compiled`` if it has guard steps.
+    report : CompileReport
+        Says what every layer of the chain, relays included, must be for the spikes of ``unlowered``.
+    """
+
+    unlowered: Graph
+    compiled: Graph
+    written: Graph
+    report: CompileReport
+
+    def misfits(self, engine: Engine, block: np.ndarray, exact: dict[str, np.ndarray]) -> dict[str, int]:
+        """LIF of the chain -> spikes of the engine on ``block`` that differ; synchronisation channels must be silent."""
+        sync = self.written.input.shape[0] - self.compiled.input.shape[0]
+        silent = np.pad(block, ((0, 0), (0, sync), *[(0, 0)] * (block.ndim - 2)))
+        fast, found = engine.run(silent, keep_all=True).spikes, {}
+        for name, wanted in self.report.expected(self.compiled, exact).items():
+            own = wanted.shape[1]
+            found[name] = int((fast[name][:, :own] != wanted).sum()) + int(fast[name][:, own:].sum())
+        return found
+
+
 def verify_branch(
-    model: TaafSnn, graph: Graph, unlowered: Graph, spikes: np.ndarray, relays: dict[str, int], tick: Callable[[int], None]
+    trained: Trained, lowered: Lowered, spikes: np.ndarray, tick: Callable[[int], None]
 ) -> tuple[list[LayerCheck], np.ndarray]:
     """Compare the three executions on every window of ``spikes``.
 
     Parameters
     ----------
-    model : TaafSnn
-        The trained network (its branch ``graph.name`` is run in eval mode).
-    graph : Graph
-        Integer chain as read back from the bundle.
-    unlowered : Graph
-        Integer graph before relay lowering; run by the reference, so that the lowering is checked too.
+    trained : Trained
+        The trained network (of this branch).
+    lowered : Lowered
+        The branch, as the compiler left it.
     spikes : numpy.ndarray
         (N, *shape, T) uint8.
-    relays : dict
-        LIF -> number of relay channels at its end.
 
     Returns
     -------
     checks : list of LayerCheck
+        One per population, and one of the output where that is no population.
     features : numpy.ndarray
-        Output spikes (N, F, T) uint8 of the trained network.
+        Output spikes (N, *shape, T) uint8.
     """
-    names = [lif.name for lif in graph.lifs()]
-    wrong = {n: np.zeros(3, np.int64) for n in names}
-    total, size = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-    engine, features = Engine(graph), []
-    for block, trained in _slayer_blocks(model, graph, spikes):
-        fast = engine.run(block, keep_all=True).spikes
-        slow: dict[str, list[np.ndarray]] = {n: [] for n in [graph.input.name, *names]}
+    graph, unlowered = lowered.written, lowered.unlowered
+    populations = [lif.name for lif in unlowered.lifs()]
+    names = populations if unlowered.output in populations else [*populations, unlowered.output]
+    layers = [lif.name for lif in graph.lifs()]
+    wrong, total, size = ({n: 0 for n in names} for _ in range(3))
+    astray, features = {n: 0 for n in layers}, []
+    engine = Engine(graph)
+    for rows, found in trained.traces(graph.name, spikes):
+        block = spikes[rows]
+        slow: dict[str, list[np.ndarray]] = {n: [] for n in (graph.input.name, *names)}
         for window in block:
-            for name, value in run_reference(unlowered, window).spikes.items():
-                slow[name].append(value)
+            run = run_reference(unlowered, window).spikes
+            for name, kept in slow.items():
+                kept.append(run[name])
             tick(1)
+        exact = {n: np.stack(kept) for n, kept in slow.items()}
         for name in names:
-            own = graph.shapes[name][0] - relays.get(name, 0)
-            exact = np.stack(slow[name])
-            wrong[name] += (
-                (trained[name] != exact).sum(), (fast[name][:, :own] != exact).sum(),
-                _relay_errors(fast[name][:, own:], slow, graph, unlowered, name),
-            )  # fmt: skip
-            total[name] += int(exact.sum())
-            size[name] += exact.size
-        features.append(trained[graph.output])
-    checks = [LayerCheck(f"{graph.name}.{n}", total[n], total[n] / max(1, size[n]), *map(int, wrong[n])) for n in names]
+            if (proof := _trained(found, name, trained.graphs[graph.name])) is not None:
+                wrong[name] += int((proof != exact[name][..., : proof.shape[-1]]).sum())
+            total[name] += int(exact[name].sum())
+            size[name] += exact[name].size
+        for name, errors in lowered.misfits(engine, block, exact).items():
+            astray[name] += errors
+        features.append(exact[unlowered.output])
+    checks = [LayerCheck(f"{graph.name}.{n}", total[n], total[n] / max(1, size[n]), wrong[n], astray.pop(n, 0)) for n in names]
+    checks += [LayerCheck(f"{graph.name}.{n} (chain)", 0, 0.5, 0, errors) for n, errors in astray.items()]
     return checks, np.concatenate(features)
 
 
-def _relay_errors(relayed: np.ndarray, slow: dict[str, list[np.ndarray]], graph: Graph, unlowered: Graph, name: str) -> int:
-    """Relay spikes that differ from the spikes they must repeat (those the shortcut convolution reads)."""
-    if relayed.shape[1] == 0:
-        return 0
-    (synapse,) = graph.sources(name)
-    (source,) = graph.sources(synapse)
-    stride = graph.nodes[synapse].stride  # type: ignore[attr-defined]
-    weight = graph.nodes[synapse].weight[-relayed.shape[1] :]  # type: ignore[attr-defined]
-    read = [int(np.flatnonzero(row.any(axis=(1, 2)))[0]) for row in weight]
-    origin = np.stack(slow[source])[:, read, :: stride[0], :: stride[1]]
-    return int((relayed != origin).sum())
+def _trained(found: dict[str, np.ndarray], name: str, graph: Graph) -> np.ndarray | None:
+    """The trained network's spikes of a population; None of neurons that the compiler put where training pools, if it has none."""
+    pool = name.removesuffix("_lif")
+    if name not in found and isinstance(graph.nodes.get(pool), Pool2d):
+        return found.get(pool)
+    return found[name]
 
 
-def verify_encoder(model: TaafSnn, branch: str, encoder: HostEncoder, levels: np.ndarray) -> tuple[LayerCheck, np.ndarray]:
+def verify_encoder(trained: Trained, branch: str, encoder: HostEncoder, levels: np.ndarray) -> tuple[LayerCheck, np.ndarray]:
     """Compare the host's integer encoder with the trained one on input levels (N, C, H, W, T); also returns its spikes."""
-    spikes, wrong = encoder(levels), 0
-    net = model.branches[branch].eval()
-    for window, exact in zip(levels, spikes, strict=True):
-        with torch.no_grad():
-            trained = net.encode(torch.from_numpy(window[None].astype(np.float32) / np.float32(encoder.scale)))
-        wrong += int((trained[0].numpy() != exact).sum())
-    return LayerCheck(f"{branch}.encoder (host)", int(spikes.sum(dtype=np.int64)), float(spikes.mean()), wrong, 0, 0), spikes
-
-
-def blocks_of(n: int, graphs: Iterable[Graph], steps: int, most: int) -> Iterator[slice]:
-    """Slices of up to ``most`` windows, such that the widest layer's spikes of a block stay within bounds."""
-    widest = max(int(np.prod(shape)) for graph in graphs for shape in graph.shapes.values())
-    size = max(1, min(most, _BLOCK_VALUES // (widest * steps)))
-    return (slice(start, start + size) for start in range(0, n, size))
-
-
-def _slayer_blocks(
-    model: TaafSnn, graph: Graph, spikes: np.ndarray, size: int = 100
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """(input block, {LIF name: spikes}) of the trained branch, uint8."""
-    model.eval()
-    branch = graph.name
-    for rows in blocks_of(len(spikes), [graph], spikes.shape[-1], size):
-        block = spikes[rows]
-        with torch.no_grad():
-            trace = model.branches[branch].trace(torch.from_numpy(block.astype(np.float32)))
-        yield block, {n: v.numpy().astype(np.uint8) for n, v in trace.items()}
+    spikes = encoder(levels)
+    wrong = int((trained.encoded(branch, levels) != spikes).sum())
+    return LayerCheck(f"{branch}.encoder (host)", int(spikes.sum(dtype=np.int64)), float(spikes.mean()), wrong, 0), spikes
 
 
 def require_exact(checks: list[LayerCheck]) -> None:

@@ -1,5 +1,6 @@
 """What a run of an integer graph gives: spikes and exact counts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +28,18 @@ class Activity:
 
     def add(self, name: str, counts: np.ndarray) -> None:
         self.spikes[name] = self.spikes.get(name, 0) + counts
+
+    @staticmethod
+    def total(parts: "Sequence[Activity]") -> "Activity":
+        """The counts of runs of some windows each as those of one run."""
+        found = Activity(sum(p.n_windows for p in parts), parts[0].n_steps)
+        for part in parts:
+            for name, counts in part.spikes.items():
+                found.add(name, counts)
+            for mine, theirs in ((found.wraps, part.wraps), (found.clips, part.clips)):
+                for name, n in theirs.items():
+                    mine[name] = mine.get(name, 0) + n
+        return found
 
 
 @dataclass

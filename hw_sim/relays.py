@@ -1,7 +1,7 @@
 """Relay channels, undone: the form in which our own engine runs a lowered network.
 
 A chain of NetX layers carries the input of a residual block beside its inner spikes, in relay neurons that fire whenever
-their one source does (`taaf.export.passes.lower_residual`). The engine needs no such neurons: two synapse groups may end in
+their one source does (`taaf.export.passes.chain`). The engine needs no such neurons: two synapse groups may end in
 one LIF. This module finds relays by what they compute, not by name, so that it works on any chain:
 
     relay: one synapse, at the kernel tap that reads pixel (y s, x s), of a weight above the threshold; no bias, no current
@@ -32,13 +32,17 @@ class Relays:
 
 
 def without_relays(graph: Graph) -> tuple[Graph, dict[str, Relays]]:
-    """An integer graph of the same spikes without relays, and LIF -> the relays that are missing at its end."""
+    """An integer graph of the same spikes without relays, and LIF -> the relays that are missing at its end.
+
+    Of relays that repeat relays, every second layer is undone; the others run as neurons, as do relays that are read beside the
+    middle of a kernel.
+    """
     found: dict[str, Relays] = {}
-    for lif in graph.lifs():
+    for name in [lif.name for lif in graph.lifs()]:
+        lif = graph.nodes[name]
+        assert isinstance(lif, Lif)
         if (relays := _relays_of(graph, lif)) is not None:
-            found[lif.name] = relays
-    for name, relays in found.items():
-        graph = _raised(graph, name, relays)
+            graph, found[name] = _raised(graph, name, relays), relays
     return graph, found
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from taaf.hw_sim.energy import load_chip
 from taaf.hw_sim.mapper.workload import Workload, paper_network
+from taaf.models.errors import ConfigError
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 STEPS = (1, 2, 3, 4, 6, 8)
@@ -142,7 +143,8 @@ def rate_for(reading: Reading, work: Workload, figure_nj: float) -> float | None
 def ann_nj(work: Workload, chip: str = "cmos45_fp32", elementwise: bool = False) -> float:
     """The ANN twin: all multiply-accumulates of all passes, with the profilers' elementwise operations or without."""
     mac = Constants.of(chip).mac
-    assert mac is not None, f"{chip} has no multiply-accumulate"
+    if mac is None:
+        raise ConfigError(f"{chip}: has no energy of a multiply-accumulate (ann_mac_pj); allowed a chip that does")
     return (work.macs() + (work.passes * work.elementwise if elementwise else 0)) * mac * _NJ
 
 

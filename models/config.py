@@ -1,198 +1,218 @@
-"""The shape of a network, as stored in checkpoints and training configurations."""
+"""What a network is: branches by name and a head, as stored in checkpoints and training configurations.
 
-import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+[branches.event]                 any number of branches, any names
+network = "conv"                 a name of `taaf.models.networks`, or "module:function"
+shape = [2, 34, 34]              of one time step of its input; left out: as the data set gives it
+steps = 8
+channels = 8                     the network's own settings
 
-from taaf.models.errors import CheckpointError
+[head]
+type = "taaf"                    a name of `taaf.models.heads`
+classes = 10
+fusion = "concat"                the head's own settings
+"""
 
-CHOICES = {
-    "head": ("taaf", "scmrl"),
-    "cross_modal": ("none", "attention", "residual"),
-    "first_name": ("event", "visual"),
-    "first_branch": ("conv", "resnet18", "sps", "sps_real"),
-    "audio_branch": ("dense", "resnet18", "sps", "sps_real"),
-    "alignment": ("learned", "fixed"),
-    "attention": ("taaf", "uniform"),
-    "attention_on": ("logits", "features"),
-    "stem_downsampling": ("stride", "max_pool"),
-}
-REAL = ("resnet18", "sps_real")  # kinds of branches that take frames and spectrograms
-STEMS = ("sps", "sps_real")
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any
+
+from taaf.models.errors import ConfigError, TaafError, did_you_mean
+from taaf.models.heads import find_head
+from taaf.models.heads.base import Features, Head
+from taaf.models.networks import find_network
+from taaf.models.settings import Range, keywords, read_dataclass, read_settings
+from taaf.models.wiring import Wiring
+
 MAX_STEPS = 1024
-MAX_SIZE = 1 << 16  # any other width
 MAX_SCALE = 64  # of an encoder: a current is then a multiple of the chip's own unit
-STEM_STAGES = 4
-SCMRL_FUSIONS = ("concat", "sum")
-ALPHA_GRID = 64  # residual_alpha is a multiple of 1/64, so that tokens stay short dyadic numbers
-_ADDED = (  # older checkpoints do not have them
-    "frame_size", "audio_bins", "audio_frames", "frame_scale", "audio_scale",
-    "head", "cross_modal", "residual_alpha", "token_channels", "stem_halvings", "attention_heads", "mlp_ratio", "audio_levels",
-    "stem_downsampling",
-)  # fmt: skip
+MAX_INPUT = 1 << 24  # values of one time step
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Shape of a network. Widths count channels or neurons; steps count time steps.
+class NeuronConfig:
+    """``[neuron]``: the surrogate derivative ``scale exp(-|v - 1| / width)`` of the neurons on the chip, v in thresholds."""
 
-    Attributes
-    ----------
-    head : str
-        "taaf" (TAAF-SNN, arXiv 2505.14535) or "scmrl" (S-CMRL, arXiv 2502.12488; both branches are then patch stems).
-    first_name : str
-        Name of the first modality, "event" or "visual"; the second is "audio".
-    first_branch, audio_branch : str
-        "conv" and "dense" (small, of the embedded model), "resnet18" (of the paper; `resnet_width` channels), or spiking
-        patch stems (`taaf.models.sps`): "sps" takes spikes, "sps_real" frames or spectrograms.
-    event_channels, block_channels, event_size : int
-        Channels of the conv branch's stem and residual block, side of its square input.
-    audio_inputs, audio_hidden : int
-        Channels and hidden neurons of the dense branch.
-    features : int
-        Feature neurons F per branch.
-    event_steps, audio_steps, aligned_steps : int
-        Time steps of the first and the second input, and after time alignment.
-    alignment : str
-        "learned" time alignment, or "fixed": an aligned step spikes if any input step it covers did (no parameters).
-    fusion : str
-        A name of `taaf.models.fusion.FUSIONS`.
-    attention : str
-        "taaf" (Eqs 5-7), or "uniform" (1/T, which recovers TET).
-    attention_on : str
-        Queries and keys from "logits" (default reading) or from the fused "features".
-    frame_size, audio_bins, audio_frames : int
-        Input of "resnet18" and "sps_real" branches: frames (3, frame_size, frame_size), spectrograms (1, audio_bins, audio_frames).
-    frame_scale, audio_scale : int
-        Levels per unit of their 8-bit input (`taaf.models.encoder`), a power of two: 32 covers -4..3.97 (normalised
-        frames), 8 covers -16..15.9 (logarithms of magnitudes).
-    token_channels, stem_halvings, audio_levels : int
-        Of patch stems: channels C of a token; how many of the four convolutions halve the map (the original: each, so that its
-        128x128 frames become 8x8 = 64 tokens); of "sps" the levels per audio band, so that the audio map is
-        (1, audio_inputs / audio_levels, audio_levels).
-    stem_downsampling : str
-        Of patch stems: halve by "stride" 2 of the convolution, or by "max_pool" (3x3, stride 2) of its spikes.
-    cross_modal : str
-        Of head "scmrl": "residual" (x + residual_alpha x_res), "attention" (x_res alone) or "none".
-    residual_alpha, attention_heads, mlp_ratio : float, int, int
-        Of head "scmrl" (`taaf.models.cross_modal`).
-    """
-
-    event_channels: int = 8
-    block_channels: int = 16
-    audio_inputs: int = 160
-    audio_hidden: int = 128
-    features: int = 128
-    event_steps: int = 8
-    audio_steps: int = 12
-    aligned_steps: int = 6
-    classes: int = 10
-    attention: str = "taaf"
-    attention_on: str = "logits"
-    fusion: str = "concat"
-    alignment: str = "learned"
-    first_name: str = "event"
-    first_branch: str = "conv"
-    audio_branch: str = "dense"
-    event_size: int = 34
-    resnet_width: int = 64
-    frame_size: int = 224
-    audio_bins: int = 257
-    audio_frames: int = 188
-    frame_scale: int = 32
-    audio_scale: int = 8
-    head: str = "taaf"
-    cross_modal: str = "residual"
-    residual_alpha: float = 1.5
-    token_channels: int = 64
-    stem_halvings: int = 3
-    attention_heads: int = 8
-    mlp_ratio: int = 4
-    audio_levels: int = 4
-    stem_downsampling: str = "stride"
     surrogate_width: float = 0.5
     surrogate_scale: float = 1.0
 
-    @property
-    def modalities(self) -> tuple[str, str]:
-        """Names of the two inputs, in order."""
-        return (self.first_name, "audio")
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network takes of one modality.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one time step; empty: as the data set gives it.
+    steps : int
+        Time steps of a window; 0: as the data set gives it.
+    scale : int
+        Levels per unit of a real-valued input, a power of two up to 64 (32 covers -4..3.97, 8 covers -16..15.9); 0: spikes.
+    """
+
+    shape: tuple[int, ...] = ()
+    steps: Annotated[int, Range(0, MAX_STEPS)] = 0
+    scale: Annotated[int, Range(0, MAX_SCALE, power_of_two=True)] = 0
+
+
+@dataclass(frozen=True)
+class BranchConfig:
+    """``[branches.NAME]``: input, network and the network's own settings."""
+
+    network: str
+    input: InputSpec
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def wiring(self) -> Wiring:
+        """The branch's wiring; raises `ConfigError` if its layers do not fit its input, or a function of one's own fails."""
+        wire = find_network(self.network)
+        try:
+            return Wiring(self.input.shape, lambda x: wire(x, **self.options), real=self.input.scale > 0)
+        except TaafError:
+            raise
+        except Exception as error:  # whatever the user's function does
+            raise ConfigError(f"network {self.network[:80]}: {type(error).__name__}: {error}") from error
 
     @property
-    def input_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of one time step of each input."""
-        frames, spectrogram = (3, self.frame_size, self.frame_size), (1, self.audio_bins, self.audio_frames)
-        first = frames if self.first_branch in REAL else (2, self.event_size, self.event_size)
-        bands = (1, self.audio_inputs // self.audio_levels, self.audio_levels)
-        second = {**dict.fromkeys(REAL, spectrogram), "sps": bands}.get(self.audio_branch, (self.audio_inputs,))
-        return dict(zip(self.modalities, (first, second), strict=True))
-
-    @property
-    def token_maps(self) -> dict[str, tuple[int, int]]:
-        """Height and width of the map of tokens of each patch stem: 3x3 kernels with padding 1, strided or pooling."""
-
-        def side(n: int) -> int:
-            return -(-n // (1 << self.stem_halvings))
-
-        return {m: (side(shape[-2]), side(shape[-1])) for m, shape in self.input_shapes.items() if len(shape) == 3}
-
-    def problem(self) -> str | None:
-        """Why these values do not make a network together, or None."""
-        stems = (self.first_branch in STEMS) + (self.audio_branch in STEMS)
-        if self.head == "taaf":
-            return f'head "taaf" with {stems} patch stems; set head = "scmrl", or other branches' if stems else None
-        c, alpha = self.token_channels, self.residual_alpha
-        wrong = {
-            'head "scmrl" takes two branches "sps" (spikes) or "sps_real"; set first_branch and audio_branch': stems != 2,
-            f'fusion (={self.fusion!r}): head "scmrl" allows {", ".join(SCMRL_FUSIONS)}': self.fusion not in SCMRL_FUSIONS,
-            'attention: head "scmrl" averages over time; set attention = "uniform"': self.attention != "uniform",
-            f"token_channels (={c}): must be a multiple of 8 and of attention_heads (={self.attention_heads})": c % 8
-            or c % self.attention_heads,
-            f"stem_halvings (={self.stem_halvings}): a stem has {STEM_STAGES} convolutions": self.stem_halvings > STEM_STAGES,
-            f"audio_inputs (={self.audio_inputs}): must be a multiple of audio_levels (={self.audio_levels})": self.audio_inputs
-            % self.audio_levels,
-            f"residual_alpha (={alpha}): must be a multiple of 1/{ALPHA_GRID} up to {ALPHA_GRID}": alpha * ALPHA_GRID % 1
-            or alpha > ALPHA_GRID,
-        }
-        return next((why for why, is_so in wrong.items() if is_so), None)
-
-    @property
-    def input_scales(self) -> dict[str, int]:
-        """Levels per unit of the inputs that are real numbers; none of inputs that are spikes."""
-        kinds = (self.first_branch, self.audio_branch)
-        scales = zip(self.modalities, kinds, (self.frame_scale, self.audio_scale), strict=True)
-        return {m: scale for m, kind, scale in scales if kind in REAL}
+    def scale(self) -> int | None:
+        """Levels per unit of a real-valued input; None for spikes."""
+        return self.input.scale or None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"network": self.network, **asdict(self.input), **self.options, "shape": list(self.input.shape)}
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """``[head]``: its type, the number of classes, and the head's own settings."""
+
+    type: str
+    classes: int
+    options: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": self.type, "classes": self.classes, **asdict(self.options)}
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The whole network. Equal configurations make equal networks.
+
+    Examples
+    --------
+    >>> config = NetworkConfig.from_dict({"branches": {"event": {"network": "dense", "shape": [20], "steps": 5}},
+    ...                                   "head": {"type": "taaf", "classes": 3}})
+    >>> config.modalities, config.inputs["event"].steps
+    (('event',), 5)
+    """
+
+    branches: Mapping[str, BranchConfig]
+    head: HeadConfig
+    neuron: NeuronConfig
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the branches, in order."""
+        return tuple(self.branches)
+
+    @property
+    def inputs(self) -> dict[str, InputSpec]:
+        """What each branch takes."""
+        return {m: b.input for m, b in self.branches.items()}
+
+    @property
+    def window_steps(self) -> int:
+        """Steps of a window: those of the longest branch."""
+        return max(b.input.steps for b in self.branches.values())
+
+    def build_head(self) -> Head:
+        """The head on the branches' feature spikes; raises `ConfigError` if they do not fit together."""
+        features = {m: Features(b.wiring().output.shape, b.input.steps) for m, b in self.branches.items()}
+        return find_head(self.head.type)(features, self.head.classes, self.head.options)
+
+    def completed(self, found: Mapping[str, InputSpec]) -> "NetworkConfig":
+        """With shapes and steps that were left out taken from what a data set gives."""
+        branches = {}
+        for m, b in self.branches.items():
+            given = found.get(m, InputSpec())
+            spec = replace(b.input, shape=b.input.shape or given.shape, steps=b.input.steps or given.steps)
+            branches[m] = replace(b, input=spec)
+        return replace(self, branches=branches)
+
+    def check(self) -> "NetworkConfig":
+        """This configuration, whose parts fit together; raises `ConfigError` otherwise."""
+        for m, b in self.branches.items():
+            if not b.input.shape or not b.input.steps:
+                raise ConfigError(
+                    f"branches.{m}: shape and steps of its input are needed; found {b.input.shape}, {b.input.steps}"
+                )
+        self.build_head()
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        branches = {m: b.to_dict() for m, b in self.branches.items()}
+        return {"branches": branches, "head": self.head.to_dict(), "neuron": asdict(self.neuron)}
 
     @staticmethod
-    def from_dict(values: dict[str, Any]) -> "ModelConfig":
-        """Inverse of `to_dict`; raises `CheckpointError` on unknown, missing or not allowed values."""
-        known = {f.name: f.default for f in fields(ModelConfig)}
-        values = {k: known[k] for k in _ADDED} | values
-        if set(values) != set(known):
-            raise CheckpointError(f"model config: unknown or missing keys {sorted(set(values) ^ set(known))}")
-        if wrong := [k for k, allowed in CHOICES.items() if values[k] not in allowed]:
-            raise CheckpointError(f"model config: {wrong[0]} (={values[wrong[0]]!r}): allowed {', '.join(CHOICES[wrong[0]])}")
-        for f in fields(ModelConfig):
-            if problem := size_problem(f.name, values[f.name], f.default):
-                raise CheckpointError(f"model config: {problem}")
-        config = ModelConfig(**values)
-        if problem := config.problem():
-            raise CheckpointError(f"model config: {problem}")
-        return config
+    def from_dict(values: Mapping[str, Any], where: str = "config") -> "NetworkConfig":
+        """From tables ``branches``, ``head`` and ``neuron``; those left out are the reference model's.
+
+        Raises
+        ------
+        ConfigError
+            Naming the key that is unknown or holds what is not allowed, and the nearest that is.
+        """
+        branches = values.get("branches", REFERENCE["branches"])
+        if not isinstance(branches, Mapping) or not branches:
+            raise ConfigError(f"{where}: [branches.NAME]: expected one table per modality, at least one")
+        found = {name: _branch(name, table, f"{where}: branches.{name}") for name, table in branches.items()}
+        head = _head(values.get("head", REFERENCE["head"]), f"{where}: head")
+        return NetworkConfig(found, head, read_dataclass(NeuronConfig, values.get("neuron", {}), f"{where}: neuron"))
 
 
-def size_problem(key: str, value: Any, like: Any) -> str | None:
-    """Why ``value`` cannot be this number of a `ModelConfig` (``like``: one that can), or None."""
-    if type(value) is not type(like):
-        return f"{key} (={str(value)[:40]!r}): expected {type(like).__name__}, found {type(value).__name__}"
-    highest = MAX_STEPS if key.endswith("_steps") else MAX_SIZE
-    if isinstance(value, int) and not 1 <= value <= highest:
-        return f"{key} (={str(value)[:40]}): allowed 1 to {highest}"
-    if key.endswith("_scale") and isinstance(value, int) and (value > MAX_SCALE or value & (value - 1)):
-        return f"{key} (={value}): allowed powers of two up to {MAX_SCALE}"
-    if isinstance(value, float) and not (math.isfinite(value) and value > 0):
-        return f"{key} (={value}): allowed finite numbers above 0"
-    return None
+def _branch(name: str, table: Any, where: str) -> BranchConfig:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: the name has to be up to 32 lower-case letters, digits and _, from a letter on")
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: found {type(table).__name__}, expected a table")
+    network = table.get("network")
+    if not isinstance(network, str):
+        raise ConfigError(f'{where}.network: missing; name a network, e.g. "conv" or "module:function"')
+    wire = find_network(network, f"{where}.network")
+    own = keywords(InputSpec)
+    if unknown := [k for k in table if k not in own and k != "network" and k not in keywords(wire)]:
+        raise ConfigError(f"{where}.{unknown[0]}: unknown key; {did_you_mean(unknown[0], ['network', *own, *keywords(wire)])}")
+    spec = read_dataclass(InputSpec, {k: v for k, v in table.items() if k in own}, where)
+    size = 1
+    for n in spec.shape:
+        size *= n
+    if len(spec.shape) not in (0, 1, 3) or size > MAX_INPUT:
+        raise ConfigError(f"{where}.shape (={list(spec.shape)}): allowed [C, H, W] or [F], up to {MAX_INPUT} values")
+    return BranchConfig(network, spec, read_settings(wire, {k: v for k, v in table.items() if k in keywords(wire)}, where))
+
+
+def _head(table: Any, where: str) -> HeadConfig:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: found {type(table).__name__}, expected a table")
+    kind, classes = table.get("type", "taaf"), table.get("classes", 10)
+    options = find_head(kind, f"{where}.type").options_type
+    if type(classes) is not int or problem_of(classes, 0):
+        raise ConfigError(f"{where}.classes (={str(classes)[:40]!r}): {problem_of(classes, 0) or 'expected a whole number'}")
+    told = {k: v for k, v in table.items() if k not in ("type", "classes")}
+    return HeadConfig(kind, classes, read_dataclass(options, told, where))
+
+
+def problem_of(value: Any, low: int) -> str | None:
+    """Why ``value`` is no count from ``low`` on, or None."""
+    return Range(low, 1 << 16).problem(value) if type(value) is int else "expected a whole number"
+
+
+REFERENCE: dict[str, Any] = {
+    "branches": {
+        "event": {"network": "conv", "shape": [2, 34, 34], "steps": 8},
+        "audio": {"network": "dense", "shape": [160], "steps": 12},
+    },
+    "head": {"type": "taaf", "classes": 10},
+}

@@ -4,7 +4,25 @@ Every message says where, what was found, what is allowed and what to do. The co
 the message as one line and leave with ``exit_code``; anything that is not a `TaafError` is a bug of ours.
 """
 
+import difflib
+from collections.abc import Iterable
+
 MAX_MESSAGE = 2000
+
+
+def did_you_mean(found: str, allowed: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest allowed one, or all of them.
+
+    >>> did_you_mean("siern", ["siren", "dog_bark"])
+    "did you mean 'siren'?"
+    >>> did_you_mean("x", ["siren", "dog_bark"])
+    'allowed siren, dog_bark'
+    """
+    names = list(allowed)
+    spelled = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(found.lower(), spelled, n=1, cutoff=0.7)
+    between = "; " if any("," in name for name in names) else ", "
+    return f"did you mean {spelled[near[0]]!r}?" if near else f"allowed {between.join(names)}"
 
 
 class TaafError(Exception):
@@ -35,6 +53,10 @@ class OutputError(TaafError):
 
 class BundleError(TaafError):
     """A deployment bundle is missing a file, was tampered with, or does not fit its manifest."""
+
+
+class FileBusyError(TaafError):
+    """A file is open in another process that may be writing it."""
 
 
 class GraphError(TaafError):

@@ -1,48 +1,29 @@
-"""Fusion of two feature streams into per-step logits, written once for torch and NumPy.
+"""Fusion of feature streams into per-step logits, written once for torch and NumPy.
 
-Every fusion takes the aligned feature spikes h_1, h_2 of shape (N, T, F) and a dictionary of arrays, and returns the
-logits of both modalities together and of each alone, (N, T, C) each. Only operations that torch tensors and NumPy arrays
+Every fusion takes the aligned feature spikes h_1, ..., h_M of shape (N, T, F_m) and a dictionary of arrays, and returns the
+logits of all modalities together and of each alone, (N, T, C) each. Only operations that torch tensors and NumPy arrays
 share are used; what differs between the two libraries is passed in as `Ops`. Training runs these functions on torch
 float32, the deployed host head on NumPy float64.
 
 Linear maps are stored as (out, in) like torch's: ``linear(h, W, b) = h W^T + b``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Arrays = Mapping[str, Any]
-Logits = tuple[Any, Any, Any]  # fused, first alone, second alone
+from taaf.models.heads.base import Arrays, Ops
+
+Sizes = Sequence[int]  # feature neurons F_m of every modality
 SPIKING_GRID = 64  # weights in front of a spiking fusion neuron are multiples of 1/64: exact sums in any order
 SPIKING_LIMIT = 4.0
 SCA_HEADS = 8
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 
 
-@dataclass(frozen=True)
-class Ops:
-    """What torch and NumPy spell differently.
-
-    Attributes
-    ----------
-    sigmoid, zeros_like : callable
-        Elementwise.
-    concatenate : callable
-        Of a list of arrays along the last axis.
-    softmax : callable
-        Over the last axis.
-    on_grid : callable
-        Round to multiples of 1/`SPIKING_GRID` within +-`SPIKING_LIMIT` (torch: straight-through derivative).
-    lif : callable
-        The host neuron over axis 1 of a current (N, T, F): ``v <- v / 2 + I``, a spike and a reset to 0 where v > 1.
-    """
-
-    sigmoid: Callable[[Any], Any]
-    zeros_like: Callable[[Any], Any]
-    concatenate: Callable[[list[Any]], Any]
-    softmax: Callable[[Any], Any]
-    on_grid: Callable[[Any], Any]
-    lif: Callable[[Any], Any]
+def ordinal(index: int) -> str:
+    """Name of the ``index``-th modality (from 0) in the names of arrays."""
+    return _ORDINALS[index] if index < len(_ORDINALS) else f"branch{index + 1}"
 
 
 @dataclass(frozen=True)
@@ -52,23 +33,43 @@ class Fusion:
     Attributes
     ----------
     shapes : callable
-        (features F, classes C) -> {array name: shape}; one-dimensional arrays are biases.
+        (feature neurons per modality, classes C) -> {array name: shape}; one-dimensional arrays are biases.
     outputs : callable
-        (ops, arrays, h_1, h_2) -> (fused, first alone, second alone).
+        (ops, arrays, [h_1, ..., h_M]) -> [fused, first alone, ..., last alone].
     source : str
         Where the definition comes from, and what of it is ours.
     uses : int
-        How often each weight matrix is applied per step.
+        How often each weight matrix is applied per step; 0: once per modality.
+    pairs_only : bool
+        Defined for two modalities.
+    equal_sizes : bool
+        All modalities must have as many features.
     """
 
-    shapes: Callable[[int, int], dict[str, tuple[int, ...]]]
-    outputs: Callable[[Ops, Arrays, Any, Any], Logits]
+    shapes: Callable[[Sizes, int], dict[str, tuple[int, ...]]]
+    outputs: Callable[[Ops, Arrays, list[Any]], list[Any]]
     source: str
     uses: int = 1
+    pairs_only: bool = False
+    equal_sizes: bool = True
 
-    def n_macs(self, features: int, classes: int) -> int:
+    def problem(self, sizes: Sizes) -> str | None:
+        """Why it cannot fuse modalities of these sizes, or None."""
+        if self.pairs_only and len(sizes) != 2:
+            return f"is defined for two branches, found {len(sizes)}; allowed for any number: {', '.join(any_number())}"
+        if self.equal_sizes and len(set(sizes)) > 1:
+            return f"needs branches of one size, found {', '.join(map(str, sizes))} features; allowed: concat, sum_separate"
+        return None
+
+    def n_macs(self, sizes: Sizes, classes: int) -> int:
         """Dense multiply-accumulates of one step: the sizes of the weight matrices, times `uses`."""
-        return self.uses * sum(shape[0] * shape[1] for shape in self.shapes(features, classes).values() if len(shape) == 2)
+        weights = (shape for shape in self.shapes(sizes, classes).values() if len(shape) == 2)
+        return (self.uses or len(sizes)) * sum(shape[0] * shape[1] for shape in weights)
+
+
+def any_number() -> list[str]:
+    """Fusions that are defined for any number of modalities."""
+    return [name for name, fusion in FUSIONS.items() if not fusion.pairs_only]
 
 
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
@@ -77,35 +78,50 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return y if bias is None else y + bias
 
 
-def by_silence(joint: Callable[[Ops, Arrays, Any, Any], Any]) -> Callable[[Ops, Arrays, Any, Any], Logits]:
-    """Outputs of a fusion that has no separate halves: a modality alone is the fusion with the other one silent."""
+def by_silence(joint: Callable[..., Any]) -> Callable[[Ops, Arrays, list[Any]], list[Any]]:
+    """Outputs of a fusion that has no separate parts: a modality alone is the fusion with the others silent."""
 
-    def outputs(ops: Ops, p: Arrays, first: Any, second: Any) -> Logits:
-        silent = ops.zeros_like(first), ops.zeros_like(second)
-        return joint(ops, p, first, second), joint(ops, p, first, silent[1]), joint(ops, p, silent[0], second)
+    def outputs(ops: Ops, p: Arrays, hs: list[Any]) -> list[Any]:
+        alone = [[h if i == k else ops.zeros_like(h) for i, h in enumerate(hs)] for k in range(len(hs))]
+        return [joint(ops, p, *given) for given in (hs, *alone)]
 
     return outputs
 
 
-def _concat(_ops: Ops, p: Arrays, first: Any, second: Any) -> Logits:
-    """O_f = W [h1, h2] + b,  O_1 = W1 h1 + b/2,  O_2 = W2 h2 + b/2 (arXiv 2505.14535, Eq. 4)."""
-    weight, half = p["classifier_weight"], first.shape[-1]
-    one, two = linear(first, weight[:, :half]), linear(second, weight[:, half:])
-    bias = p["classifier_bias"]
-    return one + two + bias, one + bias / 2, two + bias / 2
+def _total(terms: list[Any]) -> Any:
+    found = terms[0]
+    for term in terms[1:]:
+        found = found + term
+    return found
 
 
-def _sum_shared(_ops: Ops, p: Arrays, first: Any, second: Any) -> Logits:
-    """O_f = W (h1 + h2) + b,  O_m = W h_m + b/2."""
-    one, two, bias = linear(first, p["classifier_weight"]), linear(second, p["classifier_weight"]), p["classifier_bias"]
-    return one + two + bias, one + bias / 2, two + bias / 2
+def _concat(_ops: Ops, p: Arrays, hs: list[Any]) -> list[Any]:
+    """O_f = W [h_1, ..., h_M] + b,  O_m = W_m h_m + b / M (arXiv 2505.14535, Eq. 4, M = 2)."""
+    weight, bias, parts, at = p["classifier_weight"], p["classifier_bias"], [], 0
+    for h in hs:
+        parts.append(linear(h, weight[:, at : at + h.shape[-1]]))
+        at += h.shape[-1]
+    return [_total(parts) + bias, *(part + bias / len(hs) for part in parts)]
 
 
-def _sum_separate(_ops: Ops, p: Arrays, first: Any, second: Any) -> Logits:
-    """O_m = W_m h_m + b_m,  O_f = O_1 + O_2."""
-    one = linear(first, p["first_weight"], p["first_bias"])
-    two = linear(second, p["second_weight"], p["second_bias"])
-    return one + two, one, two
+def _sum_shared(_ops: Ops, p: Arrays, hs: list[Any]) -> list[Any]:
+    """O_f = W sum_m h_m + b,  O_m = W h_m + b / M."""
+    parts, bias = [linear(h, p["classifier_weight"]) for h in hs], p["classifier_bias"]
+    return [_total(parts) + bias, *(part + bias / len(hs) for part in parts)]
+
+
+def _sum_separate(_ops: Ops, p: Arrays, hs: list[Any]) -> list[Any]:
+    """O_m = W_m h_m + b_m,  O_f = sum_m O_m."""
+    parts = [linear(h, p[f"{ordinal(i)}_weight"], p[f"{ordinal(i)}_bias"]) for i, h in enumerate(hs)]
+    return [_total(parts), *parts]
+
+
+def _softmax_gated(ops: Ops, p: Arrays, *hs: Any) -> Any:
+    """g = softmax_m(w_m h_m + b_m);  O = W sum_m g_m h_m + b."""
+    scores = [linear(h, p[f"{ordinal(i)}_gate_weight"], p[f"{ordinal(i)}_gate_bias"])[..., 0] for i, h in enumerate(hs)]
+    gate = ops.softmax(ops.stack(scores))
+    mixed = _total([gate[..., i : i + 1] * h for i, h in enumerate(hs)])
+    return linear(mixed, p["classifier_weight"], p["classifier_bias"])
 
 
 def _film(_ops: Ops, p: Arrays, first: Any, second: Any) -> Any:
@@ -150,14 +166,14 @@ def _heads(x: Any) -> Any:
     return x.reshape(n, steps, count, features // count).swapaxes(1, 2)
 
 
-def _cmci(ops: Ops, p: Arrays, first: Any, second: Any) -> Any:
-    """z = LIF(W_1 h_1 + W_2 h_2);  O = W z + b."""
-    weights = (ops.on_grid(p[f"{name}_spiking_weight"]) for name in ("first", "second"))
-    current = sum(linear(h, weight) for h, weight in zip((first, second), weights, strict=True))
+def _cmci(ops: Ops, p: Arrays, *hs: Any) -> Any:
+    """z = LIF(sum_m W_m h_m);  O = W z + b."""
+    current = _total([linear(h, ops.on_grid(p[f"{ordinal(i)}_spiking_weight"])) for i, h in enumerate(hs)])
     return linear(ops.lif(current), p["classifier_weight"], p["classifier_bias"])
 
 
-def _gate_shapes(f: int, c: int) -> dict[str, tuple[int, ...]]:
+def _weight_attention_shapes(s: Sizes, c: int) -> dict[str, tuple[int, ...]]:
+    f = s[0]
     shapes: dict[str, tuple[int, ...]] = {}
     for name in ("first", "second"):
         shapes |= {f"{name}_squeeze_weight": (f, 2 * f), f"{name}_squeeze_bias": (f,)}
@@ -165,46 +181,73 @@ def _gate_shapes(f: int, c: int) -> dict[str, tuple[int, ...]]:
     return shapes | _classifier(2 * f, c)
 
 
+def _gated_shapes(s: Sizes, c: int) -> dict[str, tuple[int, ...]]:
+    f = s[0]
+    return {"gate_weight": (f, f), "gate_bias": (f,), "value_weight": (f, f), "value_bias": (f,), **_classifier(f, c)}
+
+
+def _of_each(s: Sizes, shapes: Callable[[int], dict[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """The arrays of every modality, named after its place."""
+    return {f"{ordinal(i)}_{name}": shape for i, f in enumerate(s) for name, shape in shapes(f).items()}
+
+
 def _classifier(n_in: int, classes: int) -> dict[str, tuple[int, ...]]:
     return {"classifier_weight": (classes, n_in), "classifier_bias": (classes,)}
 
 
 FUSIONS: dict[str, Fusion] = {
-    "concat": Fusion(lambda f, c: _classifier(2 * f, c), _concat, "arXiv 2505.14535, Eq. 4"),
+    "concat": Fusion(
+        lambda s, c: _classifier(sum(s), c), _concat, "arXiv 2505.14535, Eq. 4; for M modalities ours", equal_sizes=False
+    ),
     "sum": Fusion(
-        lambda f, c: _classifier(f, c), _sum_shared, "arXiv 2505.14535 names it; shared head with halved bias is our reading",
-        uses=2,
+        lambda s, c: _classifier(s[0], c),
+        _sum_shared,
+        "arXiv 2505.14535 names it; shared head with a part of the bias each is our reading",
+        uses=0,
     ),
     "sum_separate": Fusion(
-        lambda f, c: {"first_weight": (c, f), "first_bias": (c,), "second_weight": (c, f), "second_bias": (c,)},
-        _sum_separate, "SumFusion of OGM-GE (CVPR 2022): a head per modality",
+        lambda s, c: _of_each(s, lambda f: {"weight": (c, f), "bias": (c,)}),
+        _sum_separate,
+        "SumFusion of OGM-GE (CVPR 2022): a head per modality",
+        equal_sizes=False,
+    ),
+    "softmax_gated": Fusion(
+        lambda s, c: _of_each(s, lambda f: {"gate_weight": (1, f), "gate_bias": (1,)}) | _classifier(s[0], c),
+        by_silence(_softmax_gated),
+        "ours: a softmax over the modalities, per step, weighs their features",
     ),
     "film": Fusion(
-        lambda f, c: {"film_weight": (2 * f, f), "film_bias": (2 * f,), **_classifier(f, c)},
-        by_silence(_film), "FiLM of OGM-GE (CVPR 2022): audio modulates the other modality",
+        lambda s, c: {"film_weight": (2 * s[0], s[0]), "film_bias": (2 * s[0],), **_classifier(s[0], c)},
+        by_silence(_film),
+        "FiLM of OGM-GE (CVPR 2022): audio modulates the other modality",
+        pairs_only=True,
     ),
     "gated": Fusion(
-        lambda f, c: {
-            "gate_weight": (f, f), "gate_bias": (f,), "value_weight": (f, f), "value_bias": (f,), **_classifier(f, c)
-        },
-        by_silence(_gated), "GatedFusion of OGM-GE (CVPR 2022): audio gates the other modality",
+        _gated_shapes,
+        by_silence(_gated),
+        "GatedFusion of OGM-GE (CVPR 2022): audio gates the other modality",
+        pairs_only=True,
     ),
     "weight_attention": Fusion(
-        _gate_shapes, by_silence(_weight_attention),
+        _weight_attention_shapes,
+        by_silence(_weight_attention),
         "WeightAttention as in S-CMRL's comparison code; ours: no tokens to average, concatenation instead of the sum",
+        pairs_only=True,
     ),
     "sca": Fusion(
-        lambda f, c: {f"{n}_{k}_spiking_weight": (f, f) for n in ("first", "second") for k in "qkvo"} | _classifier(2 * f, c),
+        lambda s, c: _of_each(s, lambda f: {f"{k}_spiking_weight": (f, f) for k in "qkvo"}) | _classifier(sum(s), c),
         by_silence(_sca),
         "spiking cross attention (SMMT) as in S-CMRL's comparison code; ours: the time steps are the tokens, 8 heads, no batch "
         "norm, tau 0.5, weights on a 1/64 grid, concatenation",
+        pairs_only=True,
     ),
     "cmci": Fusion(
-        lambda f, c: {f"{n}_spiking_weight": (f, f) for n in ("first", "second")} | _classifier(f, c), by_silence(_cmci),
+        lambda s, c: _of_each(s, lambda f: {"spiking_weight": (s[0], f)}) | _classifier(s[0], c),
+        by_silence(_cmci),
         "cross-modality current integration (ICONIP 2023) as in S-CMRL's comparison code; ours: no spiking MLP behind it, the "
         "single-modality outputs by silencing, tau 0.5, weights on a 1/64 grid",
     ),
-}  # fmt: skip
+}
 
 
 def temporal_attention(ops: Ops, scores_from: Any, query: Any, key: Any) -> Any:

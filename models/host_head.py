@@ -1,33 +1,29 @@
-"""The host part in NumPy float64: time alignment, fusion, classifier and temporal attention.
+"""A head in NumPy float64, as it is deployed: without torch, so that it can live inside a Lava process."""
 
-It is what `taaf.models.head.host_forward` computes, without torch, so that it can live inside a Lava process. `AlignedHead` is
-what every head is to bundles and backends; `taaf.models.host_heads` finds the head that a bundle names.
-"""
-
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from taaf.models.errors import BundleError
-from taaf.models.fusion import FUSIONS, SPIKING_GRID, SPIKING_LIMIT, Ops, temporal_attention
+from taaf.models.fusion import SPIKING_GRID, SPIKING_LIMIT
+from taaf.models.heads import head_of
+from taaf.models.heads.base import FUSED, Head, Ops, StepOutputs
 
-MODALITIES = ("event", "audio")  # of bundles that do not name theirs
 _TAU, _THRESHOLD = 0.5, 1.0
 
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """Keys "fused" and the two modalities.
+    """Keys "fused" and the modalities; of head "none" there are none.
 
     Attributes
     ----------
     logits : dict
         Readout ``sum_t alpha(t) O(t)``, each (N, C) float64.
     alpha : dict
-        Temporal attention, each (N, T) float64, rows sum to 1.
+        Weights of the steps in it, each (N, T) float64.
     """
 
     logits: dict[str, np.ndarray]
@@ -46,7 +42,7 @@ def leading_probability(logits: np.ndarray) -> np.ndarray:
 
 
 def host_lif(current: np.ndarray) -> np.ndarray:
-    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, F)."""
+    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, ...)."""
     out = np.zeros_like(current)
     voltage = np.zeros_like(current[:, 0])
     for step in range(current.shape[1]):
@@ -61,173 +57,114 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return np.where(x >= 0, 1, e) / (1 + e)
 
 
+def _over_steps(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    padded, n = np.pad(x, ((0, 0), (1, 1), (0, 0))), x.shape[1]
+    current: np.ndarray = sum(np.einsum("oi,nfi->nof", weight[:, :, k], padded[:, k : k + n]) for k in range(3)) + bias[:, None]
+    return current
+
+
+def _whole_steps(x: np.ndarray, steps: int) -> np.ndarray:
+    return np.pad(x.swapaxes(1, 2), ((0, 0), (0, steps - x.shape[-1]), (0, 0)))
+
+
 NUMPY_OPS = Ops(
-    sigmoid=_sigmoid, zeros_like=np.zeros_like,
-    concatenate=lambda xs: np.concatenate(xs, axis=-1), softmax=softmax,
-    on_grid=lambda x: np.round(np.clip(x, -SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID, lif=host_lif,
-)  # fmt: skip
+    sigmoid=_sigmoid,
+    tanh=np.tanh,
+    zeros_like=np.zeros_like,
+    ones_like=np.ones_like,
+    concatenate=lambda xs: np.concatenate(xs, axis=-1),
+    stack=lambda xs: np.stack(xs, axis=-1),
+    softmax=softmax,
+    on_grid=lambda x: np.round(np.clip(x, -SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID,
+    lif=host_lif,
+    over_steps=_over_steps,
+    whole_steps=_whole_steps,
+)
 
 
-class AlignedHead(ABC):
-    """A head behind two time alignments.
+class HostHead:
+    """A head with its arrays. Callable on feature spikes.
 
-    Attributes
+    Parameters
     ----------
-    modalities : tuple of str
-        Names of the branches, in order; ``outputs`` are "fused" and these.
-    spec : dict
-        What the head must be told beside ``arrays`` (float64) to be built again.
+    arrays : mapping
+        What `taaf.models.heads.base.Head.arrays` names, and ``<name>_weight``, ``<name>_bias`` of its projections; all finite.
+    head : Head or mapping
+        The head, or what a bundle says of it (`taaf.models.heads.head_of`).
+
+    Raises
+    ------
+    BundleError
+        If an array is missing, of the wrong shape, or not finite, or the description is not understood.
+
+    Examples
+    --------
+    >>> head = HostHead({}, {"type": "rate", "classes": 2, "inputs": {"event": {"shape": [2], "steps": 4}}})
+    >>> head({"event": np.array([[[1, 0, 1, 1], [0, 1, 0, 0]]])}).logits["fused"]
+    array([[3., 1.]])
     """
 
-    spec: dict[str, Any]
+    def __init__(self, arrays: Mapping[str, np.ndarray], head: Head | Mapping[str, Any]) -> None:
+        self.head = head if isinstance(head, Head) else head_of(head)
+        raw = {n for n, a in self.head.arrays().items() if a.raw}
+        self.arrays = {k: np.asarray(v, np.uint8 if k in raw else np.float64) for k, v in arrays.items()}
+        self._check()
 
-    def __init__(self, arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> None:
-        first, second = spec.get("modalities", MODALITIES)
-        self.modalities = (first, second)
-        self.outputs = ("fused", first, second)
-        self.arrays = {k: np.asarray(v, np.float64) for k, v in arrays.items()}
-
-    def _check(self, wanted: Mapping[str, tuple[int | None, ...]]) -> None:
-        """Compare arrays with the shapes they must have (None: any length), those of the alignment included."""
-        steps = self.aligned_steps
-        shapes: dict[str, tuple[int | None, ...]] = {**wanted}
-        shapes |= {f"align_{m}_weight": (steps, None, 3) for m in self.modalities}
-        shapes |= {f"align_{m}_bias": (steps,) for m in self.modalities}
+    def _check(self) -> None:
+        shapes = {n: a.shape for n, a in self.head.arrays().items()}
+        for name, (n_out, n_in) in self.head.projections().items():
+            shapes |= {f"{name}_weight": (n_out, n_in), f"{name}_bias": (n_out,)}
         if missing := [n for n in shapes if n not in self.arrays]:
             raise BundleError(f"head: {', '.join(missing)} missing; export the bundle again")
         if bad := [n for n in shapes if not np.isfinite(self.arrays[n]).all()]:
             raise BundleError(f"head: {', '.join(bad)} holds values that are NaN or infinite; export the bundle again")
         for name, shape in shapes.items():
-            found = self.arrays[name].shape
-            if len(found) != len(shape) or any(w is not None and w != f for w, f in zip(shape, found, strict=True)):
-                raise BundleError(f"head: {name} has shape {found}, expected {shape}; export the bundle again")
+            if self.arrays[name].shape != shape:
+                raise BundleError(
+                    f"head: {name} has shape {self.arrays[name].shape}, expected {shape}; export the bundle again"
+                )
 
     @property
-    def aligned_steps(self) -> int:
-        """Time steps after alignment."""
-        return len(np.atleast_1d(self.arrays.get(f"align_{self.modalities[0]}_bias", np.zeros(0))))
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the branches, in order."""
+        return self.head.modalities
 
-    def input_steps(self, modality: str) -> int:
-        """Time steps before alignment."""
-        return int(self.arrays[f"align_{modality}_weight"].shape[1])
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it decides."""
+        return self.head.outputs
 
-    @abstractmethod
-    def n_features(self, modality: str) -> int:
-        """Feature neurons that this branch must have."""
+    @property
+    def decides(self) -> bool:
+        """Whether it decides anything."""
+        return bool(self.head.outputs)
 
-    def align(self, modality: str, features: np.ndarray) -> np.ndarray:
-        """Time alignment: (N, F, T_m) spikes -> (N, T_out, F) spikes; Conv1d with time as channels, then LIF."""
-        weight, bias = self.arrays[f"align_{modality}_weight"], self.arrays[f"align_{modality}_bias"]
-        x = np.pad(features.astype(np.float64), ((0, 0), (1, 1), (0, 0)))
-        n = features.shape[1]
-        current = sum(np.einsum("oi,nfi->nof", weight[:, :, k], x[:, k : k + n]) for k in range(3)) + bias[:, None]
-        return host_lif(current)
+    def steps(self, features: Mapping[str, np.ndarray], which: Sequence[str] | None = None) -> StepOutputs:
+        """Logits per step and their weights."""
+        wide = {m: features[m].astype(np.float64) for m in self.modalities}
+        return self.head.run(NUMPY_OPS, self.arrays, self._project, wide, which)
 
-    @abstractmethod
-    def __call__(self, features: dict[str, np.ndarray]) -> HeadOutput:
-        """Decide: feature spikes (N, F, T_m) per modality -> `HeadOutput`."""
+    def _project(self, name: str, x: np.ndarray) -> np.ndarray:
+        y: np.ndarray = x @ self.arrays[f"{name}_weight"].T + self.arrays[f"{name}_bias"]
+        return y
 
-    @abstractmethod
-    def fused(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """Only the fused readout, (N, C)."""
-
-    @abstractmethod
-    def mac_parts(self, steps_in: dict[str, int]) -> dict[str, int]:
-        """Multiply-accumulates of one fused decision on the host, by part (dense count)."""
-
-    def n_macs(self, steps_in: dict[str, int]) -> int:
-        """All of `mac_parts`."""
-        return sum(self.mac_parts(steps_in).values())
-
-    @abstractmethod
-    def stages(self) -> list[tuple[str, str]]:
-        """What happens behind the alignment, for reports: title, what it does."""
-
-
-class HostHead(AlignedHead):
-    """Head of TAAF-SNN. Callable on feature spikes.
-
-    Parameters
-    ----------
-    arrays : dict
-        ``align_<m>_weight`` (T_out, T_m, 3), ``align_<m>_bias`` (T_out,), ``query`` and ``key``, and the arrays of the
-        fusion (`taaf.models.fusion`); all finite.
-    spec : dict
-        ``fusion`` (name), ``attention`` ("taaf": Eqs 5-7, or "uniform": 1/T), ``attention_on`` ("logits" or "features"),
-        ``features`` (F) and ``classes`` (C); optionally ``modalities``, the names of the two branches in order.
-
-    Raises
-    ------
-    BundleError
-        If an array is missing, of the wrong shape, or not finite, or the specification is not understood.
-    """
-
-    def __init__(self, arrays: dict[str, np.ndarray], spec: dict[str, Any]) -> None:
-        allowed: dict[str, tuple[str, ...]] = {
-            "fusion": tuple(FUSIONS), "attention": ("taaf", "uniform"), "attention_on": ("logits", "features")
-        }  # fmt: skip
-        for key, values in allowed.items():
-            if spec.get(key) not in values:
-                raise BundleError(f"head: {key} {spec.get(key)!r} unknown; allowed {', '.join(values)}")
-        for key in ("features", "classes"):
-            if type(spec.get(key)) is not int or spec[key] < 1:
-                raise BundleError(f"head: {key} (={spec.get(key)!r}) must be a whole number >= 1")
-        super().__init__(arrays, spec)
-        self.spec = {key: spec[key] for key in (*allowed, "features", "classes")} | {"modalities": list(self.modalities)}
-        self.fusion = FUSIONS[spec["fusion"]]
-        attended = spec["classes"] if spec["attention_on"] == "logits" else 2 * spec["features"]
-        wanted = {"query": (attended, spec["classes"]), "key": (attended, spec["classes"])}
-        self._check({**self.fusion.shapes(spec["features"], spec["classes"]), **wanted})
-
-    def n_features(self, modality: str) -> int:
-        return int(self.spec["features"])
-
-    def alpha(self, scores_from: np.ndarray) -> np.ndarray:
-        """Temporal attention (Eqs 5-7): (N, T, D) -> (N, T)."""
-        if self.spec["attention"] == "uniform":
-            return np.full(scores_from.shape[:2], 1 / scores_from.shape[1])
-        alpha: np.ndarray = temporal_attention(NUMPY_OPS, scores_from, self.arrays["query"], self.arrays["key"])
-        return alpha
-
-    def __call__(self, features: dict[str, np.ndarray]) -> HeadOutput:
-        """Decide: feature spikes (N, F, T_m) per modality -> `HeadOutput`."""
-        first, second = (self.align(m, features[m]) for m in self.modalities)
-        logits = dict(zip(self.outputs, self.fusion.outputs(NUMPY_OPS, self.arrays, first, second), strict=True))
-        attended = logits
-        if self.spec["attention_on"] == "features":
-            silent = np.zeros_like(first)
-            pairs = ((first, second), (first, silent), (silent, second))
-            attended = {u: np.concatenate(pair, axis=-1) for u, pair in zip(self.outputs, pairs, strict=True)}
-        alpha = {u: self.alpha(x) for u, x in attended.items()}
-        return HeadOutput({u: (alpha[u][..., None] * o).sum(axis=1) for u, o in logits.items()}, alpha)
-
-    def fused(self, features: dict[str, np.ndarray]) -> np.ndarray:
-        """Only the fused readout, (N, C)."""
-        first, second = (self.align(m, features[m]) for m in self.modalities)
-        logits = self.fusion.outputs(NUMPY_OPS, self.arrays, first, second)[0]
-        attended = logits if self.spec["attention_on"] == "logits" else np.concatenate([first, second], axis=-1)
-        readout: np.ndarray = (self.alpha(attended)[..., None] * logits).sum(axis=1)
-        return readout
-
-    def mac_parts(self, steps_in: dict[str, int]) -> dict[str, int]:
-        """Multiply-accumulates of one fused decision on the host (dense count: alignment, fusion, attention).
-
-        Fusions that use a weight matrix once per step are counted by the sizes of their matrices; products of
-        activations (gates, the q k^T v of cross attention) are not included.
-        """
-        features, classes, steps = self.spec["features"], self.spec["classes"], self.aligned_steps
-        attend = steps * classes  # the readout
-        if self.spec["attention"] == "taaf":
-            attend += 2 * steps * self.arrays["query"].size + steps**2 * classes
-        return {
-            "alignment": sum(3 * steps * steps_in[m] * features for m in self.modalities),
-            "fusion": steps * self.fusion.n_macs(features, classes), "attention and readout": attend,
-        }  # fmt: skip
-
-    def stages(self) -> list[tuple[str, str]]:
-        s = self.spec
-        seen = {"taaf": "softmax over time steps", "uniform": "uniform, 1/T"}[s["attention"]]
-        return [
-            (f"fusion: {s['fusion']}", f"logits, {s['classes']} classes × {self.aligned_steps} steps"),
-            ("temporal attention", f"{seen}, on {s['attention_on']}"),
+    def __call__(self, features: Mapping[str, np.ndarray], which: Sequence[str] | None = None) -> HeadOutput:
+        """Decide: feature spikes (N, F, T_m) per modality -> `HeadOutput`; ``which``: only these outputs."""
+        n = len(next(iter(features.values())))
+        size = getattr(self.head, "block_windows", max(1, n))
+        parts = [
+            self.steps({m: f[start : start + size] for m, f in features.items()}, which) for start in range(0, max(1, n), size)
         ]
+        outputs = list(parts[0].logits)
+        return HeadOutput(
+            {u: np.concatenate([p.decision(u) for p in parts]) for u in outputs},
+            {u: np.concatenate([p.alpha[u] for p in parts]) for u in outputs},
+        )
+
+    def fused(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Only the fused readout, (N, C)."""
+        return self(features, (FUSED,)).logits[FUSED]
+
+    def n_macs(self) -> int:
+        """Multiply-accumulates of one fused decision (dense count)."""
+        return sum(self.head.mac_parts().values())

@@ -10,7 +10,9 @@ LAST = (3, 10)
 
 
 def lava_remedy() -> str:
-    """What to do where Lava cannot be imported: another Python, or installing what belongs to this one."""
+    """What to do where Lava cannot be imported: another Python, installing what belongs to this one, or docstrings."""
+    if sys.flags.optimize >= 2:
+        return "lava-dl works on docstrings at import, and Python runs without them; unset PYTHONOPTIMIZE (it is 2), or leave out -OO"
     if sys.version_info[:2] > LAST:
         here = ".".join(map(str, sys.version_info[:2]))
         return f"Lava needs Python 3.10, this is Python {here}; use `uv run --python 3.10`"

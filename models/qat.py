@@ -19,9 +19,9 @@ from torch.nn import functional
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # even integers: 8-bit mantissa, exponent 1 (LAVA.md)
 BIAS_LIMIT = 4095  # 13-bit signed mantissa, symmetric
-_EPS = 1e-5
+EPS = 1e-5
 _MOMENTUM = 0.1
-_GAIN_MIN = 0.05
+GAIN_MIN = 0.05
 
 
 def round_ste(x: torch.Tensor) -> torch.Tensor:
@@ -70,8 +70,8 @@ class QatSynapse(nn.Module):
 
         In float64 first: torch's float32 root is not correctly rounded everywhere (MKL), and the compiler's must be the same.
         """
-        sigma = torch.sqrt(self.running_var.double() + _EPS)
-        return (self.gain.clamp_min(_GAIN_MIN).double() / sigma).to(self.gain.dtype)
+        sigma = torch.sqrt(self.running_var.double() + EPS)
+        return (self.gain.clamp_min(GAIN_MIN).double() / sigma).to(self.gain.dtype)
 
     def integer_weight(self) -> torch.Tensor:
         """Folded weight as even integers in [-256, 254] (float tensor, differentiable)."""
@@ -93,7 +93,7 @@ class QatSynapse(nn.Module):
             scale = self.fold_scale()
             self.running_mean += _MOMENTUM * (mean / scale - self.running_mean)
             self.running_var += _MOMENTUM * (var / scale**2 - self.running_var)
-        gain = self.gain.clamp_min(_GAIN_MIN) / torch.sqrt(var + _EPS)
+        gain = self.gain.clamp_min(GAIN_MIN) / torch.sqrt(var + EPS)
         return (y - mean.reshape(shape)) * gain.reshape(shape) + self.offset.reshape(shape)
 
 
@@ -121,6 +121,22 @@ class QatDense(QatSynapse):
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return functional.linear(x, weight)
+
+
+class QatRecurrent(QatDense):
+    """`QatDense`, and synapses from the fed population's own spikes of the step before: weight_rec (F', F').
+
+    Batch norm acts on what arrives from outside; ``W_rec_q = 2 round(W_rec V / 2) / V`` has no scale but its own.
+    """
+
+    def __init__(self, n_in: int, n_out: int, v_th_mant: int, gain: float = 1.0) -> None:
+        super().__init__(n_in, n_out, v_th_mant, gain)
+        recurrent = torch.empty(n_out, n_out)
+        self.weight_rec = nn.Parameter(recurrent if recurrent.is_meta else nn.init.normal_(recurrent, 0, 0.5 * n_out**-0.5))
+
+    def integer_recurrent_weight(self) -> torch.Tensor:
+        """Recurrent weight as even integers in [-256, 254] (float tensor, differentiable)."""
+        return 2 * round_ste((self.weight_rec * self.v_th_mant / 2).clamp(WEIGHT_MIN / 2, WEIGHT_MAX / 2))
 
 
 def over_time(synapse: Callable[[torch.Tensor], torch.Tensor], spikes: torch.Tensor) -> torch.Tensor:

@@ -11,12 +11,14 @@ import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
+from typing import Any
 
 import torch
 from torch import nn
 
 from taaf.models.errors import BackendUnavailableError
 from taaf.models.lava_python import lava_remedy
+from taaf.models.shell.pictures import allow_matplotlib
 
 W_SCALE = 64  # SLAYER's weight scale: one weight unit on the chip is 1/64 in SLAYER
 
@@ -28,7 +30,7 @@ class LifParameters:
     Attributes
     ----------
     i_decay : int
-        Current decay, 0..4096; 4096 means no current memory (the paper's Eq. 1).
+        Current decay, 1..4096; 4096 means no current memory (the paper's Eq. 1).
     v_decay : int
         Voltage decay, 0..4096; ``tau = 1 - v_decay / 4096``, so tau 0.5 is 2048.
     v_th_mant : int
@@ -42,6 +44,7 @@ class LifParameters:
 
 def require_lava_dl() -> None:
     """Raise `BackendUnavailableError` with the remedy if lava-dl cannot be imported."""
+    allow_matplotlib()
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it chats at import
             warnings.simplefilter("ignore")
@@ -104,6 +107,30 @@ class SlayerLif(nn.Module):
             scale_grad=surrogate_scale * 2 * surrogate_width / cuba.SCALE_RHO_MULT,
         )
         return neuron
+
+    def recurrent(self, current: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Spikes with feedback: ``I(t) = current(t) + weight s(t - 1)``, by SLAYER's own recurrence, step by step.
+
+        Parameters
+        ----------
+        current : torch.Tensor
+            (N, F, T), threshold units.
+        weight : torch.Tensor
+            (F, F), threshold units.
+        """
+        require_lava_dl()
+        from lava.lib.dl.slayer.utils.recurrent import CustomRecurrent
+
+        neuron: Any = self.neuron
+        neuron.shape, neuron.persistent_state = None, True
+        state = torch.zeros(current.shape[:-1], device=current.device)
+        neuron.current_state, neuron.voltage_state = state, state.clone()
+        try:
+            spikes: torch.Tensor = CustomRecurrent.apply(current * self.unit, neuron, weight * self.unit)
+        finally:
+            neuron.persistent_state = False
+            neuron.current_state, neuron.voltage_state = torch.zeros(1), torch.zeros(1)
+        return spikes
 
     def forward(self, current: torch.Tensor) -> torch.Tensor:
         self.neuron.shape = None  # type: ignore[assignment]  # SLAYER pins the first shape it sees; one module may serve several batch shapes

@@ -1,4 +1,4 @@
-"""Weights that make a network of spiking ResNet18 branches behave like a trained one, without training it.
+"""Weights that make a network behave like a trained one, without training it.
 
 Weights stay random. Layer by layer, from the input on, the batch norms get the statistics of their own currents, and the
 offset of each neuron population is found by bisection so that the population fires at the wanted rate, with exactly the
@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from taaf.models.errors import ConfigError, TrainingFailedError
-from taaf.models.qat import BIAS_LIMIT, QatSynapse, batch_moments, over_time
-from taaf.models.resnet import SpikingResNet18
-from taaf.models.taaf import TaafSnn
+from taaf.models.network import MultimodalSnn, SpikingNet
+from taaf.models.qat import BIAS_LIMIT, QatSynapse, batch_moments
+from taaf.models.wiring import Convolution, FullyConnected, Neurons, Operation, Recurrence
 from taaf.training.config import TrainConfig
-from taaf.training.data import PairDataset
+from taaf.training.data import MultimodalDataset
 
 TARGET_RATE = 0.12
 ALLOWED_RATES = (0.05, 0.20)
@@ -47,56 +46,51 @@ class PopulationRate:
         return f"{self.layer} is {kind}: fires at {100 * self.rate:.2g} % (allowed {100 * low:g}-{100 * high:g} %)"
 
 
-def calibrated(config: TrainConfig, train_set: PairDataset, test_set: PairDataset) -> tuple[TaafSnn, list[PopulationRate]]:
+def calibrated(
+    config: TrainConfig, train_set: MultimodalDataset, test_set: MultimodalDataset
+) -> tuple[MultimodalSnn, list[PopulationRate]]:
     """A random network calibrated on the first training samples, and its rates on the first test samples."""
     torch.manual_seed(config.optimiser.seed)
-    model = TaafSnn(config.model)
-    first, second, _ = train_set.batch(range(min(N_SAMPLES, len(train_set))))
-    calibrate(model, first, second)
-    first, second, _ = test_set.batch(range(min(N_SAMPLES, len(test_set))))
-    return model, list(population_rates(model, first, second))
+    model = MultimodalSnn(config.network.completed(train_set.specs()).check())
+    calibrate(model, train_set.batch(range(min(N_SAMPLES, len(train_set))))[0])
+    return model, list(population_rates(model, test_set.batch(range(min(N_SAMPLES, len(test_set))))[0]))
 
 
 @torch.no_grad()
-def calibrate(model: TaafSnn, *inputs: torch.Tensor) -> None:
-    """Set all batch norms of both branches from real-valued inputs (N, C, H, W, T), in place.
+def calibrate(model: MultimodalSnn, inputs: dict[str, torch.Tensor]) -> None:
+    """Set all batch norms of all branches from inputs (N, *shape, T), in place.
 
     Raises
     ------
     ConfigError
-        If a branch is not a spiking ResNet18.
+        If a branch has recurrent synapses, whose current depends on what is calibrated.
     """
     model.eval()
-    for (name, branch), x in zip(model.branches.items(), inputs, strict=True):
-        if not isinstance(branch, SpikingResNet18):
-            raise ConfigError(f"calibration: branch {name!r} is not 'resnet18'; set model.first_branch and audio_branch")
-        _calibrate_branch(branch, x)
+    for name, net in model.branches.items():
+        assert isinstance(net, SpikingNet)
+        if any(isinstance(o, Recurrence) for o in net.wiring.operations.values()):
+            raise ConfigError(f"calibration: branch {name!r} is recurrent; train it instead")
+        x = net.shaped(inputs[name])
+        values = {"input": x if net.scale is None else net.levels(x)}
+        for operation in list(net.wiring.operations.values())[1:]:
+            if isinstance(operation, Convolution | FullyConnected):
+                given = values[operation.sources[0]]
+                over_map = isinstance(operation, FullyConnected) and operation.over_map
+                _statistics(_synapses(net, operation), given.sum((2, 3)) if over_map else given)
+            elif isinstance(operation, Neurons):
+                _find_offset(net, operation, values)
+            values[operation.name] = net.value(operation, values)
 
 
-def _calibrate_branch(net: SpikingResNet18, x: torch.Tensor) -> None:
-    spikes = _population(net.stem, net.stem_lif, net.levels(x))
-    spikes = _population(net.pool, net.pool_lif, spikes)
-    for block in net.blocks:
-        inner = _population(block.conv1, block.lif1, spikes)
-        if block.shortcut is not None:
-            _statistics(block.shortcut, spikes)
-        spikes = _population(block.conv2, block.lif2, inner, block.around(spikes))
-    _population(net.readout, net.readout_lif, spikes.sum((2, 3)))
+def _synapses(net: SpikingNet, operation: Operation) -> QatSynapse:
+    part = net.get_submodule(operation.name)
+    assert isinstance(part, QatSynapse)
+    return part
 
 
-def _statistics(synapse: QatSynapse, x: torch.Tensor) -> None:
-    """The batch norm's running statistics := those of this input."""
-    flat = x.movedim(-1, 1).flatten(0, 1)
-    mean, var = batch_moments(synapse.linear(flat, synapse.weight))
-    synapse.running_mean.copy_(mean)
-    synapse.running_var.copy_(var)
-
-
-def _population(synapse: QatSynapse, lif: nn.Module, x: torch.Tensor, around: torch.Tensor | float = 0.0) -> torch.Tensor:
-    """Calibrate one population; returns its spikes."""
-    _statistics(synapse, x)
-    synapse.offset.zero_()
-    current = over_time(synapse, x) + around
+def _find_offset(net: SpikingNet, neurons: Neurons, values: dict[str, torch.Tensor]) -> None:
+    """The offset of the first synapses that feed a population, for the wanted rate; their currents in ``values`` follow."""
+    current, lif = values[neurons.sources[0]], net.get_submodule(neurons.name)
     low, high = _OFFSETS
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -104,20 +98,34 @@ def _population(synapse: QatSynapse, lif: nn.Module, x: torch.Tensor, around: to
             low = middle
         else:
             high = middle
-    limit = BIAS_LIMIT / synapse.v_th_mant
-    synapse.offset.copy_((synapse.offset + (low + high) / 2).clamp(-limit, limit))
-    spikes: torch.Tensor = lif(over_time(synapse, x) + around)
-    return spikes
+    path = net.wiring.currents(neurons)
+    first = _synapses(net, next(o for o in path if isinstance(o, Convolution | FullyConnected)))
+    limit = BIAS_LIMIT / first.v_th_mant
+    first.offset.copy_((first.offset + (low + high) / 2).clamp(-limit, limit))
+    for operation in path:
+        values[operation.name] = net.value(operation, values)
+
+
+def _statistics(synapse: QatSynapse, x: torch.Tensor) -> None:
+    """The batch norm's running statistics := those of this input, without offset."""
+    flat = x.movedim(-1, 1).flatten(0, 1)
+    mean, var = batch_moments(synapse.linear(flat, synapse.weight))
+    synapse.running_mean.copy_(mean)
+    synapse.running_var.copy_(var)
+    synapse.offset.zero_()
 
 
 @torch.no_grad()
-def population_rates(model: TaafSnn, *inputs: torch.Tensor) -> Iterator[PopulationRate]:
-    """Rates of every population of both branches, encoder included, on given inputs; N samples at a time."""
+def population_rates(model: MultimodalSnn, inputs: dict[str, torch.Tensor]) -> Iterator[PopulationRate]:
+    """Rates of every population of all branches, encoder included, on given inputs."""
     model.eval()
-    for (name, branch), x in zip(model.branches.items(), inputs, strict=True):
-        assert isinstance(branch, SpikingResNet18)
-        stem = branch.encode(x)
-        for layer, spikes in {"stem_lif": stem, **branch.trace(stem)}.items():
+    for name, net in model.branches.items():
+        assert isinstance(net, SpikingNet)
+        entered = net.encode(inputs[name])
+        found = net.trace(entered)
+        encoder = {} if net.scale is None else {net.wiring.boundary: entered}
+        populations = {o.name: found[o.name] for o in net.wiring.on_chip if isinstance(o, Neurons)}
+        for layer, spikes in {**encoder, **populations}.items():
             per_channel = spikes.mean([d for d in range(spikes.dim()) if d != 1])
             yield PopulationRate(f"{name}.{layer}", float(per_channel.mean()), float((per_channel == 0).float().mean()))
 

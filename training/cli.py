@@ -1,4 +1,4 @@
-"""taaf-train: train a two-modality spiking network with SLAYER, quantisation-aware."""
+"""taaf-train: train a spiking network of one or more modalities with SLAYER, quantisation-aware."""
 
 import argparse
 import json
@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=positive, help="override [optimiser] epochs")
     parser.add_argument("--seed", type=not_negative, help="override [optimiser] seed")
     parser.add_argument("--root", metavar="FOLDER", help="override [data] root: where the data set lies on disk")
+    parser.add_argument("--cache", metavar="FOLDER", help="override [data] cache: where its preprocessed samples are kept")
     parser.add_argument("--limit", type=positive, metavar="N", help="use only the first N training pairs")
     parser.add_argument(
         "--device", default="cpu", metavar="D", help="cpu (default), cuda, cuda:N, or a list dealt out to torchrun's processes"
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard logs into --out/tensorboard")
     parser.add_argument(
         "--calibrate-only", action="store_true",
-        help="do not train: set thresholds and scales of random ResNet18 branches from data statistics so that every layer "
+        help="do not train: set thresholds and scales of random branches from data statistics so that every layer "
         "fires at 5-20 %%, and write model.pt",
     )  # fmt: skip
     parser.add_argument(
@@ -78,7 +79,7 @@ def _work(args: argparse.Namespace) -> int:
     if args.plot is not None and not args.compare:
         raise ConfigError(f"--plot {args.plot}: needs --compare")
     if args.head and (args.config or args.ablation or args.compare):
-        raise ConfigError(f"--head {args.head}: takes a shipped configuration; leave it out and set model.head in --config")
+        raise ConfigError(f"--head {args.head}: takes a shipped configuration; leave it out and set [head] type in --config")
     study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
@@ -105,7 +106,7 @@ def _trainings(args: argparse.Namespace) -> int:
     if args.init is not None and (args.resume or args.calibrate_only):
         raise ConfigError(f"--init {args.init}: starts a training; leave out --resume and --calibrate-only")
     overrides = {
-        "optimiser": {"epochs": args.epochs, "seed": args.seed}, "data": {"root": args.root, "train_pairs": args.limit}
+        "optimiser": {"epochs": args.epochs, "seed": args.seed}, "data": {"root": args.root, "cache": args.cache, "train_pairs": args.limit}
     }  # fmt: skip
     out = args.out or Path("runs") / ("both" if both else SHIPPED[args.head or "taaf"])
     places = {head: out / head for head in SHIPPED} if both else {args.head: out}
@@ -127,7 +128,7 @@ def _trainings(args: argparse.Namespace) -> int:
         print(json.dumps({"schema_version": 1, **({"systems": found} if both else found[args.head])}))
         return 0
     for head, told in found.items():
-        print(summary(told, configs[head].model.modalities))
+        print(summary(told, configs[head].network.modalities))
     return 0
 
 
@@ -149,8 +150,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     from taaf.training.trainer import Trainer, evaluate
 
     quiet = args.quiet or args.json
-    train_set = open_split(config.data, config.model, "train", quiet)
-    test_set = open_split(config.data, config.model, "test", quiet)
+    train_set, test_set = (open_split(config.data, config.network.inputs, split, quiet) for split in ("train", "test"))
     trainer = Trainer(config, train_set, test_set, ranks, quiet)
     if args.init is not None:
         trainer.start_from(args.init)
@@ -164,7 +164,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     def on_epoch(m: dict[str, Any]) -> None:
         log.write(m)
         if not args.quiet:
-            print(describe(m, config.optimiser.epochs, config.model.modalities), file=sys.stderr, flush=True)
+            print(describe(m, config.optimiser.epochs, config.network.modalities), file=sys.stderr, flush=True)
 
     try:
         metrics = trainer.run(out, resume=args.resume and (out / "last.pt").exists(), on_epoch=on_epoch)
@@ -178,16 +178,17 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     if ranks.is_main:
         plot_runs([out], out / "curves.png")
         if config.data.set == "ead-mini":
-            model, _ = load_model(out / "model.pt")
-            human = evaluate(model, open_split(config.data, config.model, "human"))
+            model, _ = load_model(out / "model.pt", own_code=True)  # just written
+            human = evaluate(model, open_split(config.data, config.network.inputs, "human"))
     return {"model": str(out / "model.pt"), "metrics": metrics, "human": human}
 
 
-def summary(found: dict[str, Any], modalities: tuple[str, str]) -> str:
+def summary(found: dict[str, Any], modalities: tuple[str, ...]) -> str:
     """One line about a finished training."""
     accuracy = ", ".join(f"{u} {found['metrics'][f'test_{u}']:.1f} %" for u in ("fused", *modalities))
     human = found["human"]
-    speech = f"; recorded human speech: fused {human['fused']:.1f} %, audio {human['audio']:.1f} %" if human else ""
+    heard = ", ".join(f"{u} {human[u]:.1f} %" for u in ("fused", *modalities) if u != "event") if human else ""
+    speech = f"; recorded human speech: {heard}" if human else ""
     return f"{found['model']}: test accuracy {accuracy}{speech}"
 
 
@@ -199,7 +200,7 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
     from taaf.training.calibrate import N_SAMPLES, calibrated, require_alive
     from taaf.training.sources import open_split
 
-    parts = [open_split(config.data, config.model, split, args.quiet or args.json) for split in ("train", "test")]
+    parts = [open_split(config.data, config.network.inputs, split, args.quiet or args.json) for split in ("train", "test")]
     model, rates = calibrated(config, *parts)
     if not (args.quiet or args.json):
         for rate in rates:
@@ -208,7 +209,7 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
     make_folder(out)
     target = out / "model.pt"
     found = [asdict(r) for r in rates]
-    save_checkpoint(target, model, config.to_dict(), metrics={"calibration": found})
+    save_checkpoint(target, model, config.to_dict() | model.config.to_dict(), metrics={"calibration": found})
     if args.json:
         print(json.dumps({"schema_version": 1, "model": str(target), "calibration": found}))
         return 0
@@ -219,7 +220,7 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
     return 0
 
 
-def describe(m: dict[str, Any], epochs: int, modalities: tuple[str, str]) -> str:
+def describe(m: dict[str, Any], epochs: int, modalities: tuple[str, ...]) -> str:
     """One line about an epoch."""
     accuracy = "  ".join(f"{u} {m[f'test_{u}']:.1f} %" for u in ("fused", *modalities))
     k = " ".join(f"{u} {m[f'k_{u}']:.2f}" for u in modalities if f"k_{u}" in m)

@@ -1,28 +1,32 @@
-"""What every data set looks like to the trainer: pairs of time-last float arrays and a label."""
+"""What every data set looks like to the trainer: time-last float arrays of one or more modalities, and a label."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-Sample = tuple[torch.Tensor, torch.Tensor, int]
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+from taaf.models.config import InputSpec
+from taaf.models.errors import ConfigError, did_you_mean
+
+Sample = tuple[Any, ...]  # one tensor per modality, then the label
+Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
 
 
-class PairDataset(Dataset[Sample]):
-    """A data set of two-modality samples.
+class MultimodalDataset(Dataset[Sample]):
+    """A data set of samples with one or more modalities.
 
     Attributes
     ----------
     modalities : tuple of str
-        Names of the first and the second input, e.g. ("event", "audio") or ("visual", "audio").
+        Names of the inputs, in order, e.g. ("event", "audio").
     label_names : tuple of str
         Class names; labels are indices into it.
     """
 
-    modalities: tuple[str, str]
+    modalities: tuple[str, ...]
     label_names: tuple[str, ...]
 
     @abstractmethod
@@ -30,45 +34,116 @@ class PairDataset(Dataset[Sample]):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """Sample ``index``: first (…, T_1) float32, second (…, T_2) float32, label."""
+        """Sample ``index``: per modality (…, T_m) float32, then the label."""
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Samples stacked: first (N, …, T_1), second (N, …, T_2), labels (N,) int64."""
-        first, second, labels = zip(*(self[i] for i in indices), strict=True)
-        return torch.stack(first), torch.stack(second), torch.tensor(labels)
+        """Samples stacked: per modality (N, …, T_m), and labels (N,) int64."""
+        *inputs, labels = zip(*(self[i] for i in indices), strict=True)
+        return {m: torch.stack(x) for m, x in zip(self.modalities, inputs, strict=True)}, torch.tensor(labels)
+
+    def specs(self) -> dict[str, InputSpec]:
+        """Shape and steps of every modality, as the first sample has them."""
+        inputs, _ = self.batch([0])
+        return {m: InputSpec(tuple(x.shape[1:-1]), x.shape[-1]) for m, x in inputs.items()}
 
 
-class InMemory(PairDataset):
-    """Arrays held in memory, kept in their own (small) type and converted per batch."""
+class InMemory(MultimodalDataset):
+    """Arrays held in memory, kept in their own (small) type and converted per batch.
 
-    def __init__(
-        self, first: np.ndarray, second: np.ndarray, labels: np.ndarray, modalities: tuple[str, str], names: tuple[str, ...]
-    ) -> None:
-        self.first, self.second, self.labels = first, second, labels
-        self.modalities, self.label_names = modalities, names
+    Parameters
+    ----------
+    inputs : dict
+        Modality -> (N, …, T_m).
+    labels : numpy.ndarray
+        (N,) integers.
+    """
+
+    def __init__(self, inputs: Mapping[str, np.ndarray], labels: np.ndarray, names: tuple[str, ...]) -> None:
+        self.inputs, self.labels = dict(inputs), labels
+        self.modalities, self.label_names = tuple(self.inputs), names
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        first, second, labels = self.batch([index])
-        return first[0], second[0], int(labels[0])
+        inputs, labels = self.batch([index])
+        return (*(x[0] for x in inputs.values()), int(labels[0]))
 
     def batch(self, indices: Sequence[int]) -> Batch:
         keep = np.asarray(indices)
-        first, second = (torch.from_numpy(np.asarray(x[keep], np.float32)) for x in (self.first, self.second))
-        return first, second, torch.from_numpy(self.labels[keep].astype(np.int64))
+        inputs = {m: torch.from_numpy(np.asarray(x[keep], np.float32)) for m, x in self.inputs.items()}
+        return inputs, torch.from_numpy(self.labels[keep].astype(np.int64))
+
+
+class _View(MultimodalDataset):
+    """Another view of a whole data set."""
+
+    def __init__(self, whole: MultimodalDataset) -> None:
+        self.whole = whole
+        self.modalities, self.label_names = whole.modalities, whole.label_names
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.whole[index]
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        return self.whole.batch(indices)
+
+
+class FirstSamples(_View):
+    """The first ``n`` samples of a data set."""
+
+    def __init__(self, whole: MultimodalDataset, n: int) -> None:
+        super().__init__(whole)
+        self.n = min(n, len(whole))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        return self.whole[index]
+
+
+class SomeModalities(_View):
+    """Only these modalities of a data set, in this order.
+
+    Raises
+    ------
+    ConfigError
+        If the data set has no such modality.
+    """
+
+    def __init__(self, whole: MultimodalDataset, names: Sequence[str]) -> None:
+        super().__init__(whole)
+        if missing := [m for m in names if m not in whole.modalities]:
+            raise ConfigError(
+                f"branches.{missing[0]}: the data set has no such modality; {did_you_mean(missing[0], whole.modalities)}"
+            )
+        self.modalities = tuple(names)
+
+    def __getitem__(self, index: int) -> Sample:
+        *inputs, label = self.whole[index]
+        found = dict(zip(self.whole.modalities, inputs, strict=True))
+        return (*(found[m] for m in self.modalities), label)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        inputs, labels = self.whole.batch(indices)
+        return {m: inputs[m] for m in self.modalities}, labels
 
 
 class _Batches(Dataset[Batch]):
-    def __init__(self, data: PairDataset) -> None:
+    def __init__(self, data: MultimodalDataset) -> None:
         self.data = data
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:  # type: ignore[override]
         return self.data.batch(indices)
 
 
-def load_batches(data: PairDataset, batches: Sequence[Sequence[int]], workers: int = 0) -> Iterator[Batch]:
+def load_batches(data: MultimodalDataset, batches: Sequence[Sequence[int]], workers: int = 0) -> Iterator[Batch]:
     """Iterate over the given batches of indices, loaded by ``workers`` background processes (0: in this one)."""
     loader: DataLoader[Batch] = DataLoader(_Batches(data), sampler=batches, batch_size=None, num_workers=workers)
     return iter(loader)

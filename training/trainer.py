@@ -1,23 +1,26 @@
 """The training loop: random numbers start anew every epoch, so that on the CPU a resumed run equals an uninterrupted one."""
 
 import json
+import math
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from taaf.models.checkpoint import load_model, read_checkpoint, save_checkpoint
-from taaf.models.config import REAL, ModelConfig
+from taaf.models.checkpoint import load_model, own_code, read_checkpoint, require_known_code, save_checkpoint
+from taaf.models.config import NetworkConfig
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.models.files.writing import write_at_once
+from taaf.models.heads import find_head
+from taaf.models.heads import names as head_names
+from taaf.models.network import MultimodalSnn
 from taaf.models.qat import freeze_statistics
-from taaf.models.taaf import TaafSnn
 from taaf.training.config import TrainConfig, from_dict
-from taaf.training.data import Batch, PairDataset, load_batches
+from taaf.training.data import Batch, MultimodalDataset, load_batches
 from taaf.training.distributed import Ranks
 from taaf.training.losses import all_sum
 from taaf.training.schedule import make_schedule
@@ -35,22 +38,23 @@ class Trainer:
     ----------
     config : TrainConfig
         Resolved configuration; stored with every checkpoint.
-    train_set, test_set : PairDataset
+    train_set, test_set : MultimodalDataset
         The test set is only measured, never used to choose an epoch: the last epoch is the result.
     ranks : Ranks
         Which part of every batch this process computes, and on which device.
     """
 
     def __init__(
-        self, config: TrainConfig, train_set: PairDataset, test_set: PairDataset, ranks: Ranks, quiet: bool = True
+        self, config: TrainConfig, train_set: MultimodalDataset, test_set: MultimodalDataset, ranks: Ranks, quiet: bool = True
     ) -> None:
         o = config.optimiser
+        config = replace(config, network=config.network.completed(train_set.specs()).check())
         self.config, self.train_set, self.test_set, self.ranks, self.quiet = config, train_set, test_set, ranks, quiet
         if wrong := _contradiction(config) or _misfit(config, train_set):
             raise ConfigError(wrong)
         ranks.check_batches(len(train_set), o.batch_size)
         torch.manual_seed(o.seed)
-        self.model = TaafSnn(config.model).to(ranks.device)
+        self.model = MultimodalSnn(config.network).to(ranks.device)
         options = LossOptions(**{f.name: getattr(config.loss, f.name) for f in fields(LossOptions)})
         self.balance: Balance = STRATEGIES[config.loss.balance](options)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -61,8 +65,8 @@ class Trainer:
 
     def start_from(self, checkpoint: Path) -> None:
         """Take the weights of a checkpoint, e.g. a calibrated one; raises `CheckpointError` if its network is another."""
-        initial, _ = load_model(checkpoint)
-        if initial.config != self.config.model:
+        initial, _ = load_model(checkpoint, self._names_code_of(read_checkpoint(checkpoint)))
+        if initial.config != self.config.network:
             raise CheckpointError(
                 f"{checkpoint}: its network is not the configured one; use the configuration it was made with"
             )
@@ -99,13 +103,14 @@ class Trainer:
 
     def _restore(self, path: Path) -> None:
         content = read_checkpoint(path)
+        require_known_code(path, content["config"], own := self._names_code_of(content))
         if from_dict(content["config"], f"{path}: config").to_dict() != self.config.to_dict():
             raise CheckpointError(
                 f"{path}: was made with another configuration; resume with the same one or choose another --out"
             )
         if missing := {"optimiser", "schedule", "balance", "history"} - set(content):
             raise CheckpointError(f"{path}: no training to resume ({', '.join(sorted(missing))} missing); start it anew")
-        restored, _ = load_model(path)
+        restored, _ = load_model(path, own)
         self.model.load_state_dict(restored.state_dict())
         try:
             self.optimiser.load_state_dict(content["optimiser"])
@@ -114,6 +119,10 @@ class Trainer:
             self.history = [dict(m) for m in content["history"]]
         except Exception as error:  # what torch raises on foreign values is not listed anywhere
             raise CheckpointError(f"{path}: cannot be resumed ({type(error).__name__}: {error}); train again") from error
+
+    def _names_code_of(self, content: dict[str, Any]) -> bool:
+        """Whether the configuration itself names all code of its own that a checkpoint names."""
+        return set(own_code(content.get("config")).values()) <= set(own_code(self.config.to_dict()).values())
 
     def _train_epoch(self, epoch: int) -> Metrics:
         config, o = self.config, self.config.optimiser
@@ -133,8 +142,8 @@ class Trainer:
         hidden = self.quiet or not self.ranks.is_main
         bar = tqdm(loader, f"epoch {epoch + 1}/{o.epochs}", len(own), leave=False, disable=hidden or None)
         for indices, batch in zip(order, bar, strict=True):
-            first, second, labels = self._to_device(self._augment(batch, len(indices), rng))
-            loss, watched = self.step(first, second, labels)
+            inputs, labels = self._to_device(self._augment(batch, len(indices), rng))
+            loss, watched = self.step(inputs, labels)
             if not torch.isfinite(loss):
                 raise TrainingFailedError(
                     f"epoch {epoch + 1}: the loss is {loss.item()}; finished epochs are kept, try a lower optimiser.learning_rate"
@@ -149,26 +158,33 @@ class Trainer:
         return sums.result(len(order))
 
     def _to_device(self, batch: Batch) -> Batch:
-        first, second, labels = (x.to(self.ranks.device) for x in batch)
-        return first, second, labels
+        return on_device(batch, self.ranks.device)
 
     def _augment(self, batch: Batch, n_global: int, rng: torch.Generator) -> Batch:
-        """Shift the first input by a few pixels, drop audio spikes, silence modalities; random numbers are the global batch's."""
-        first, second, labels = batch
+        """Shift maps by a few pixels, drop spikes of flat inputs, silence modalities; random numbers are the global batch's."""
+        inputs, labels = batch
         o = self.config.optimiser
-        if o.shift_pixels:
+        moved = [m for m in inputs if m != "audio" and inputs[m].dim() == 5][:1]
+        dropped = [m for m in inputs if m not in moved]
+        if o.shift_pixels and moved:
             shift = torch.randint(-o.shift_pixels, o.shift_pixels + 1, (2,), generator=rng).tolist()
-            first = torch.roll(first, shift, dims=(2, 3))
+            inputs = inputs | {m: torch.roll(inputs[m], shift, dims=(2, 3)) for m in moved}
         if o.audio_drop:
-            keep = torch.rand((n_global, *second.shape[1:]), generator=rng) >= o.audio_drop
-            second = second * keep[self.ranks.slice_of(n_global)]
+            for m in dropped:
+                keep = torch.rand((n_global, *inputs[m].shape[1:]), generator=rng) >= o.audio_drop
+                inputs = inputs | {m: inputs[m] * keep[self.ranks.slice_of(n_global)]}
         if o.modality_drop:
             drawn = torch.rand(n_global, generator=rng)[self.ranks.slice_of(n_global)]
-            silent = (drawn < o.modality_drop / 2, (drawn >= o.modality_drop / 2) & (drawn < o.modality_drop))
-            first, second = (
-                x * (~s).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)) for x, s in zip((first, second), silent, strict=True)
-            )
-        return first, second, labels
+            share = o.modality_drop / len(inputs)
+            silent = {m: (drawn >= i * share) & (drawn < (i + 1) * share) for i, m in enumerate(inputs)}
+            inputs = {m: x * (~silent[m]).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)) for m, x in inputs.items()}
+        return inputs, labels
+
+
+def on_device(batch: Batch, device: torch.device | str) -> Batch:
+    """A batch on another device."""
+    inputs, labels = batch
+    return {m: x.to(device) for m, x in inputs.items()}, labels.to(device)
 
 
 class _Means:
@@ -191,61 +207,64 @@ def _prefixed(metrics: dict[str, float]) -> Metrics:
 
 def _contradiction(config: TrainConfig) -> str | None:
     """Why these settings do not go together, or None."""
-    m, balance = config.model, config.loss.balance
-    if problem := m.problem():
-        return f"model: {problem}"
-    if (m.head == "scmrl") != (balance == "scmrl"):
-        return f'loss.balance (={balance!r}): "scmrl" goes with model.head "scmrl", all others with "taaf"'
-    if balance == "la" and m.attention != "uniform":
-        return 'loss.balance "la" weights all steps equally and cannot train attention; set model.attention = "uniform"'
+    head, balance = config.network.build_head(), config.loss.balance
+    if not head.outputs:
+        return f"head.type (={head.kind!r}): decides nothing, so that there is nothing to train; choose another head"
+    claimed = {s for name in head_names() for s in find_head(name).strategies} - set(head.strategies)
+    allowed = head.strategies or tuple(s for s in STRATEGIES if s not in claimed)
+    if balance not in allowed:
+        return f"loss.balance (={balance!r}): head {head.kind!r} is trained with {', '.join(allowed)}"
+    if STRATEGIES[balance].pairs_only and len(head.modalities) != 2:
+        return f"loss.balance (={balance!r}): is defined for two branches, found {len(head.modalities)}"
+    if balance == "la" and getattr(head.options, "attention", "uniform") != "uniform":
+        return 'loss.balance "la" weights all steps equally and cannot train attention; set head.attention = "uniform"'
     return None
 
 
-def _misfit(config: TrainConfig, data: PairDataset) -> str | None:
+def _misfit(config: TrainConfig, data: MultimodalDataset) -> str | None:
     """Why this network cannot be trained on this data set, or None."""
-    m = config.model
-    if data.modalities != m.modalities:
-        return f"model: modalities {m.modalities}, the data set has {data.modalities}; set model.first_name"
-    if len(data.label_names) != m.classes:
-        return f"model.classes (={m.classes}): the data set has {len(data.label_names)} classes"
-    first, second, _ = data.batch([0])
-    for name, x, steps in ((m.modalities[0], first, m.event_steps), (m.modalities[1], second, m.audio_steps)):
-        if x.shape[-1] != steps:
-            return f"model: {name} has {steps} steps, the data set gives {x.shape[-1]}"
-    takes, given = m.input_shapes, {m.modalities[0]: tuple(first.shape[1:-1]), m.modalities[1]: tuple(second.shape[1:-1])}
-    if wrong := [n for n in m.input_scales if takes[n] != given[n]]:
-        hint = "set model.frame_size, audio_bins, audio_frames"
-        return "; ".join(f"model: {n} takes {takes[n]}, the data set gives {given[n]}" for n in wrong) + f"; {hint}"
-    pairs = zip(m.modalities, (first, second), strict=True)
-    if wrong := [n for n, x in pairs if n not in m.input_scales and not ((x == 0) | (x == 1)).all()]:
-        return f"model: {' and '.join(wrong)} inputs are real numbers; set first_branch, audio_branch to {' or '.join(REAL)}"
-    return _too_large(m, first, second)
+    network = config.network
+    if set(data.modalities) != set(network.modalities):
+        return f"branches {', '.join(network.modalities)}: the data set has {', '.join(data.modalities)}"
+    if len(data.label_names) != network.head.classes:
+        return f"head.classes (={network.head.classes}): the data set has {len(data.label_names)} classes"
+    inputs, _ = data.batch([0])
+    for m, spec in network.inputs.items():
+        x, shape = inputs[m], tuple(inputs[m].shape[1:-1])
+        if x.shape[-1] != spec.steps:
+            return f"branches.{m}.steps (={spec.steps}): the data set gives {x.shape[-1]}"
+        if shape != spec.shape and (spec.scale or math.prod(shape) != math.prod(spec.shape)):
+            return f"branches.{m}.shape (={list(spec.shape)}): the data set gives {list(shape)}"
+        if not spec.scale and not ((x == 0) | (x == 1)).all():
+            return f"branches.{m}: its inputs are real numbers; give scale, levels per unit: its first convolution is then an encoder"
+    return _too_large(network, inputs)
 
 
-def _too_large(m: ModelConfig, first: torch.Tensor, second: torch.Tensor) -> str | None:
+def _too_large(network: NetworkConfig, inputs: dict[str, torch.Tensor]) -> str | None:
     try:
         with torch.device("meta"):  # before it takes any memory
-            n = sum(value.numel() for value in TaafSnn(m).state_dict().values())
+            n = sum(value.numel() for value in MultimodalSnn(network).state_dict().values())
         if n > MAX_PARAMETERS:
-            return f"model: has {n} parameters, at most {MAX_PARAMETERS} are trained; make it smaller"
+            return f"branches: the network has {n} parameters, at most {MAX_PARAMETERS} are trained; make it smaller"
         with torch.no_grad():
-            TaafSnn(m).eval()(first, second)
+            MultimodalSnn(network).eval()(inputs)
     except RuntimeError as error:
-        return (
-            f"model: does not take inputs {tuple(first.shape[1:])} and {tuple(second.shape[1:])} ({str(error).splitlines()[0]})"
-        )
+        shapes = ", ".join(f"{m} {tuple(x.shape[1:])}" for m, x in inputs.items())
+        return f"branches: the network does not take inputs {shapes} ({str(error).splitlines()[0]})"
     return None
 
 
-def evaluate(model: TaafSnn, data: PairDataset, ranks: Ranks | None = None, batch_size: int = 250) -> dict[str, float]:
+def evaluate(
+    model: MultimodalSnn, data: MultimodalDataset, ranks: Ranks | None = None, batch_size: int = 250
+) -> dict[str, float]:
     """Deployed form (integer branches, float64 head): accuracy in percent per output, and ``loss_<u>``: its cross entropy."""
     ranks = ranks or Ranks.single()
-    names = ("fused", *model.config.modalities)
-    correct, loss = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    names = model.head.head.outputs
+    correct, loss = (torch.zeros(len(names), dtype=torch.float64) for _ in range(2))
     chunks = torch.arange(len(data)).split(batch_size)
     for indices in ranks.share(list(chunks)):
-        first, second, labels = (x.to(ranks.device) for x in data.batch(indices.tolist()))
-        _, output = model.predict(first, second)
+        inputs, labels = on_device(data.batch(indices.tolist()), ranks.device)
+        _, output = model.predict(inputs)
         for i, name in enumerate(names):
             decision = output.decision(name)
             correct[i] += (decision.argmax(1) == labels).sum().cpu()

@@ -1,10 +1,11 @@
 """What every backend returns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from taaf.hw_sim.engine import Activity
+from taaf.hw_sim.activity import Activity
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,18 @@ def pad_window(spikes: np.ndarray, window_steps: int) -> np.ndarray:
     major = np.moveaxis(spikes, -1, 0)
     padded = np.concatenate([major, np.zeros((n_idle, *major.shape[1:]), spikes.dtype)])
     return np.moveaxis(padded, 0, -1)
+
+
+def joined(parts: Sequence[BackendResult]) -> BackendResult:
+    """The results of runs of some windows each as those of one run."""
+    first = parts[0]
+
+    def together(name: str) -> dict[str, np.ndarray]:
+        return {k: np.concatenate([getattr(p, name)[k] for p in parts]) for k in getattr(first, name)}
+
+    layers = {b: {n: np.concatenate([p.layers[b][n] for p in parts]) for n in found} for b, found in first.layers.items()}
+    exits = None if first.exit_steps is None else np.concatenate([p.exit_steps for p in parts if p.exit_steps is not None])
+    return BackendResult(
+        together("features"), together("logits"), {b: Activity.total([p.activity[b] for p in parts]) for b in first.activity},
+        layers, sum(p.n_steps for p in parts), sum(p.wall_s for p in parts), exits,
+    )  # fmt: skip

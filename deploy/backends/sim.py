@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from taaf.deploy.backends.base import BackendResult, pad_window
+from taaf.deploy.backends.base import BackendResult, joined
 from taaf.deploy.lava.runtime import LavaRuntime, forgotten_afterwards, require_lava
 from taaf.deploy.lava.streams import to_stream, to_windows
 from taaf.export.bundle.reader import Bundle
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Activity
-from taaf.models.errors import OutputError
+from taaf.models.errors import BackendUnavailableError, OutputError
 from taaf.models.ir import Shape
 from taaf.models.ir.stage import require_spikes
 
@@ -46,6 +46,19 @@ def run_sim(
         If the runtime fails or exceeds ``time_limit_s``.
     """
     require_lava()
+    if bundle.pipelined:
+        return _run_once(bundle, inputs, time_limit_s, tick, confidence)
+    n, begun = len(next(iter(inputs.values()))), time.perf_counter()
+    parts = []
+    for window in range(n):  # spikes that wait in synapses must not reach the next window
+        left = max(time_limit_s - (time.perf_counter() - begun), 0.1)
+        parts.append(_run_once(bundle, {b: x[window : window + 1] for b, x in inputs.items()}, left, tick, confidence))
+    return joined(parts)
+
+
+def _run_once(
+    bundle: Bundle, inputs: dict[str, np.ndarray], time_limit_s: float, tick: Callable[[int], Any], confidence: float | None
+) -> BackendResult:
     from lava.magma.core.run_configs import Loihi2SimCfg
 
     with (
@@ -80,25 +93,29 @@ class LavaNetwork:
     ) -> None:
         from lava.lib.dl.netx.hdf5 import Network
 
-        from taaf.deploy.lava.processes.host_head import HostHeadProcess
+        from taaf.deploy.lava.processes.host_head import HOST_HEADS
 
-        self.bundle, self.window = bundle, bundle.window_steps
+        if len(bundle.graphs) not in HOST_HEADS:
+            raise BackendUnavailableError(
+                f"{bundle.path}: {len(bundle.graphs)} branches; the host process has up to {max(HOST_HEADS)}"
+            )
+        self.bundle, self.guard = bundle, bundle.guard_steps if bundle.pipelined else 0
+        self.window = self.guard + bundle.window_steps
         self.n_windows = len(next(iter(inputs.values())))
         self.delays = {name: len(graph.lifs()) for name, graph in bundle.graphs.items()}
         self.n_steps = self.n_windows * self.window + max(self.delays.values())
         self.rasters: dict[tuple[str, str], tuple[np.ndarray, int, Shape]] = {}
-        self.head = HostHeadProcess(
-            arrays=bundle.head.arrays, spec=bundle.head.spec, n_windows=self.n_windows, window_steps=self.window,
-            input_steps={b: bundle.input_steps(b) for b in bundle.graphs}, delays=self.delays,
-            shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()},
-            classes=len(bundle.manifest["labels"]), confidence=confidence,
+        self.head: Any = HOST_HEADS[len(bundle.graphs)](
+            arrays=bundle.head.arrays, spec=bundle.head.head.spec(), n_windows=self.n_windows, window_steps=self.window,
+            guard_steps=self.guard, delays=self.delays, shapes={b: graph.shapes[graph.output] for b, graph in bundle.graphs.items()},
+            n_outputs=len(bundle.head.outputs), classes=bundle.head.head.classes, confidence=confidence,
         )  # fmt: skip
         self.inputs, self.confidence, self.folder = inputs, confidence, folder
-        for (name, graph), port in zip(bundle.graphs.items(), (self.head.first_in, self.head.second_in), strict=True):
+        for i, (name, graph) in enumerate(bundle.graphs.items()):
             file = bundle.path / bundle.manifest["branches"][name]["file"]
-            network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1)
+            network = Network(net_config=str(file), reset_interval=self.window, reset_offset=1 + self.guard)
             network.net_config.f.close()  # stock NetX leaves the file open
-            self._connect(self._source(name, network.inp.shape), network, port, on_chip)
+            self._connect(self._source(name, network.inp.shape), network, getattr(self.head, f"in_{i}"), on_chip)
             if folder is None:
                 continue
             for lif, layer in zip(graph.lifs(), network.layers, strict=True):
@@ -124,7 +141,7 @@ class LavaNetwork:
 
         spikes = self.inputs[branch]
         require_spikes(self.bundle.graphs[branch], spikes, spikes.shape[1:-1])
-        stream = to_stream(pad_window(spikes, self.window), port, self.n_steps)
+        stream = to_stream(self.bundle.stream(branch, spikes), port, self.n_steps)
         if self.confidence is None:
             return RingBuffer(data=stream.astype(np.int32))
         from taaf.deploy.lava.processes.gated_source import GatedSourceProcess
@@ -159,13 +176,14 @@ class LavaNetwork:
                 done += n
                 tick(n)
             steps = None if self.confidence is None else runtime.read(self.head.exit_steps).astype(np.int64)
-            read = (self.head.fused_logits, self.head.first_logits, self.head.second_logits)
-            logits = {u: runtime.read(v) for u, v in zip(self.bundle.head.outputs, read, strict=True)}
+            logits = dict(zip(self.bundle.head.outputs, runtime.read(self.head.logits), strict=False))
             finished = time.perf_counter()
         layers: dict[str, dict[str, np.ndarray]] = {}
         for (branch, lif), entry in self.rasters.items():
             raster, delay, shape = entry
-            layers.setdefault(branch, {})[lif] = to_windows(raster, delay, self.n_windows, self.window, shape)
+            layers.setdefault(branch, {})[lif] = to_windows(raster, delay, self.n_windows, self.window, shape)[
+                ..., self.guard :
+            ]
         features = {b: self.bundle.features_of(b, spikes[self.bundle.graphs[b].output]) for b, spikes in layers.items()}
         if steps is not None:
             self.inputs = {b: cut(x, steps + self.bundle.depth) for b, x in self.inputs.items()}
@@ -180,7 +198,7 @@ class LavaNetwork:
         return [1, *[min(size, rest - k) for k in range(0, rest, size)]]
 
     def _activity(self, branch: str, spikes: dict[str, np.ndarray]) -> Activity:
-        activity = Activity(self.n_windows, self.window)
+        activity = Activity(self.n_windows, self.bundle.window_steps)
         activity.add(self.bundle.graphs[branch].input.name, self.inputs[branch].sum(axis=(0, -1), dtype=np.int64))
         for lif, raster in spikes.items():
             activity.add(lif, raster.sum(axis=(0, -1), dtype=np.int64))

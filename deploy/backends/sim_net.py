@@ -14,18 +14,12 @@ from taaf.deploy.lava.runtime import LavaRuntime, require_lava
 from taaf.deploy.lava.streams import to_stream, to_windows
 from taaf.export.targets.netx.read import NetxFile
 from taaf.models.errors import RuntimeFailedError
-from taaf.models.ir import Dense, Graph, RecurrentDense
-
-
-def has_memory(graph: Graph) -> bool:
-    """Whether spikes wait in synapses (recurrence, delays), which no reset clears: then every window runs alone."""
-    return any(isinstance(n, RecurrentDense) or (isinstance(n, Dense) and n.delay is not None) for n in graph.nodes.values())
 
 
 def run_net(
     path: Path, file: NetxFile, spikes: np.ndarray, time_limit_s: float, tick: Callable[[int], Any] = lambda _: None
 ) -> tuple[dict[str, np.ndarray], int, float]:
-    """Run windows (N, *shape, T) from rest: back to back with resets, or one network each (see `has_memory`).
+    """Run windows (N, *shape, T) from rest: back to back with resets, or one network each (see `Graph.has_memory`).
 
     Returns
     -------
@@ -44,7 +38,7 @@ def run_net(
         If the runtime fails or exceeds ``time_limit_s``.
     """
     require_lava()
-    size = 1 if has_memory(file.graph) else len(spikes)
+    size = 1 if file.graph.has_memory else len(spikes)
     begun, n_steps = time.perf_counter(), 0
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(spikes), size):

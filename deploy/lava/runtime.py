@@ -24,6 +24,7 @@ import numpy as np
 from taaf.deploy.lava.newer_python import prepare
 from taaf.models.errors import BackendUnavailableError, RuntimeFailedError
 from taaf.models.lava_python import lava_remedy
+from taaf.models.shell.pictures import allow_matplotlib
 
 _POLL_S = 0.1
 _STOP_LIMIT_S = 5.0
@@ -35,6 +36,7 @@ def require_lava() -> None:
     if "lava.magma.runtime" not in sys.modules:
         # Lava insists on choosing the start method at import; whoever made a lock before (tqdm) has chosen already.
         multiprocessing.set_start_method(None, force=True)
+    allow_matplotlib()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # it chats at import
         try:
             prepare()

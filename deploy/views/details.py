@@ -14,7 +14,7 @@ from taaf.export.bundle.reader import Bundle, relay_channels
 from taaf.hw_sim.counters import spiking_source
 from taaf.hw_sim.early_exit import cut
 from taaf.hw_sim.engine import Engine, EngineResult
-from taaf.models.host_head import AlignedHead
+from taaf.models.host_head import HostHead
 from taaf.models.ir import Conv2d, Dense, Graph, RecurrentDense
 from taaf.models.shell.packages import installed_versions
 
@@ -85,14 +85,19 @@ def raster(spikes: Mapping[str, Mapping[str, np.ndarray]], origin: str) -> dict[
     return {"window": 0, "origin": origin, "layers": layers}
 
 
-def attention(head: AlignedHead, features: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
+def attends(head: HostHead) -> bool:
+    """Whether the head weighs the steps by their content, so that there is something to draw."""
+    return getattr(head.head.options, "attention", "") == "taaf"
+
+
+def attention(head: HostHead, features: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
     """alpha(t) of the fused and the unimodal outputs over all windows: mean, quantiles, and mean per class (None: no window)."""
     alphas = head(dict(features)).alpha
     outputs = {}
     for u in head.outputs:
         alpha = alphas[u]  # (N, T)
         low, high = np.quantile(alpha, QUANTILES, axis=0)
-        per_class = [alpha[labels == k].mean(0).tolist() if (labels == k).any() else None for k in range(head.spec["classes"])]
+        per_class = [alpha[labels == k].mean(0).tolist() if (labels == k).any() else None for k in range(head.head.classes)]
         outputs[u] = {"mean": alpha.mean(0).tolist(), "low": low.tolist(), "high": high.tolist(), "per_class": per_class}
     return {"windows": len(labels), "quantiles": list(QUANTILES), "outputs": outputs}
 
@@ -141,16 +146,16 @@ def bundle_details(bundle: Bundle, result: BackendResult, inputs: dict[str, np.n
             for b, g in bundle.graphs.items()
         },
         "head": {
-            **bundle.head.spec, "aligned_steps": bundle.head.aligned_steps, "stages": bundle.head.stages(),
-            "n_features": {b: bundle.head.n_features(b) for b in bundle.graphs},
+            "type": bundle.head.head.kind, "classes": bundle.head.head.classes, "stages": bundle.head.head.stages(),
         },
         "window_steps": bundle.window_steps,
         "generated": bundle.data_set == "generated",
         "labels": list(bundle.manifest["labels"]),
         "raster": {
-            **raster(shown, origin), "label": int(labels[0]), "decision": int(result.logits["fused"][0].argmax()),
+            **raster(shown, origin), "label": int(labels[0]),
+            "decision": int(result.logits["fused"][0].argmax()) if result.logits else -1,
         },
-        "alpha": attention(bundle.head, features, labels) if features else None,
+        "alpha": attention(bundle.head, features, labels) if features and attends(bundle.head) else None,
         "core_maps": core_maps(bundle.graphs, result.activity),
         "provenance": provenance(bundle.manifest),
     }  # fmt: skip

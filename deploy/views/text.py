@@ -24,12 +24,17 @@ def _summary(r: dict[str, Any]) -> str:
     lines = [
         f"{r['model']} on {WHERE[r['backend']]}",
         f"  bundle      {r['bundle']}",
-        f"  windows     {r['samples']} of the {r['split']} split, {r['time_steps']:,} time steps, {r['seconds']['run']:.2f} s running",
-        f"  accuracy    {_accuracies(acc)}",
+        f"  windows     {r['samples']} of {_origin(r['split'])}, {r['time_steps']:,} time steps, {r['seconds']['run']:.2f} s running",
     ]
+    if acc:
+        lines.append(f"  accuracy    {_accuracies(acc)}")
     if "accuracy_percent_all" in r:
         full = r["accuracy_percent_all"]
         lines.append(f"              {_accuracies(full)}   on all {r['samples_all']} (exact engine)")
+    if r.get("guard_steps"):
+        lines.append(
+            f"  guard       {r['guard_steps']} step(s) before every window on the chip keep windows apart; not counted below"
+        )
     compared = f"{a['neuron_steps_compared']:,} neuron-steps" if a["neuron_steps_compared"] else "spikes not recorded"
     verdict = "100 %" if a["exact"] else "BROKEN"
     lines.append(
@@ -55,7 +60,13 @@ def _summary(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _origin(split: str) -> str:
+    return f"the {split} split" if split in ("test", "human") else split
+
+
 def _accuracies(percent: dict[str, float]) -> str:
+    if len(percent) == 2:  # of one modality "fused" is that modality
+        return f"{percent['fused']:.1f} %"
     return "   ".join(f"{u}{'' if u == 'fused' else ' only'} {value:.1f} %" for u, value in percent.items())
 
 

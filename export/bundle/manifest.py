@@ -5,18 +5,24 @@ import re
 from typing import Any
 
 from taaf.models.config import MAX_STEPS
-from taaf.models.host_head import MODALITIES
 
-FORMAT, VERSION = "taaf-bundle", 2
+FORMAT, VERSION = "taaf-bundle", 3
+READABLE = (2, VERSION)
+MAX_BRANCHES = 64
 MAX_LABELS = 1 << 16
 MAX_TEXT = 1000
 MAX_COUNT = 1 << 53  # numbers that are only reported
-_MODALITY = re.compile(r"[a-z][a-z0-9]{0,31}")
+_MODALITY = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 def modalities_of(manifest: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the branches, in order; of a manifest without problems there are two."""
-    return tuple(manifest.get("head", {}).get("modalities", MODALITIES))
+    """Names of the branches, in order (version 2 names them in its head, and they may be left out there)."""
+    if manifest.get("version") == 2:
+        head = manifest.get("head")
+        names = head.get("modalities", ("event", "audio")) if isinstance(head, dict) else ()
+    else:
+        names = manifest.get("branches")
+    return tuple(names) if isinstance(names, list | tuple | dict) else ()
 
 
 def manifest_problems(manifest: dict[str, Any]) -> list[str]:
@@ -27,14 +33,15 @@ def manifest_problems(manifest: dict[str, Any]) -> list[str]:
     _text(_table(manifest, "head", found), "head.file", "file", found)
     _text(_table(manifest, "golden", found), "golden.file", "file", found)
     labels = manifest.get("labels")
-    if not isinstance(labels, list) or not 1 <= len(labels) <= MAX_LABELS or any(not _is_text(x) for x in labels):
-        found.append(f"labels: expected 1 to {MAX_LABELS} short texts")
+    if not isinstance(labels, list) or len(labels) > MAX_LABELS or any(not _is_text(x) for x in labels):
+        found.append(f"labels: expected up to {MAX_LABELS} short texts")
     _integer(manifest, "window_steps", "window_steps", MAX_STEPS, found)
     branches = _table(manifest, "branches", found)
-    names = manifest["head"].get("modalities", MODALITIES) if isinstance(manifest.get("head"), dict) else MODALITIES
-    named = isinstance(names, list | tuple) and len(names) == 2 and all(isinstance(n, str) for n in names)
-    if not named or names[0] == names[1] or any(not _MODALITY.fullmatch(n) or n == "fused" for n in names):
-        return [*found, "head.modalities: expected two different names of up to 32 lower-case letters and digits"]
+    names = modalities_of(manifest)
+    named = 1 <= len(names) <= MAX_BRANCHES and all(isinstance(n, str) and _MODALITY.fullmatch(n) for n in names)
+    if not named or len(set(names)) != len(names) or "fused" in names:
+        allowed = f"expected 1 to {MAX_BRANCHES} different names of up to 32 lower-case letters, digits and _"
+        return [*found, f"branches: {allowed}"]
     for name in names:
         branch, where = branches.get(name), f"branches.{name}"
         if not isinstance(branch, dict):
@@ -43,6 +50,9 @@ def manifest_problems(manifest: dict[str, Any]) -> list[str]:
         _text(branch, f"{where}.file", "file", found)
         _integer(branch, f"{where}.input_steps", "input_steps", MAX_STEPS, found)
         _integer(branch, f"{where}.ann_macs", "ann_macs", MAX_COUNT, found)
+        guard = branch.get("guard", {})
+        if not isinstance(guard, dict) or any(type(guard.get(k, 0)) is not int for k in ("steps", "channels")):
+            found.append(f"{where}.guard: expected whole numbers steps and channels")
         if "encoder_file" in branch:
             _text(branch, f"{where}.encoder_file", "encoder_file", found)
             _table(branch, "encoder_spec", found)

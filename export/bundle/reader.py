@@ -1,10 +1,11 @@
 """The deployment bundle: a directory with a manifest, one NetX file per branch, the head and expected results.
 
     manifest.json   format, branches (files, shapes, windows, phases), head, labels, SHA-256 of every file, tools
-    event.net audio.net   loadable by stock lava-dl; named after the branches
+    event.net audio.net   loadable by stock lava-dl; named after the branches, one or more
     encoder_visual.npz    where a branch takes real numbers: the convolution that encodes them on the host
     head.npz        alignment, classifier and attention as plain arrays
-    golden.npz      expected feature spikes and logits of the whole test set, from the trained model
+    golden.npz      expected feature spikes and logits of the verified windows, from the trained model
+    windows.npz     the verified windows themselves, where no data set gives them
 
 Files are verified against the manifest before anything is parsed. Nothing is pickled.
 """
@@ -17,15 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from taaf.export.bundle.manifest import FORMAT, VERSION, manifest_problems, modalities_of
+from taaf.export.bundle.manifest import FORMAT, READABLE, manifest_problems, modalities_of
 from taaf.export.intervals import LayerIntervals, analyse
 from taaf.export.targets.netx.read import read_netx
+from taaf.models import version2
+from taaf.models.config import MAX_STEPS, InputSpec
 from taaf.models.encoder import HostEncoder
 from taaf.models.errors import BundleError, TaafError
 from taaf.models.files.npz import read_npz
+from taaf.models.files.placeholders import placeholder
 from taaf.models.files.writing import sha256
-from taaf.models.host_head import AlignedHead
-from taaf.models.host_heads import host_head
+from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
 
 MAX_FILE_BYTES = 1 << 30
@@ -40,14 +43,19 @@ class Bundle:
     path: Path
     manifest: dict[str, Any]
     graphs: dict[str, Graph]
-    head: AlignedHead
+    head: HostHead
     golden: dict[str, np.ndarray]
     encoders: dict[str, HostEncoder] = field(default_factory=dict)
 
     @property
-    def modalities(self) -> tuple[str, str]:
+    def modalities(self) -> tuple[str, ...]:
         """Names of the branches, in order."""
         return self.head.modalities
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the class of every verified window is known."""
+        return bool((self.golden["labels"] >= 0).all())
 
     @property
     def data_set(self) -> str:
@@ -55,12 +63,36 @@ class Bundle:
         return str(self.manifest.get("data", {}).get("set", "ead-mini"))
 
     def encode(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs of a data set (`taaf.training.sources.Windows`) -> spikes for the chip, uint8 (N, *shape, T)."""
-        return {m: self.encoders[m](x) if m in self.encoders else x for m, x in self.shaped(inputs).items()}
+        """Inputs of a data set (`taaf.training.sources.Windows`) -> spikes for the chip, uint8 (N, *shape, T).
 
-    def shaped(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Inputs in the branches' shapes, where a data set gives the same number of values in another (in C order)."""
-        return {m: x if m in self.encoders or m not in self.graphs else in_shape(x, self.graphs[m]) for m, x in inputs.items()}
+        Synchronisation channels (`taaf.export.passes.guard`) are silent within a window.
+        """
+        found = {m: self.encoders[m](x) if m in self.encoders else in_shape(x, self.taken_shape(m)) for m, x in inputs.items()}
+        return {m: np.pad(x, ((0, 0), (0, self.guard(m)[1]), *[(0, 0)] * (x.ndim - 2))) for m, x in found.items()}
+
+    def guard(self, branch: str) -> tuple[int, int]:
+        """Guard steps before every window of this branch on Lava, and synchronisation channels at the end of its input."""
+        told = self.manifest["branches"][branch].get("guard", {})
+        return int(told.get("steps", 0)), int(told.get("channels", 0))
+
+    @property
+    def guard_steps(self) -> int:
+        """Guard steps before every window on Lava: those of the branch that needs most."""
+        return max(self.guard(b)[0] for b in self.graphs)
+
+    def taken_shape(self, branch: str) -> tuple[int, ...]:
+        """Shape of the spikes that enter this branch, without synchronisation channels."""
+        channels, *rest = self.graphs[branch].input.shape
+        return (channels - self.guard(branch)[1], *rest)
+
+    def stream(self, branch: str, spikes: np.ndarray) -> np.ndarray:
+        """Encoded windows (N, *shape, T) as they follow each other on Lava: guard steps, the window, idle steps."""
+        steps, channels = self.guard(branch)
+        idle, before = self.window_steps - spikes.shape[-1], self.guard_steps if self.pipelined else 0
+        found = np.pad(spikes, (*[(0, 0)] * (spikes.ndim - 1), (before, idle)))
+        if channels and before:
+            found[:, -channels:, ..., before - steps : before] = 1
+        return found
 
     @property
     def window_steps(self) -> int:
@@ -71,6 +103,11 @@ class Bundle:
     def allows_saturation(self) -> bool:
         """Whether it was exported with --allow-saturation: u and v may leave 24 bits."""
         return self.manifest.get("allow_saturation") is True
+
+    @property
+    def pipelined(self) -> bool:
+        """Whether windows may follow each other without a gap; otherwise each runs alone on Lava (`Graph.has_memory`)."""
+        return not any(graph.has_memory and not self.guard(b)[0] for b, graph in self.graphs.items())
 
     def unproven_layers(self) -> list[LayerIntervals]:
         """Layers whose u or v may leave 24 bits within a window; none unless `allows_saturation`."""
@@ -95,17 +132,26 @@ class Bundle:
         graph = self.graphs[branch]
         return int(np.prod(graph.shapes[graph.output]))
 
+    def specs(self) -> dict[str, InputSpec]:
+        """What a data set must give, per modality."""
+        found = {}
+        for m in self.graphs:
+            encoder = self.encoders.get(m)
+            shape, scale = (self.taken_shape(m), 0) if encoder is None else (encoder.input_shape, encoder.scale)
+            found[m] = InputSpec(tuple(shape), self.input_steps(m), scale)
+        return found
+
     def features_of(self, branch: str, spikes: np.ndarray) -> np.ndarray:
         """What the head receives of a branch's last layer (N, *shape, T): (N, F, T), the steps it reads, maps flattened."""
         seen = spikes[..., : self.input_steps(branch)]
         return seen.reshape(len(seen), -1, seen.shape[-1])
 
 
-def in_shape(windows: np.ndarray, graph: Graph) -> np.ndarray:
+def in_shape(windows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Windows (N, ..., T) in the shape of a graph's input if that is only another view of them; else as they are."""
-    if np.prod(windows.shape[1:-1]) != np.prod(graph.input.shape):
+    if np.prod(windows.shape[1:-1]) != np.prod(shape):
         return windows
-    return windows.reshape(len(windows), *graph.input.shape, windows.shape[-1])
+    return windows.reshape(len(windows), *shape, windows.shape[-1])
 
 
 def relay_channels(branch: dict[str, Any]) -> dict[str, int]:
@@ -135,7 +181,7 @@ def read_bundle(path: Path) -> Bundle:
             for b, entry in branches.items()
             if "encoder_file" in entry
         }
-        head = host_head(_read_npz(path / manifest["head"]["file"]), manifest["head"])
+        head = HostHead(_read_npz(path / manifest["head"]["file"]), _head_spec(manifest, graphs))
         bundle = Bundle(path, manifest, graphs, head, _read_npz(path / manifest["golden"]["file"]), encoders)
         _check_fit(bundle)
     except TaafError:
@@ -160,11 +206,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BundleError(f"{file}: cannot be read ({error.strerror}); a bundle has a manifest.json") from error
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file}: not valid JSON, it may be truncated ({error})") from error
+        raise BundleError(f"{file}: {placeholder(file) or f'not valid JSON, it may be truncated ({error})'}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{file}: not a taaf bundle (format is not {FORMAT!r})")
-    if manifest.get("version") != VERSION:
-        raise BundleError(f"{file}: bundle version {manifest.get('version')!r}; this taaf reads {VERSION}")
+    if manifest.get("version") not in READABLE:
+        raise BundleError(f"{file}: bundle version {manifest.get('version')!r}; this taaf reads {READABLE}")
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
         raise BundleError(f"{file}: 'files' must map file names to SHA-256 sums")
@@ -176,10 +222,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def _head_spec(manifest: dict[str, Any], graphs: dict[str, Graph]) -> dict[str, Any]:
+    spec: dict[str, Any] = manifest["head"]
+    if manifest["version"] == 2:
+        return version2.head_spec(spec, manifest["branches"], {m: g.shapes[g.output] for m, g in graphs.items()})
+    return spec
+
+
 def _used_files(manifest: dict[str, Any]) -> list[Any]:
     branches = [manifest["branches"][name] for name in modalities_of(manifest)]
     used = [branch[key] for branch in branches for key in ("file", "encoder_file") if key in branch]
-    return [manifest["head"]["file"], manifest["golden"]["file"], *used]
+    kept = [manifest["data"]["file"]] if isinstance(manifest.get("data"), dict) and "file" in manifest["data"] else []
+    return [manifest["head"]["file"], manifest["golden"]["file"], *used, *kept]
 
 
 def _no_number(text: str) -> None:
@@ -194,6 +248,8 @@ def _verify_file(path: Path, name: str, wanted: str) -> None:
         raise BundleError(f"{file}: {file.stat().st_size} bytes, more than {MAX_FILE_BYTES}")
     found = sha256(file)
     if found != wanted:
+        if what := placeholder(file):
+            raise BundleError(f"{file}: {what}")
         raise BundleError(f"{file}: SHA-256 is {found[:12]}…, the manifest says {wanted[:12]}…; export the bundle again")
 
 
@@ -205,35 +261,51 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_fit(bundle: Bundle) -> None:
-    from taaf.export.limits import check_limits  # imports torch
-
     n = len(bundle.golden["labels"])
-    wanted = {"logits": "f", "labels": "i", **{f"features_{b}": "u" for b in bundle.graphs}}
+    decides = {"logits": "f"} if bundle.head.decides else {}
+    wanted = {"labels": "i", **decides, **{f"features_{b}": "u" for b in bundle.graphs}}
     if wrong := [k for k, kind in wanted.items() if bundle.golden[k].dtype.kind != kind]:
         raise BundleError(f"{bundle.path}: golden.npz holds {wrong[0]} as {bundle.golden[wrong[0]].dtype}")
-    if bundle.golden["labels"].ndim != 1 or not n or not np.isfinite(bundle.golden["logits"]).all():
+    if bundle.golden["labels"].ndim != 1 or not n or not all(np.isfinite(bundle.golden[k]).all() for k in decides):
         raise BundleError(
             f"{bundle.path}: golden.npz has {bundle.golden['labels'].shape} labels, or logits that are not finite"
         )
-    for name, graph in bundle.graphs.items():
-        branch = bundle.manifest["branches"][name]
-        if list(graph.input.shape) != branch["input_shape"]:
-            raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, the manifest says {branch['input_shape']}")
-        if name in bundle.encoders and bundle.encoders[name].output_shape != graph.input.shape:
-            given = bundle.encoders[name].output_shape
-            raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, its encoder gives {given}")
-        steps = bundle.input_steps(name)
-        if not 1 <= steps <= bundle.window_steps:
-            raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
-        check_limits(graph, window_steps=bundle.window_steps, allow_saturation=bundle.allows_saturation)
-        if bundle.head.input_steps(name) != steps:
-            raise BundleError(f"{bundle.path}: head aligns another number of {name} steps than {steps}")
-        if bundle.n_features(name) != bundle.head.n_features(name):
-            raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes another number")
-        packed = bundle.golden[f"features_{name}"]
-        if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-n * bundle.n_features(name) * steps // 8):
-            raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")
-    if bundle.head.spec["classes"] != len(bundle.manifest["labels"]):
-        raise BundleError(f"{bundle.path}: the head has {bundle.head.spec['classes']} classes, the manifest names other labels")
-    if bundle.golden["logits"].shape != (n, len(bundle.manifest["labels"])):
+    for name in bundle.graphs:
+        _check_branch(bundle, name, n)
+    if bundle.modalities != tuple(bundle.graphs):
+        raise BundleError(
+            f"{bundle.path}: the head reads {', '.join(bundle.modalities)}, the branches are {', '.join(bundle.graphs)}"
+        )
+    if bundle.head.head.classes != len(bundle.manifest["labels"]):
+        raise BundleError(f"{bundle.path}: the head has {bundle.head.head.classes} classes, the manifest names other labels")
+    if bundle.head.decides and bundle.golden["logits"].shape != (n, len(bundle.manifest["labels"])):
         raise BundleError(f"{bundle.path}: golden logits {bundle.golden['logits'].shape} do not fit {n} samples and the labels")
+
+
+def _check_branch(bundle: Bundle, name: str, n: int) -> None:
+    from taaf.export.limits import check_limits  # imports torch
+
+    graph = bundle.graphs[name]
+    branch = bundle.manifest["branches"][name]
+    if list(graph.input.shape) != branch["input_shape"]:
+        raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, the manifest says {branch['input_shape']}")
+    if not 0 <= bundle.guard(name)[1] < graph.input.shape[0] or not 0 <= bundle.guard(name)[0] <= MAX_STEPS:
+        raise BundleError(f"{bundle.path}: {name} has guard {bundle.guard(name)}, its input {graph.input.shape}")
+    if name in bundle.encoders and bundle.encoders[name].output_shape != bundle.taken_shape(name):
+        given = bundle.encoders[name].output_shape
+        raise BundleError(f"{bundle.path}: {name}.net takes {graph.input.shape}, its encoder gives {given}")
+    steps = bundle.input_steps(name)
+    if not 1 <= steps <= bundle.window_steps:
+        raise BundleError(f"{bundle.path}: {name} has {steps} input steps in a window of {bundle.window_steps}")
+    check_limits(
+        graph, pipelined=not graph.has_memory, fill=not bundle.guard(name)[0], window_steps=bundle.window_steps,
+        allow_saturation=bundle.allows_saturation,
+    )  # fmt: skip
+    taken = bundle.head.head.inputs.get(name)
+    if taken is None or taken.steps != steps:
+        raise BundleError(f"{bundle.path}: head reads another number of {name} steps than {steps}")
+    if bundle.n_features(name) != taken.size:
+        raise BundleError(f"{bundle.path}: {name} gives {bundle.n_features(name)} features, the head takes {taken.size}")
+    packed = bundle.golden[f"features_{name}"]
+    if packed.dtype != np.uint8 or packed.ndim != 1 or packed.size != -(-n * bundle.n_features(name) * steps // 8):
+        raise BundleError(f"{bundle.path}: golden.npz does not hold {n} x {bundle.n_features(name)} x {steps} {name} bits")

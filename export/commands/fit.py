@@ -17,7 +17,7 @@ _SHORT = {"neurons": "neurons", "synapse memory": "memory", "input axons": "in a
 
 def fit_model(args: argparse.Namespace) -> int:
     """Text or one JSON object; exit code 0 if it fits, 1 if not."""
-    graphs, origin, others = integer_graphs(args.model)
+    graphs, origin, others = integer_graphs(args.model, args.own_code)
     answer = fit(graphs, args.fit, args.chips, others)
     content = {"schema_version": SCHEMA_VERSION, "kind": "fit", "model": str(args.model), "origin": origin}
     if args.out is not None:
@@ -29,7 +29,7 @@ def fit_model(args: argparse.Namespace) -> int:
     return 0 if answer.fits else DOES_NOT_FIT
 
 
-def integer_graphs(path: Path) -> tuple[dict[str, Graph], str, dict[str, dict[str, Graph]]]:
+def integer_graphs(path: Path, own_code: bool = False) -> tuple[dict[str, Graph], str, dict[str, dict[str, Graph]]]:
     """Graphs as they would run on the chip, what they were read from, and other forms of them.
 
     Raises
@@ -47,16 +47,17 @@ def integer_graphs(path: Path) -> tuple[dict[str, Graph], str, dict[str, dict[st
         return {path.stem: read_netx_file(path, path.stem).graph}, "NetX file", {}
     if path.suffix == ".nir":
         raise ConfigError(f"{path}: is float; quantise it first (--to netx), then --fit one of the .net files written")
-    from taaf.export.frontend import float_graphs
     from taaf.export.passes import CompileReport, compile_graph
-    from taaf.models.checkpoint import load_model
+    from taaf.export.recorded import open_trained
+    from taaf.models.ir import Concat
 
-    model, _ = load_model(path)
-    report = CompileReport()
-    compiled = {name: compile_graph(graph, saturate=True, report=report) for name, graph in float_graphs(model).items()}
+    trained, report = open_trained(path, own_code), CompileReport()
+    compiled = {name: compile_graph(graph, saturate=True, report=report) for name, graph in trained.graphs.items()}
     n = sum(report.relays.values())
     without = "without relays (both synapse groups of a join on one neuron: exact here, but not stock NetX)"
-    others = {without: {name: joined for name, (joined, _) in compiled.items()}} if n else {}
+    joins = {name: joined for name, (joined, _) in compiled.items()}
+    beside = any(isinstance(node, Concat) for joined in joins.values() for node in joined.nodes.values())  # not cut into cores
+    others = {without: joins} if n and not beside else {}
     return {name: chain for name, (_, chain) in compiled.items()}, f"checkpoint, compiled; {n} relay channels", others
 
 

@@ -13,7 +13,7 @@ def from_nir_file(args: argparse.Namespace) -> int:
     from taaf.export.targets.nir.export import nir_to_netx
 
     out = args.out or Path("backbone")
-    report = nir_to_netx([args.model, *([args.second] if args.second else [])], out, args.dt, args.calibrate)
+    report = nir_to_netx([args.model, *([args.second] if args.second else [])], out, args.dt, args.calibrate, args.reset)
     if args.json:
         print(json.dumps({"schema_version": SCHEMA_VERSION, "out": str(out), "report": report}))
         return 0
@@ -31,7 +31,7 @@ def from_nir_file(args: argparse.Namespace) -> int:
 def _lines(branch: dict[str, Any]) -> list[str]:
     layers = zip(branch["mapping"], branch["quantisation"], branch["deviation"]["layers"], strict=True)
     lines = [
-        f"  {m['layer']}: {m['nir']} -> i_decay {m['i_decay']}, v_decay {m['v_decay']}, v_th_mant {q['v_th_mant']}; "
+        f"  {m['layer']}: {m['nir']} (reset {m['reset']}) -> i_decay {m['i_decay']}, v_decay {m['v_decay']}, v_th_mant {q['v_th_mant']}; "
         f"{q['n_clipped']} of {q['n_weights']} weights clipped; spikes {d['float_spikes']:,d} float, "
         f"{d['integer_spikes']:,d} integer, {100 * d['differing_fraction']:.3g} % of neuron-steps differ"
         for m, q, d in layers
@@ -42,7 +42,12 @@ def _lines(branch: dict[str, Any]) -> list[str]:
         f"mean difference {output['mean_count_difference']:.3g}; same decision in {output['same_decision_percent']:.4g} % of windows"
     )
     if accuracy := branch["deviation"].get("accuracy"):
-        lines.append(f"  accuracy by spike count: {accuracy['float']:.4g} % float, {accuracy['integer']:.4g} % integer")
+        lines.append(f"  accuracy: {accuracy['float']:.4g} % float, {accuracy['integer']:.4g} % integer")
+    if readout := branch["host_readout"]:
+        lines.append(
+            f"  the backbone ends at its last spiking neurons; {', '.join(readout['layers'])} come after and are the host's: "
+            f"{readout['file']}; decisions by the {readout['decision']}"
+        )
     lines += [f"  {line}" for line in branch["compiler"]]
     lines += [f"  warning: {line}" for line in branch["warnings"]]
     lines.append(f"  ✓ {branch['file']}: engine = integer reference on {branch['exact_windows']} windows, every spike")
@@ -53,7 +58,7 @@ def to_nir_file(args: argparse.Namespace) -> int:
     """Checkpoint or bundle -> NIR."""
     from taaf.export.targets.nir.output import model_to_nir
 
-    result = model_to_nir(args.model, args.out or Path("backbone.nir"))
+    result = model_to_nir(args.model, args.out or Path("backbone.nir"), args.own_code)
     if args.json:
         print(json.dumps({"schema_version": SCHEMA_VERSION, **result}))
         return 0

@@ -17,6 +17,7 @@ import numpy as np
 from taaf.export.limits import V_TH_MAX
 from taaf.export.ptq.float_reference import FloatTrace, drive_bias, run_float, synaptic_drive
 from taaf.export.targets.nir.graph import FloatNet
+from taaf.export.targets.nir.parts import HostReadout
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.intervals import UV_LIMIT
 from taaf.models.ir import Conv2d, Dense, Graph, Node, RecurrentDense
@@ -48,7 +49,7 @@ class LayerDeviation:
     n_neurons: int
     float_spikes: int
     integer_spikes: int
-    differing: int  # neuron-steps in which exactly one of the two fires
+    differing: int  # neuron-steps in which the two do not fire equally often
     differing_fraction: float  # of all neuron-steps
 
 
@@ -89,7 +90,7 @@ def calibrate(net: FloatNet, spikes: np.ndarray) -> tuple[FloatNet, list[LayerCh
                 float(np.sqrt(layer.drive_error(v_th))),
             )  # fmt: skip
         )
-    return FloatNet(net.graph.rebuilt(chosen), net.neurons), choices, trace
+    return replace(net, graph=net.graph.rebuilt(chosen)), choices, trace
 
 
 class _Layer:
@@ -144,7 +145,9 @@ def quantised(weight: np.ndarray, v_th: int) -> np.ndarray:
     return 2 * np.rint(np.clip(weight * v_th / 2, WEIGHT_MIN / 2, WEIGHT_MAX / 2))
 
 
-def measure(integer: Graph, trace: FloatTrace, spikes: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:
+def measure(
+    integer: Graph, trace: FloatTrace, spikes: np.ndarray, labels: np.ndarray | None = None, readout: HostReadout | None = None
+) -> dict[str, Any]:
     """Deviation of the integer network from the float one, measured.
 
     Parameters
@@ -155,6 +158,8 @@ def measure(integer: Graph, trace: FloatTrace, spikes: np.ndarray, labels: np.nd
         Of the same windows.
     labels : numpy.ndarray, optional
         Class of every window; the class decided is the output neuron that fires most (the first of equals).
+    readout : HostReadout, optional
+        Decides instead, from the output's spikes: its largest mean value over the window.
 
     Returns
     -------
@@ -164,7 +169,7 @@ def measure(integer: Graph, trace: FloatTrace, spikes: np.ndarray, labels: np.nd
     """
     found = Engine(integer).run(spikes, keep_all=True).spikes
     layers = []
-    for lif in integer.lifs():
+    for lif in [n for n in integer.lifs() if n.name in trace.spikes]:  # the compiler may have added some, e.g. for pooling
         ours, wanted = found[lif.name], trace.spikes[lif.name]
         wrong = int((ours != wanted).sum())
         n = int(np.prod(wanted.shape[1:-1]))
@@ -179,6 +184,9 @@ def measure(integer: Graph, trace: FloatTrace, spikes: np.ndarray, labels: np.nd
     }
     difference = np.abs(counts["integer"] - counts["float"])
     decided = {kind: value.argmax(1) for kind, value in counts.items()}
+    if readout is not None:
+        ends = {"float": trace.spikes[integer.output], "integer": found[integer.output]}
+        decided = {kind: readout.run(value).mean(-1).argmax(1) for kind, value in ends.items()}
     result: dict[str, Any] = {
         "layers": [asdict(line) for line in layers],
         "output": {

@@ -3,8 +3,9 @@
     u(t) = (1 - k_s) u(t-1) + sum W s(t) (+ W_rec s_out(t-1));   v(t) = (1 - k_m) v(t-1) + u(t) + b
     s(t) = v(t) > 1;   v(t) = 0 where s(t)
 
-in units of the threshold, with the ideal leaks k of a `FloatNet` (not the 12-bit ones). It is what the integer network
-approximates; nothing here is claimed to be exact on the chip.
+in units of the threshold, with the ideal leaks k of a `FloatNet` (not the 12-bit ones). Neurons that reset otherwise are run as
+their network ran them (`taaf.export.targets.nir.neurons.RESETS`): the chip's hard reset is then part of what is measured. It is
+what the integer network approximates; nothing here is claimed to be exact on the chip.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from taaf.export.targets.nir.graph import FloatNet
-from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, RecurrentDense, Sum
+from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Pool2d, RecurrentDense, Sum
 from taaf.models.ir.stage import require_spikes
 
 _BLOCK_BYTES = 1 << 27  # of one layer's drive; bounds memory
@@ -25,7 +26,8 @@ class FloatTrace:
     Attributes
     ----------
     spikes : dict
-        Every node that carries spikes -> uint8 (N, *shape, T).
+        Every node that carries spikes -> uint8 (N, *shape, T); counts where neurons fire several times in a step, float64 behind
+        sum and average pooling.
     peak : dict
         LIF -> largest |u| or |v| that occurred, in thresholds.
     """
@@ -53,20 +55,27 @@ def _run_block(net: FloatNet, spikes: np.ndarray) -> FloatTrace:
         elif isinstance(node, Flatten):
             value = trace.spikes[graph.sources(name)[0]]
             trace.spikes[name] = value.reshape(len(value), -1, value.shape[-1])
+        elif isinstance(node, Pool2d):
+            trace.spikes[name] = _pool(graph, node, trace.spikes[graph.sources(name)[0]])
+        elif isinstance(node, Concat):
+            trace.spikes[name] = np.concatenate([trace.spikes[s] for s in graph.sources(name)], axis=1)
         elif isinstance(node, Lif):
             drive = synaptic_drive(graph, name, trace.spikes)
             recurrent = next((n.weight_rec for n in graph.synapses_of(name) if isinstance(n, RecurrentDense)), None)
             own = net.neurons[name]
-            trace.spikes[name], trace.peak[name] = _lif(drive, drive_bias(graph, name), recurrent, own.k_syn, own.k_mem)
+            k_syn, k_mem = (k.reshape(-1, *[1] * (drive.ndim - 3)) for k in (own.k_syn, own.k_mem))
+            spikes_and_peak = _lif(drive, drive_bias(graph, name), recurrent, k_syn, k_mem, own.reset or "hard")
+            trace.spikes[name], trace.peak[name] = spikes_and_peak
     return trace
 
 
 def _lif(
-    drive: np.ndarray, bias: np.ndarray, recurrent: np.ndarray | None, k_syn: float, k_mem: float
+    drive: np.ndarray, bias: np.ndarray, recurrent: np.ndarray | None, k_syn: np.ndarray, k_mem: np.ndarray, reset: str
 ) -> tuple[np.ndarray, float]:
     out = np.zeros(drive.shape, np.uint8)
     u = np.zeros(drive.shape[:-1])
     v = np.zeros_like(u)
+    last, waits = np.zeros_like(u), np.zeros_like(u)
     peak = 0.0
     for step in range(drive.shape[-1]):
         arriving = drive[..., step]
@@ -74,11 +83,43 @@ def _lif(
             arriving = arriving + out[..., step - 1] @ recurrent.T
         u = (1 - k_syn) * u + arriving
         v = (1 - k_mem) * v + u + bias
+        if reset == "subtract-next":
+            v = v - last
+        elif reset == "subtract-snntorch":
+            v = v - waits
+        elif reset == "zero-next":
+            v = np.where(last > 0, 0, v)
         peak = max(peak, float(np.abs(u).max(initial=0)), float(np.abs(v).max(initial=0)))
-        fired = v > 1
-        v = np.where(fired, 0, v)
-        out[..., step] = fired
+        fired: np.ndarray = (v > 1).astype(np.float64)
+        if reset == "hard":
+            v = np.where(fired > 0, 0, v)
+        elif reset == "subtract":
+            v = v - fired
+        elif reset == "subtract-many":
+            fired = np.clip(np.floor(v), 0, 255)
+            v = v - fired
+        elif reset == "subtract-snntorch":
+            v = v - (fired - waits)
+            waits = (v > 1).astype(np.float64)
+        out[..., step] = last = fired
     return out, peak
+
+
+def _pool(graph: Graph, node: Pool2d, x: np.ndarray) -> np.ndarray:
+    """Maximum, sum or mean of (N, C, H, W, T) over windows, of a map padded with silence."""
+    _, h_out, w_out = node.out_shape([graph.shapes[graph.sources(node.name)[0]]])
+    (p_h, p_w), (s_h, s_w) = node.padding, node.step
+    padded = np.pad(x, ((0, 0), (0, 0), (p_h, p_h), (p_w, p_w), (0, 0)))
+    windows = [
+        padded[:, :, i : i + s_h * (h_out - 1) + 1 : s_h, j : j + s_w * (w_out - 1) + 1 : s_w]
+        for i, j in np.ndindex(*node.kernel)
+    ]
+    if node.kind == "max":
+        return np.maximum.reduce(windows)
+    total = np.zeros(windows[0].shape)
+    for window in windows:
+        total += window
+    return total if node.kind == "sum" else total / (node.kernel[0] * node.kernel[1])
 
 
 def drive_bias(graph: Graph, lif: str) -> np.ndarray:

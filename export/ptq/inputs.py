@@ -1,6 +1,5 @@
 """Windows of spikes to calibrate and to measure with: from an .npz file, or generated and called so in the report."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from taaf.export.targets.nir.graph import FloatNet
 from taaf.models.errors import DataError
+from taaf.models.files.npz import read_npz
 from taaf.models.files.writing import sha256
 
 GENERATED_RATE, GENERATED_WINDOWS, GENERATED_STEPS = 0.2, 16, 32
@@ -71,11 +71,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; --calibrate takes an .npz with spikes (N, *input shape, T)")
     try:
-        with zipfile.ZipFile(path) as archive:
-            total = sum(entry.file_size for entry in archive.infolist())
-        if total > MAX_BYTES:
-            raise ValueError(f"{total} bytes, more than {MAX_BYTES}")
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
-        raise DataError(f"{path}: not a readable .npz file ({type(error).__name__}: {error})") from error
+        return read_npz(path, MAX_BYTES)
+    except ValueError as error:
+        raise DataError(f"{path}: not a readable .npz file ({error})") from error

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import tomli
 
+from taaf.hw_sim.chips import chip_names
 from taaf.models.errors import ConfigError
 
 _FOLDER = Path(__file__).parents[1] / "chips" / "limits"
-CHIPS = ("loihi1", "loihi2")
+CHIPS = tuple(chip_names())
 LIMITS = ("neurons", "synapse memory", "input axons", "output axons")  # order of every per-limit tuple
 
 
@@ -76,9 +77,10 @@ class ChipLimits:
 
 def load_limits(chip: str) -> ChipLimits:
     """Read ``chips/limits/<chip>.toml``; raises `ConfigError` for an unknown chip."""
-    if chip not in CHIPS:
+    file = _FOLDER / f"{chip}.toml"
+    if "/" in chip or not file.is_file():
         raise ConfigError(f"chip {chip!r}: unknown; allowed: {', '.join(CHIPS)}")
-    data = tomli.loads((_FOLDER / f"{chip}.toml").read_text(encoding="utf-8"))
+    data = tomli.loads(file.read_text(encoding="utf-8"))
     core, synapses = data["core"], dict(data["synapses"])
     return ChipLimits(
         name=chip, title=data["title"], source=data["source"],

@@ -6,9 +6,10 @@ Declared sizes are bounded before anything is read. Stock lava-dl writes contigu
 """
 
 import contextlib
+import fcntl
 import math
 import mmap
-import struct
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,55 +17,60 @@ from typing import Any
 import h5py
 import numpy as np
 
+from taaf.models.errors import FileBusyError
+from taaf.models.files.hdf5_heaps import check_heaps
+
 MAX_BYTES = 1 << 28  # per dataset, and per chunk of one
 MAX_PACKED = 1100  # deflate cannot pack better
-_HEAP = b"GCOL"
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[h5py.File]:
-    """The file, open for reading, after a look at what the HDF5 library would trip over.
-
-    A damaged heap of variable-length text makes the library (2.0.0) walk in a circle for ever, out of reach of Ctrl-C.
+    """The file, open for reading, after a look at what the HDF5 library would trip over (`taaf.models.files.hdf5_heaps`).
 
     Raises
     ------
+    FileBusyError
+        If another process holds it open for writing.
     ValueError
         If the file is not plain HDF5 or its heaps are damaged. What h5py raises on other damage is of many kinds.
     """
     with path.open("rb") as raw:
+        _require_not_written(raw.fileno(), path)
         if not raw.read(1):
             raise ValueError("the file is empty")
         with mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _check_start(content)
-            at = content.find(_HEAP)
-            while at >= 0:
-                _check_heap(content, at)
-                at = content.find(_HEAP, at + 4)
-    with h5py.File(path, "r") as file:
-        yield file
+            with h5py.File(path, "r") as file:
+                check_heaps(content, file)
+                yield file
+
+
+def _require_not_written(descriptor: int, path: Path) -> None:
+    """Ask for HDF5's own lock of a reader; its writers hold another. Half a file says nothing about damage."""
+    if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FileBusyError(
+            f"{path}: in use, another process holds it open for writing (HDF5's lock); wait until it has closed the file, or copy it"
+        ) from error
+    except OSError:  # a file system without locks
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _check_start(content: mmap.mmap) -> None:
     sizes = content[9:11] if content[8:9] in (b"\x02", b"\x03") else content[13:15]
     if content[:8] != b"\x89HDF\r\n\x1a\n" or sizes != b"\x08\x08":
         raise ValueError("the file does not start as HDF5 with addresses of 8 bytes")
-
-
-def _check_heap(content: mmap.mmap, start: int) -> None:
-    """Walk a global heap as the library does: every step must lead on, and none beyond the end."""
-    head = content[start : start + 16]
-    end = start + struct.unpack("<Q", head[8:])[0] if len(head) == 16 else -1
-    at = start + 16
-    if not at <= end <= len(content):
-        raise ValueError("a heap of the file is longer than the file")
-    while at + 16 <= end:
-        index, size = struct.unpack("<H6xQ", content[at : at + 16])
-        step = size if index == 0 else 16 + -(-size // 8) * 8
-        if step < 16 or at + step > end:
-            raise ValueError("a heap of the file is damaged")
-        at += step
+    base = (
+        content[12:20] if content[8:9] in (b"\x02", b"\x03") else content[28:36] if content[8:9] == b"\x01" else content[24:32]
+    )
+    if base.strip(b"\0"):
+        raise ValueError("the file's addresses do not count from its start")
 
 
 def member(group: h5py.Group, name: str, kind: type) -> Any:

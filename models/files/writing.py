@@ -14,8 +14,10 @@ from taaf.models.errors import OutputError
 
 
 @contextlib.contextmanager
-def written_at_once(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
+def written_at_once(path: Path, suffix: str = ".tmp", durable: bool = True) -> Iterator[Path]:
     """A temporary file beside ``path``, which becomes ``path`` when the block ends and is removed when it fails.
+
+    ``durable``: also after a power failure (not for what can be made again, one by one, in thousands).
 
     Raises
     ------
@@ -25,8 +27,9 @@ def written_at_once(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{suffix}")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # the content before the name: also after a power failure
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # the content before the name
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(
@@ -40,7 +43,7 @@ def written_at_once(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
 def write_at_once(path: Path, content: bytes | str) -> None:
     """Write a whole file; raises as `written_at_once`."""
     with written_at_once(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        temporary.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ Shapes are (C, H, W) or (F,), without batch and time.
 from collections.abc import Iterable
 
 from taaf.models.errors import GraphError
-from taaf.models.ir.nodes import BatchNorm, Concat, Conv2d, Dense, Input, Lif, Node, Pool2d, Shape, Sum
+from taaf.models.ir.nodes import BatchNorm, Concat, Conv2d, Dense, Input, Lif, Node, Pool2d, RecurrentDense, Shape, Sum
 
 
 class Graph:
@@ -102,6 +102,11 @@ class Graph:
     def lifs(self) -> list[Lif]:
         """All neuron populations, in order."""
         return [n for n in self.nodes.values() if isinstance(n, Lif)]
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether spikes wait in synapses (recurrence, delays), which no reset of neurons clears."""
+        return any(isinstance(n, RecurrentDense) or (isinstance(n, Dense) and n.delay is not None) for n in self.nodes.values())
 
     def synapses_of(self, lif: str) -> list["Conv2d | Dense"]:
         """Synapse nodes whose current reaches this LIF (through sums and batch norms)."""

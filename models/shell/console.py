@@ -1,32 +1,24 @@
 """What the three commands share: options, one-line errors, exit codes."""
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from taaf.models.errors import ConfigError, TaafError
+from taaf.models.shell.outlets import Outlet, outlets
+from taaf.models.shell.pictures import without_display
 
 _EPILOG = "exit codes: 0 ok, 1 verification failed, 2 usage or bad input, 3 backend unavailable, 130 interrupted"
-
-
-class _Parser(argparse.ArgumentParser):
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Unlike argparse's own since Python 3.12, which says nothing of help that nobody could take."""
-        file = file or sys.stderr
-        file.write(message)
-        file.flush()
 
 
 def make_parser(prog: str, description: str, examples: Sequence[str]) -> argparse.ArgumentParser:
     """Parser with the common options and runnable examples in its help."""
     shown = "examples:\n" + "".join(f"  {e}\n" for e in examples)
-    parser = _Parser(
+    parser = argparse.ArgumentParser(
         prog=prog, description=description, epilog=f"{shown}\n{_EPILOG}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"{prog} {version('taaf')}")
@@ -37,7 +29,10 @@ def make_parser(prog: str, description: str, examples: Sequence[str]) -> argpars
 
 
 def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
-    """Parse, work, and turn what goes wrong into one line on stderr and an exit code."""
+    """Parse, work, and turn what goes wrong into one line on stderr and an exit code.
+
+    Text that cannot be written does not stop the work (`taaf.models.shell.outlets`); it only changes the exit code.
+    """
     interrupted: list[int] = []
 
     def interrupt(number: int, _frame: object) -> None:
@@ -46,29 +41,38 @@ def run(parser: argparse.ArgumentParser, work: Callable[[argparse.Namespace], in
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     debug = False
-    try:
-        args = parser.parse_args(argv)
-        debug = args.debug
-        code = work(args)
-        sys.stdout.flush()
+    with outlets() as (out, err), without_display():
+        try:
+            args = parser.parse_args(argv)
+            debug = args.debug
+            return _unless_lost(work(args), out, parser.prog)
+        except BaseException as error:
+            for number in previous:
+                signal.signal(number, signal.SIG_IGN)  # it is over already
+            if isinstance(error, SystemExit) and error.code in (None, 0):  # --help and --version
+                return _unless_lost(0, out, parser.prog)
+            if isinstance(error, SystemExit) or debug:
+                raise
+            code, message = _explain(error, bool(interrupted))
+            if code == 0:
+                raise
+            err.write(f"{parser.prog}: {message}\n")
+            err.flush()
+            return code
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _unless_lost(code: int, out: Outlet, prog: str) -> int:
+    """The exit code, or if the text of a success was lost: 141 where its reader had left, 2 with a line where a disk is full."""
+    out.flush()
+    if code or out.error is None:
         return code
-    except BaseException as error:
-        for number in previous:
-            signal.signal(number, signal.SIG_IGN)  # it is over already
-        if isinstance(error, SystemExit) or (debug and not isinstance(error, BrokenPipeError)):
-            raise
-        code, message = _explain(error, bool(interrupted))
-        if code == 0:
-            raise
-        with contextlib.suppress(OSError):
-            if message:
-                print(f"{parser.prog}: {message}", file=sys.stderr, flush=True)
-        return code
-    finally:
-        _give_up_unwritten(sys.stdout)
-        _give_up_unwritten(sys.stderr)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    if isinstance(out.error, BrokenPipeError):
+        return 141
+    print(f"{prog}: error: standard output: {out.error.strerror or out.error}", file=sys.stderr)
+    return 2
 
 
 def _explain(error: BaseException, interrupted: bool) -> tuple[int, str]:
@@ -78,22 +82,11 @@ def _explain(error: BaseException, interrupted: bool) -> tuple[int, str]:
         return 130, f"interrupted; {text}" if text and isinstance(error, KeyboardInterrupt) else "interrupted"
     if isinstance(error, TaafError):
         return error.exit_code, f"error: {text}"
-    if isinstance(error, BrokenPipeError):  # the reader of stdout is gone; nothing more to say to it
-        return 141, ""
     if isinstance(error, MemoryError):
         return 2, f"error: out of memory ({text or 'no more is available'}); use a smaller network or fewer samples"
     if isinstance(error, OSError):
         return 2, f"error: {error.filename or 'a file'}: {error.strerror or text}"
     return 0, text
-
-
-def _give_up_unwritten(stream: Any) -> None:
-    """Flush, or drop what cannot be written: Python would complain about it when it ends."""
-    try:
-        stream.flush()
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def positive(text: str) -> int:

@@ -121,7 +121,7 @@ def main() -> None:
     bundle = read_bundle(args.bundle)
     loaded = time.perf_counter() - begun
     training = from_dict(bundle.manifest["training"]["config"])
-    inputs = open_windows(training.data, training.model, "test", limit=2).inputs
+    inputs = open_windows(training.data, training.network.inputs, "test", limit=2).inputs
     begun = time.perf_counter()
     spikes = bundle.encode(inputs)
     encoding = (time.perf_counter() - begun) / 2

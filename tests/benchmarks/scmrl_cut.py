@@ -14,7 +14,8 @@ import torch
 
 from taaf.models.checkpoint import load_model
 from taaf.models.cross_modal import tokens_of
-from taaf.models.head import host_lif
+from taaf.models.heads.scmrl import ScmrlHead
+from taaf.models.trainable_head import host_lif
 from taaf.training.datasets.ead_mini import load_split
 
 
@@ -26,8 +27,9 @@ def main() -> None:
     model, _ = load_model(args.model)
     part = load_split("test", slice(args.windows))
     with torch.no_grad():
-        features = model.features(*(torch.from_numpy(x).float() for x in part.inputs().values()))
-    layers, channels = model.head.deployed().projections, model.config.token_channels
+        features = model.features({m: torch.from_numpy(x).float() for m, x in part.inputs().items()})
+    assert isinstance(model.head.head, ScmrlHead)
+    layers, channels = model.head.deployed().projections, model.head.head.channels
     names = list(features)
     total = {"x": 0.0, "qkv": 0.0}
     for own, other in zip(names, reversed(names), strict=True):

@@ -18,6 +18,7 @@ def test_a_layer_that_may_saturate(tmp_path: Path, capsys: pytest.CaptureFixture
     from taaf.export.cli import build_parser
     from taaf.export.cli import main as export
     from taaf.export.netx_bundle import export_netx
+    from taaf.export.trained import TrainedNetwork
 
     content = torch.load(zoo_path("ead_mini.pt"), weights_only=True)
     content["state"]["branches.event.readout.weight"][0] = -1e4
@@ -32,7 +33,13 @@ def test_a_layer_that_may_saturate(tmp_path: Path, capsys: pytest.CaptureFixture
     split = load_split("test")
     inputs = {m: x[:20] for m, x in split.inputs().items()}
     result = export_netx(
-        checkpoint, out, inputs, split.labels[:20], list(LABELS), verify_lava=0, quiet=True, allow_saturation=True
+        TrainedNetwork(checkpoint),
+        out,
+        inputs,
+        split.labels[:20],
+        list(LABELS),
+        data={"set": "ead-mini"},
+        allow_saturation=True,
     )
     assert all(c.ok for c in result.checks)
     assert any(line.startswith("--allow-saturation: event.readout_lif: u could reach") for line in result.report)

@@ -190,7 +190,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "swapped modalities": (_swapped, "event.net takes (160,)"),
     "NaN in the head": (_nan_head, "query holds values that are NaN"),
     "wrong input shape": (_edit_manifest(lambda m: m["branches"]["audio"].update(input_shape=[80])), "audio.net takes (160,)"),
-    "wrong steps": (_edit_manifest(lambda m: m["branches"]["audio"].update(input_steps=7)), "audio steps than 7"),
+    "wrong steps": (
+        _edit_manifest(lambda m: m["branches"]["audio"].update(input_steps=7)),
+        "align_audio_weight has shape (6, 12, 3)",
+    ),
 }
 
 

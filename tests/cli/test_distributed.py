@@ -8,16 +8,14 @@ from pathlib import Path
 
 import pytest
 from commands import assert_refused, run_command
+from small_networks import small_branches
 
 CONFIG = """
 [data]
 train_pairs = 90
 test_pairs = 41
-[model]
-event_channels = 4
-block_channels = 8
-audio_hidden = 32
-features = 32
+{branches}
+[head]
 attention = "taaf"
 [optimiser]
 epochs = 4
@@ -47,7 +45,7 @@ def _curve(out: Path) -> list[dict]:
 def test_two_ranks_equal_one(balance: str, tmp_path: Path) -> None:
     """Same global batch (the last one of 10 splits into 5 + 5): losses equal to 1e-5, accuracies equal, model written once."""
     config = tmp_path / "config.toml"
-    config.write_text(CONFIG.format(balance=balance))
+    config.write_text(CONFIG.format(balance=balance, branches=small_branches(4, 8, 32, 32)))
     single = run_command("train", "--config", config, "--out", tmp_path / "one", "-q")
     assert single.returncode == 0, single.stderr
     double = _torchrun(2, "--config", config, "--out", tmp_path / "two", "-q")

@@ -153,9 +153,17 @@ def test_disagreement_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("toml", "mention"),
     [
         ("[optimiser]\nepoch = 3\n", "did you mean 'epochs'?"), ("[loss]\nlam = 'x'\n", "expected float"),
-        ("[optimizer]\nepochs = 3\n", "did you mean [optimiser]?"), ("[loss\n", "not valid TOML"),
-        ("[optimiser]\nbatch_size = 0\n", "must be > 0"),
-        pytest.param("[loss]\nbalance = 'ogm'\n", "allowed none, la, taaf", marks=pytest.mark.needs_slayer),
+        ("[optimizer]\nepochs = 3\n", "did you mean 'optimiser'?"), ("[loss\n", "not valid TOML"),
+        ("[optimiser]\nbatch_size = 0\n", "allowed 1 to 1.04858e+06"),
+        ("[loss]\nbalance = 'ogm'\n", "did you mean 'ogm_ge'?"),
+        ("[loss]\nbalance = 'x'\n", "unknown; allowed: none, la, taaf, ogm_ge, pmr, agm, scmrl, readout"),
+        ("[model]\nfeatures = 3\n", "[model]: networks are described in [branches.NAME] and [head]"),
+        ("[branches.event]\nnetwork = 'con'\n", "branches.event.network (='con'): unknown; did you mean 'conv'?"),
+        ("[branches.event]\nchannels = 8\n", "branches.event.network: missing"),
+        ("[branches.event]\nnetwork = 'conv'\nwidth = 8\n", "branches.event.width: unknown key; did you mean 'wide'?"),
+        ("[branches.Event]\nnetwork = 'conv'\n", "branches.Event: the name has to be up to 32 lower-case letters"),
+        ("branches = 3\n", "expected one table per modality"), ("[head]\ntype = 'tafa'\n", "did you mean 'taaf'?"),
+        ("[head]\nfusion = 7\n", "head.fusion (=7): expected str, found int"),
     ],
 )  # fmt: skip
 def test_bad_configurations(toml: str, mention: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

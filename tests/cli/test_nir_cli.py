@@ -47,15 +47,18 @@ def test_two_files_through_the_executable(tmp_path: Path) -> None:
     """Two foreign backbones with generated inputs: said so in text and report; the folder is replaced when run again."""
     one = nir_nets.write(tmp_path / "event.nir", nir_nets.small(0))
     two = nir_nets.write(tmp_path / "audio.nir", nir_nets.small(5))
-    assert main([str(one), "--to", "netx", "--out", str(tmp_path / "net")]) == 0
-    done = run_command("export", one, "--second", two, "--to", "netx", "--dt", 1e-3, "--out", tmp_path / "net")
+    assert main([str(one), "--to", "netx", "--reset", "hard", "--out", str(tmp_path / "net")]) == 0
+    done = run_command(
+        "export", one, "--second", two, "--to", "netx", "--reset", "hard", "--dt", 1e-3, "--out", tmp_path / "net"
+    )
     assert done.returncode == 0, done.stderr
-    for words in ("time step 0.001 s (given)", "generated: independent spikes of rate 0.2", "event.b: LIF -> i_decay 4096, v_decay 1024",
+    for words in ("time step 0.001 s (given)", "generated: independent spikes of rate 0.2",
+                  "event.b: LIF (reset hard) -> i_decay 4096, v_decay 1024",
                   "weights clipped", "% of neuron-steps differ", "same decision", "✓ audio.net: engine = integer reference"):  # fmt: skip
         assert words in done.stdout, (words, done.stdout)
     report = json.loads((tmp_path / "net/report.json").read_text())
     assert [b["file"] for b in report["branches"].values()] == ["event.net", "audio.net"]
-    assert "not the task's data" in report["calibration"]["source"] and "reset mode" in report["notes"][0]
+    assert "not the task's data" in report["calibration"]["source"] and "the chip resets to zero" in report["notes"][0]
     graph = read_netx(tmp_path / "net/event.net", "event")
     assert [lif.v_th_mant for lif in graph.lifs()] == [q["v_th_mant"] for q in report["branches"]["event"]["quantisation"]]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["audio.nir", "event.nir", "net"]
@@ -68,7 +71,7 @@ def test_written_networks_load_in_stock_lava(tmp_path: Path) -> None:
     from lava.lib.dl.netx.hdf5 import Network
 
     path = nir_nets.write(tmp_path / "event.nir", nir_nets.small(0))
-    assert main([str(path), "--to", "netx", "--out", str(tmp_path / "net"), "--json"]) == 0
+    assert main([str(path), "--to", "netx", "--reset", "hard", "--out", str(tmp_path / "net"), "--json"]) == 0
     assert len(Network(net_config=str(tmp_path / "net/event.net"), reset_interval=8, reset_offset=1).layers) == 2
 
 
@@ -98,11 +101,13 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ([path, "--calibrate", tmp_path / "values.npz"], "a.input: input holds values other than 0 and 1"),
         ([path, "--calibrate", tmp_path / "labels.npz"], "labels int64 (3,); allowed whole numbers (2,)"),
         ([path, "--calibrate", tmp_path / "names.npz"], "no array 'a'; found other"),
-        ([zoo_path("ead_mini.pt"), "--dt", "1e-3"], "--dt: needs a .nir file"),
+        ([zoo_path("ead_mini.pt"), "--dt", "1e-3"], "--dt: needs a .nir file"), ([path], "how its neurons reset"),
+        ([zoo_path("ead_mini.pt"), "--reset", "hard"], "--reset: needs a .nir file"),
         ([zoo_path("ead_mini.pt"), "--second", path], "--second: needs a .nir file"),
     ]  # fmt: skip
     for arguments, mention in cases:
-        given = [*map(str, arguments), "--to", "netx"]
+        foreign = arguments[0].suffix == ".nir" and mention != "how its neurons reset"
+        given = [*map(str, arguments), "--to", "netx", *(["--reset", "hard"] if foreign else [])]
         out = [] if "--out" in given else ["--out", str(tmp_path / "net")]
         assert main([*given, *out]) == 2, mention
         stdout, err = capsys.readouterr()
@@ -120,8 +125,25 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert_refused(run_command("export", path, "--to", "nir"), 2, "is NIR already")
 
 
+def test_soft_reset_is_said_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The text names the reset that became a hard one, per layer, with the spikes that differ; a readout is named, too."""
+    graph = nir_nets.chain(
+        (12,), nir.Linear(nir_nets.weights(0, 10, 12)), nir_nets.lif(10), nir.Linear(nir_nets.weights(1, 4, 10)),
+        nir.LI(nir_nets.full(4, 4e-3), nir_nets.full(4, 1), nir_nets.full(4, 0)),
+    )  # fmt: skip
+    path = nir_nets.write(tmp_path / "a.nir", graph)
+    assert main([str(path), "--to", "netx", "--reset", "subtract-next", "--out", str(tmp_path / "net")]) == 0
+    shown = capsys.readouterr().out
+    for words in ("a.b: LIF (reset subtract-next) ->", "warning: b: reset subtract-next became a hard reset",
+                  "c (Linear), d (LI) come after and are the host's: a.readout.nir"):  # fmt: skip
+        assert words in shown
+    assert sorted(p.name for p in (tmp_path / "net").iterdir()) == ["a.net", "a.readout.nir", "report.json"]
+    (layer,) = json.loads((tmp_path / "net/report.json").read_text())["branches"]["a"]["deviation"]["layers"]
+    assert layer["differing_fraction"] > 0.03
+
+
 def test_silent_network_is_said_to_be_silent(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """A wrong time step gives a network that never fires: a warning, not silence."""
     path = nir_nets.write(tmp_path / "a.nir", nir_nets.small())
-    assert main([str(path), "--to", "netx", "--dt", "1e-6", "--out", str(tmp_path / "net")]) == 0
+    assert main([str(path), "--to", "netx", "--reset", "hard", "--dt", "1e-6", "--out", str(tmp_path / "net")]) == 0
     assert "warning: a.d never fires in the float run: is the time step right" in capsys.readouterr().out

@@ -31,7 +31,7 @@ def test_full_size(tmp_path: Path) -> None:
     assert time.monotonic() - begun < MAX_EXPORT_S
     found = json.loads(exported.stdout)
     assert len(found["layers"]) == 38 and all(x["exact"] for x in found["layers"])
-    assert sum(line.startswith("residual:") for line in found["compiler"]) == 16
+    assert sum(line.startswith("relays:") for line in found["compiler"]) == 16
     assert found["peak_memory_kib"] < MAX_KIB
     deployed = run_command("deploy", bundle, "--backend", "fast", "--json", timeout=600)
     assert deployed.returncode == 0, deployed.stderr

@@ -18,14 +18,17 @@ CONFIG = """
 [data]
 train_pairs = 100
 test_pairs = 12
-[model]
-head = "scmrl"
-first_branch = "sps"
-audio_branch = "sps"
-attention = "uniform"
+[branches.event]
+network = "patch_stem"
+channels = 16
+[branches.audio]
+network = "patch_stem"
+shape = [1, 40, 4]
+channels = 16
+[head]
+type = "scmrl"
 alignment = "fixed"
 aligned_steps = 4
-token_channels = 16
 attention_heads = 2
 mlp_ratio = 2
 fusion = "sum"
@@ -82,7 +85,7 @@ def test_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureFixture) 
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     capsys.readouterr()
     assert deploy_main([str(bundle), "--backend", "fast"]) == 2
-    assert "type 'mystery' unknown; allowed taaf, scmrl" in capsys.readouterr().err
+    assert "type (='mystery'): unknown; allowed: none, rate, scmrl, taaf" in capsys.readouterr().err
 
 
 @pytest.mark.needs_slayer
@@ -90,26 +93,22 @@ def test_refusal(tmp_path: Path) -> None:
     """One line, exit 2."""
     (tmp_path / "c.toml").write_text(CONFIG.replace('balance = "scmrl"', 'balance = "taaf"'))
     done = run_in_process(cli.main, "--config", tmp_path / "c.toml", "--out", tmp_path / "run")
-    assert_refused(done, 2, "loss.balance", "model.head")
+    assert_refused(done, 2, "loss.balance (='taaf')", "head 'scmrl' is trained with scmrl")
 
 
 def test_head_takes_a_shipped_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--head scmrl is the shipped file, and not a second word beside --config."""
     (tmp_path / "c.toml").write_text(CONFIG)
-    assert_refused(run_command("train", "--config", tmp_path / "c.toml", "--head", "scmrl"), 2, "--head scmrl", "model.head")
+    assert_refused(run_command("train", "--config", tmp_path / "c.toml", "--head", "scmrl"), 2, "--head scmrl", "[head] type")
     seen: list[Any] = []
     monkeypatch.setattr("taaf.models.slayer_lif.require_lava_dl", lambda: None)
     told = {"model": "m", "metrics": dict.fromkeys(("test_fused", "test_event", "test_audio"), 1.0), "human": None}
     monkeypatch.setattr(cli, "_train", lambda args, config, out, ranks: seen.append((config, out)) or told)
     assert cli.main(["--head", "scmrl", "--epochs", "3", "--device", "cpu"]) == 0
     config, out = seen[0]
-    assert (config.model.head, config.loss.balance, config.optimiser.epochs, out) == (
-        "scmrl",
-        "scmrl",
-        3,
-        Path("runs/scmrl_ead_mini"),
-    )
-    assert config.model.problem() is None
+    found = (config.network.head.type, config.loss.balance, config.optimiser.epochs, out)
+    assert found == ("scmrl", "scmrl", 3, Path("runs/scmrl_ead_mini"))
+    assert config.network.check() is config.network
 
 
 @pytest.mark.needs_slayer
@@ -122,7 +121,7 @@ def test_both_heads(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: 
     assert cli.main([*command, "--json"]) == 0
     systems = json.loads(capsys.readouterr().out)["systems"]
     assert set(systems) == {"taaf", "scmrl"} and systems["taaf"]["metrics"]["test_fused"] >= 0
-    kinds = [read_checkpoint(out / head / "model.pt")["config"]["model"]["head"] for head in systems]
+    kinds = [read_checkpoint(out / head / "model.pt")["config"]["head"]["type"] for head in systems]
     assert kinds == ["taaf", "scmrl"] and (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main(command) == 2 and "holds a training already" in capsys.readouterr().err
     before = read_checkpoint(out / "scmrl/model.pt")["state"]

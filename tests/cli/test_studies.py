@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from commands import assert_refused, run_command, run_in_process
+from small_networks import small_branches
 
 from taaf.training.cli import main
 
@@ -14,16 +15,11 @@ SMALL = """
 train_pairs = 40
 test_pairs = 40
 audio_snr_db = 10.0
-[model]
-event_channels = 2
-block_channels = 2
-audio_hidden = 16
-features = 16
 [optimiser]
 epochs = 2
 batch_size = 20
 freeze_epoch = 1
-"""
+""" + small_branches()
 
 
 @pytest.fixture
@@ -64,14 +60,21 @@ SMALL_SCMRL = """
 [data]
 train_pairs = 20
 test_pairs = 20
-[model]
-head = "scmrl"
-first_branch = "sps"
-audio_branch = "sps"
-attention = "uniform"
+[branches.event]
+network = "patch_stem"
+shape = [2, 34, 34]
+steps = 8
+channels = 8
+[branches.audio]
+network = "patch_stem"
+shape = [1, 40, 4]
+steps = 12
+channels = 8
+[head]
+type = "scmrl"
+classes = 10
 alignment = "fixed"
 aligned_steps = 2
-token_channels = 8
 attention_heads = 2
 mlp_ratio = 1
 fusion = "sum"
@@ -113,7 +116,7 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
     assert run_command(*command).returncode == 0
     assert [p for p in kept if p.stat().st_mtime_ns != kept[p]] == [stale] and (out / "scmrl.csv").read_bytes() == first
     config.write_text(SMALL)
-    assert_refused(run_in_process(main, *command[1:]), 2, "--ablation scmrl", "model.head (='taaf')")
+    assert_refused(run_in_process(main, *command[1:]), 2, "--ablation scmrl", "head.type (='taaf')")
 
 
 @pytest.mark.needs_slayer
@@ -144,6 +147,9 @@ def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
     assert_refused(run_command("train", "--compare", tmp_path / "a", "--plot", picture), 2, "metrics.jsonl", "no epochs")
 
 
+CONV = '[branches.event]\nnetwork = "conv"\n'
+
+
 def _in_trainer(text: str, mention: str) -> object:
     """A case that only shows once SLAYER has been found."""
     return pytest.param(text, mention, marks=pytest.mark.needs_slayer)
@@ -152,10 +158,16 @@ def _in_trainer(text: str, mention: str) -> object:
 @pytest.mark.parametrize(
     ("text", "mention"),
     [
-        _in_trainer('[loss]\nbalance = "la"\n', "model.attention"), ('[loss]\nbalance = "ogm"\n', "ogm_ge"),
-        ('[model]\nfusion = "sums"\n', "sum"), _in_trainer('[model]\nfirst_name = "visual"\n', "modalities"),
-        _in_trainer("[model]\nclasses = 3\n", "model.classes (=3)"), _in_trainer("[model]\nevent_steps = 5\n", "5 steps"),
-        _in_trainer("[model]\nevent_size = 20\n", "does not take inputs"), ('[data]\non_bad = "ask"\n', "stop, skip"),
+        _in_trainer('[loss]\nbalance = "la"\n', "head.attention"), ('[loss]\nbalance = "ogm"\n', "did you mean 'ogm_ge'?"),
+        _in_trainer('[head]\nfusion = "sums"\n', "did you mean 'sum'?"),
+        _in_trainer(CONV.replace("event", "visual"), "branches.visual: the data set has no such modality; allowed: event, audio"),
+        _in_trainer("[head]\nclasses = 3\n", "head.classes (=3): the data set has 10 classes"),
+        _in_trainer(CONV + "steps = 5\n", "branches.event.steps (=5): the data set gives 8"),
+        _in_trainer(CONV + "shape = [2, 20, 20]\n", "branches.event.shape (=[2, 20, 20]): the data set gives [2, 34, 34]"),
+        _in_trainer(CONV + "[loss]\nbalance = 'pmr'\n", "is defined for two branches, found 1"),
+        _in_trainer(CONV + "[head]\nfusion = 'film'\n", "is defined for two branches, found 1; allowed for any number: concat"),
+        _in_trainer(CONV + "[head]\ntype = 'rate'\n", "event has 128 feature neurons; allowed multiples of classes (=10)"),
+        ('[data]\non_bad = "ask"\n', "stop, skip"),
     ],
 )  # fmt: skip
 def test_configurations_that_do_not_fit(text: str, mention: str, tmp_path: Path) -> None:

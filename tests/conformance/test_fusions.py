@@ -5,32 +5,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_networks import taaf_config, trained
 
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.netx_bundle import export_netx
-from taaf.models.checkpoint import load_model, save_checkpoint
-from taaf.models.config import ModelConfig
 from taaf.models.fusion import FUSIONS
-from taaf.models.taaf import TaafSnn
-from taaf.training.config import TrainConfig
+from taaf.models.network import MultimodalSnn
 from taaf.training.datasets.ead_mini import LABELS, load_split
 
 ON_LAVA = ("film", "gated", "sum", "sca")
 
 
-def _checkpoint(path: Path, **changes: str) -> None:
-    """A small network with random weights that fire, as `taaf-train` would save it."""
+def _network(**changes: str) -> MultimodalSnn:
+    """A small network with random weights that fire."""
     torch.manual_seed(4)
-    config = ModelConfig(event_channels=2, block_channels=4, audio_hidden=24, features=16, **changes)  # type: ignore[arg-type]
-    model = TaafSnn(config).eval()
+    model = MultimodalSnn(taaf_config(channels=2, wide=4, hidden=24, features=16, **changes)).eval()
     for name, value in model.named_parameters():
         if name.endswith("offset"):
             value.data.fill_(0.3)
         elif name.endswith("_spiking_weight"):
             value.data.normal_(0, 0.8)
-    save_checkpoint(path, model, TrainConfig(model=config).to_dict())
+    return model
 
 
 @pytest.mark.parametrize(
@@ -39,13 +36,11 @@ def _checkpoint(path: Path, **changes: str) -> None:
 @pytest.mark.needs_slayer
 def test_export_and_run(fusion: str, attention_on: str, tmp_path: Path) -> None:
     """Export verifies the head; engine and Lava give the trained network's features, logits (1e-9) and decisions."""
-    _checkpoint(tmp_path / "model.pt", fusion=fusion, attention_on=attention_on)
-    part = load_split("test", slice(12))
-    export_netx(tmp_path / "model.pt", tmp_path / "bundle", part.inputs(), part.labels, list(LABELS), verify_lava=0, quiet=True)
+    network, part = trained(tmp_path, _network(fusion=fusion, attention_on=attention_on)), load_split("test", slice(12))
+    export_netx(network, tmp_path / "bundle", part.inputs(), part.labels, list(LABELS))
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest["head"]["fusion"] == fusion
-    model, _ = load_model(tmp_path / "model.pt")
-    features, output = model.predict(*(torch.from_numpy(x.astype(np.float32)) for x in part.inputs().values()))
+    features, output = network.model.predict({m: torch.from_numpy(x.astype(np.float32)) for m, x in part.inputs().items()})
     runs = {"fast": run_fast(bundle, part.inputs())}
     if fusion in ON_LAVA and attention_on == "logits":
         runs["sim"] = run_sim(bundle, {m: x[:3] for m, x in part.inputs().items()}, 120)

@@ -14,8 +14,9 @@ from torch import nn
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph
 from taaf.export.ptq.calibrate import calibrate
+from taaf.export.targets.nir.from_torch import from_norse
 from taaf.export.targets.nir.graph import FloatNet
-from taaf.export.targets.nir.read import from_nir, from_norse
+from taaf.export.targets.nir.read import from_nir
 from taaf.hw_sim.reference import run_reference
 
 pytestmark = pytest.mark.needs_lava
@@ -32,9 +33,19 @@ def _by_hand() -> FloatNet:
 
 
 def _from_norse() -> FloatNet:
+    """A decay per neuron, and a readout that stays on the host."""
     torch.manual_seed(1)
-    fast = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(400.0), v_th=torch.tensor(0.1))
-    net = norse.SequentialState(nn.Linear(20, 16), norse.LIFBoxCell(fast), nn.Linear(16, 6), norse.LIFBoxCell(fast))
+    fast = norse.LIFBoxParameters(tau_mem_inv=torch.linspace(300.0, 500.0, 16), v_th=torch.tensor(0.1))
+    last = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(400.0), v_th=torch.tensor(0.1))
+    layers = (
+        nn.Linear(20, 16),
+        norse.LIFBoxCell(fast),
+        nn.Linear(16, 6),
+        norse.LIFBoxCell(last),
+        nn.Linear(6, 3),
+        norse.LICell(),
+    )
+    net = norse.SequentialState(*layers)
     return from_norse(net, torch.zeros(1, 20), "net").nets["net"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from engines import run_engines
 from small_graphs import chain_of, random_spikes, residual
 
-from taaf.export.passes import CompileReport, lower_residual
+from taaf.export.passes import CompileReport, to_chain
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.reference import run_reference
 from taaf.hw_sim.relays import without_relays
@@ -15,7 +15,7 @@ from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif
 
 
 def _lowered(stride: int, seed: int) -> Graph:
-    return lower_residual(residual(np.random.default_rng(seed), stride), CompileReport())
+    return to_chain(residual(np.random.default_rng(seed), stride), CompileReport())
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from on_lava import assert_layers_agree
+from on_lava import assert_chain_agrees
 from scmrl_nets import firing_network
+from small_networks import trained
 
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
@@ -15,9 +16,7 @@ from taaf.export.bundle.reader import Bundle, read_bundle
 from taaf.export.frontend import float_graphs
 from taaf.export.netx_bundle import export_netx
 from taaf.export.passes import CompileReport, compile_graph
-from taaf.models.checkpoint import load_model, save_checkpoint
-from taaf.models.taaf import TaafSnn
-from taaf.training.config import TrainConfig
+from taaf.models.network import MultimodalSnn
 from taaf.training.datasets.ead_mini import LABELS, load_split
 
 pytestmark = pytest.mark.needs_slayer
@@ -25,38 +24,36 @@ pytestmark = pytest.mark.needs_slayer
 
 def _windows(n: int, graph_shape: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     found = load_split("test", slice(n)).inputs()
-    return {m: x.reshape(n, *graph_shape[m], x.shape[-1]) for m, x in found.items()}
+    return {m: found[m].reshape(n, *shape, found[m].shape[-1]) for m, shape in graph_shape.items()}
 
 
-@pytest.mark.parametrize(("how", "layers"), [("stride", 5), ("max_pool", 8)])
+@pytest.mark.parametrize(("how", "populations"), [("stride", 5), ("max_pool", 8)])
 @pytest.mark.needs_lava
 @pytest.mark.slow
-def test_every_layer(how: str, layers: int) -> None:
+def test_every_layer(how: str, populations: int) -> None:
     """SLAYER = reference = engine = stock NetX on Lava, every layer of a stem, relays of the positional residual included.
 
     Max pooling in training is torch's own; on the chip it is an OR of neurons. Seen failing with relays read from the kernel's
     corner, with a relay weight below the threshold, with relays before the positional channels, and with pooling weights of half
     a threshold.
     """
-    model = firing_network(stem_downsampling=how)
-    chains = {m: compile_graph(g, True, CompileReport())[1] for m, g in float_graphs(model).items()}
-    for name, spikes in _windows(3, {m: g.input.shape for m, g in chains.items()}).items():
-        chain, branch = chains[name], model.branches[name]
+    model = firing_network(downsampling=how)
+    for name, graph in float_graphs(model).items():
+        report, branch = CompileReport(), model.branches[name]
+        integer, chain = compile_graph(graph, True, report)
+        spikes = _windows(3, {name: chain.input.shape})[name]
         with torch.no_grad():
-            trained = {k: v.numpy() for k, v in branch.trace(torch.from_numpy(spikes.astype(np.float32))).items()}
-        assert len(trained) == layers
-        assert_layers_agree(chain, spikes, trained)
-        channels = model.config.token_channels
-        np.testing.assert_array_equal(trained["tokens_lif"][:, channels:], trained["conv4_lif"])
-        assert (trained["tokens_lif"][:, :channels] != trained["conv4_lif"]).any()
+            found = {k: v.numpy() for k, v in branch.trace(torch.from_numpy(spikes.astype(np.float32))).items()}
+        assert len(found) == populations + 1  # and the tokens
+        assert_chain_agrees(integer, chain, report, spikes, found)
+        np.testing.assert_array_equal(found["tokens"], np.concatenate([found["tokens_lif"], found["conv4_lif"]], 1))
+        assert (found["tokens_lif"] != found["conv4_lif"]).any()
 
 
-def _exported(folder: Path, n: int, **changes: Any) -> tuple[TaafSnn, Bundle, dict[str, np.ndarray]]:
-    network = firing_network(**changes)
-    save_checkpoint(folder / "model.pt", network, TrainConfig(model=network.config).to_dict())
-    part = load_split("test", slice(n))
-    export_netx(folder / "model.pt", folder / "bundle", part.inputs(), part.labels, list(LABELS), verify_lava=0, quiet=True)
-    return load_model(folder / "model.pt")[0], read_bundle(folder / "bundle"), part.inputs()
+def _exported(folder: Path, n: int, **changes: Any) -> tuple[MultimodalSnn, Bundle, dict[str, np.ndarray]]:
+    network, part = trained(folder, firing_network(**changes), loss={"balance": "scmrl"}), load_split("test", slice(n))
+    export_netx(network, folder / "bundle", part.inputs(), part.labels, list(LABELS))
+    return network.model, read_bundle(folder / "bundle"), part.inputs()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +61,7 @@ def _exported(folder: Path, n: int, **changes: Any) -> tuple[TaafSnn, Bundle, di
     [
         ({}, True),
         ({"fusion": "concat", "cross_modal": "attention", "alignment": "learned"}, False),
-        ({"cross_modal": "none", "stem_downsampling": "max_pool"}, False),
+        ({"cross_modal": "none", "downsampling": "max_pool"}, False),
     ],
     ids=str,
 )
@@ -76,7 +73,7 @@ def test_export_and_run(changes: dict[str, Any], on_lava: bool, tmp_path: Path) 
     """
     model, bundle, inputs = _exported(tmp_path, 8, **changes)
     assert bundle.manifest["head"]["type"] == "scmrl" and bundle.manifest["model"] == "s-cmrl"
-    features, output = model.predict(*(torch.from_numpy(x.astype(np.float32)) for x in inputs.values()))
+    features, output = model.predict({m: torch.from_numpy(x.astype(np.float32)) for m, x in inputs.items()})
     runs = {"fast": run_fast(bundle, bundle.encode(inputs))}
     if on_lava:
         runs["sim"] = run_sim(bundle, {m: x[:3] for m, x in bundle.encode(inputs).items()}, 120)

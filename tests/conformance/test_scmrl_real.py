@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from on_lava import assert_layers_agree
+from on_lava import assert_chain_agrees
 from resnet_nets import compiled, levels_of
 from scmrl_nets import REAL, firing_network
+from small_networks import trained
 
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.frontend import host_encoders
 from taaf.export.netx_bundle import export_netx
-from taaf.models.checkpoint import save_checkpoint
-from taaf.training.config import TrainConfig
+from taaf.models.heads.scmrl import ScmrlHead
 from taaf.training.datasets.generated import GeneratedPairs
 
 pytestmark = pytest.mark.needs_slayer
@@ -32,8 +32,8 @@ def test_encoder_and_every_layer(how: str, side: int, first: str) -> None:
     Seen failing without the clamp or the rounding in training's `levels`, with the first convolution in the chip's graph too, or
     in `trace`, and with a graph that lacks pool1.
     """
-    model = firing_network(**REAL, stem_downsampling=how)
-    _, chains, _ = compiled(model)
+    model = firing_network(REAL, downsampling=how)
+    integers, chains, report = compiled(model)
     levels = levels_of(model, 2)
     for name, encoder in host_encoders(model).items():
         branch, x = model.branches[name], levels[name]
@@ -45,13 +45,13 @@ def test_encoder_and_every_layer(how: str, side: int, first: str) -> None:
             inner, part = real.abs() < 127 / encoder.scale, 0.4 / encoder.scale  # of a level
             for pushed in (real, torch.where(inner, real + part, 3 * real)):
                 np.testing.assert_array_equal(branch.encode(pushed).numpy(), spikes)
-            trained = {k: v.numpy() for k, v in branch.trace(torch.from_numpy(spikes.astype(np.float32))).items()}
+            found = {k: v.numpy() for k, v in branch.trace(torch.from_numpy(spikes.astype(np.float32))).items()}
             features = branch(real).numpy()
         chain = chains[name]
         assert chain.input.shape == encoder.output_shape
-        assert next(iter(trained)) == first
-        fast = assert_layers_agree(chain, spikes, trained)
-        np.testing.assert_array_equal(features, fast["tokens_lif"].reshape(features.shape))
+        assert next(iter(found)) == first
+        assert_chain_agrees(integers[name], chain, report, spikes, found)
+        np.testing.assert_array_equal(features, found["tokens"])
 
 
 @pytest.mark.needs_lava
@@ -61,16 +61,13 @@ def test_export_and_run(tmp_path: Path) -> None:
 
     Seen failing (the export refuses) with half the scale in the encoder that the exporter builds.
     """
-    network = firing_network(**REAL, stem_downsampling="max_pool")
-    save_checkpoint(tmp_path / "model.pt", network, TrainConfig(model=network.config).to_dict())
+    network = firing_network(REAL, downsampling="max_pool")
     levels = levels_of(network, 4)
-    export_netx(
-        tmp_path / "model.pt", tmp_path / "bundle", levels, np.arange(4), list(GeneratedPairs.label_names), verify_lava=0,
-        quiet=True,
-    )  # fmt: skip
-    bundle, scales = read_bundle(tmp_path / "bundle"), network.config.input_scales
-    assert bundle.manifest["head"]["tokens"] == {"visual": 16, "audio": 15}
-    features, output = network.predict(*(torch.from_numpy(x.astype(np.float32) / scales[m]) for m, x in levels.items()))
+    found = trained(tmp_path, network, loss={"balance": "scmrl"}, data={"set": "generated"})
+    export_netx(found, tmp_path / "bundle", levels, np.arange(4), list(GeneratedPairs.label_names))
+    bundle, scales = read_bundle(tmp_path / "bundle"), {m: x.scale for m, x in network.config.inputs.items()}
+    assert isinstance(bundle.head.head, ScmrlHead) and bundle.head.head.tokens == {"visual": 16, "audio": 15}
+    features, output = network.predict({m: torch.from_numpy(x.astype(np.float32) / scales[m]) for m, x in levels.items()})
     chip = bundle.encode(levels)
     for n, run in ((4, run_fast(bundle, chip)), (2, run_sim(bundle, {m: x[:2] for m, x in chip.items()}, 120))):
         for m, spikes in run.features.items():

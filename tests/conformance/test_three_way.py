@@ -9,7 +9,7 @@ from on_lava import run_on_lava
 from small_graphs import CASES, ONE_WINDOW, random_spikes, residual
 
 from taaf.export.limits import check_limits
-from taaf.export.passes import CompileReport, lower_residual
+from taaf.export.passes import CompileReport, to_chain
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Dense, Graph, Input, Lif
@@ -78,7 +78,7 @@ def test_residual_lowering_keeps_every_spike(stride: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     before = residual(rng, stride)
     report = CompileReport()
-    after = lower_residual(before, report)
+    after = to_chain(before, report)
     spikes = random_spikes(rng, before, n_windows=3, steps=8)
     old, new = reference(before, spikes), reference(after, spikes)
     assert report.relays_of(after) == {"h": 2}  # channel 1 of x is not read, so it gets no relay

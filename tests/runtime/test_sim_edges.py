@@ -15,10 +15,11 @@ from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.early_exit import anytime_logits, cut
 from taaf.hw_sim.engine import Engine
 from taaf.models.errors import GraphError
-from taaf.models.host_head import MODALITIES, HostHead, leading_probability
+from taaf.models.host_head import HostHead, leading_probability
 from taaf.models.ir import Dense, Flatten, Graph, Input, Lif, Node
 
 pytestmark = pytest.mark.needs_lava
+MODALITIES = ("event", "audio")
 
 
 def _layers(rng: np.random.Generator, n: int, *sizes: int) -> list[Node]:
@@ -43,7 +44,8 @@ def _bundle(folder: Path, window: int) -> SimpleNamespace:
     arrays |= {f"align_{m}_bias": np.full(2, -0.2) for m in MODALITIES}
     arrays |= {"classifier_weight": rng.normal(0, 1, (3, 10)), "classifier_bias": np.zeros(3)}
     manifest = {"branches": {m: {"file": f"{m}.net"} for m in MODALITIES}, "labels": ["a", "b", "c"]}
-    spec = {"fusion": "concat", "attention": "taaf", "attention_on": "logits", "features": 5, "classes": 3}
+    inputs = {m: {"shape": [5], "steps": window} for m in MODALITIES}
+    spec = {"type": "taaf", "classes": 3, "inputs": inputs, "aligned_steps": 2}
     return SimpleNamespace(
         path=folder, depth=5, window_steps=window, graphs=graphs, manifest=json.loads(json.dumps(manifest)),
         head=HostHead(arrays | {"query": np.eye(3), "key": np.eye(3)}, spec),

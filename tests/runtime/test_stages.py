@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from commands import run_command
 from faults import Ended, run_struck
+from small_networks import small_branches
 
 from taaf.models import zoo_path
 from taaf.models.checkpoint import read_checkpoint
@@ -45,9 +46,9 @@ def test_interrupting_deploy_at(stage: str, how: str, tmp_path: Path) -> None:
 @pytest.mark.long
 def test_exception_inside_a_process_model(tmp_path: Path) -> None:
     """The model's own error is the one line (every model: faults.py)."""
-    found = run_struck(tmp_path / "x", "deploy", "none", "raise:PyHostHeadModel", *DEPLOY)
+    found = run_struck(tmp_path / "x", "deploy", "none", "raise:HostHeadModel2", *DEPLOY)
     assert found.code == 3 and len(found.lines) == 1 and found.left == [], found
-    assert "HostHeadProcess" in found.lines[0] and "planted in PyHostHeadModel" in found.lines[0]
+    assert "HostHeadProcess" in found.lines[0] and "planted in HostHeadModel2" in found.lines[0]
 
 
 @pytest.mark.long
@@ -89,7 +90,7 @@ def test_training_loses_at_most_one_epoch(stage: str, how: str, code: int, tmp_p
 
 def _four_batches(folder: Path) -> Path:
     path = folder / "small.toml"
-    path.write_text("[data]\ntest_pairs = 50\n[optimiser]\nbatch_size = 20\n[model]\nfeatures = 16\n")
+    path.write_text("[data]\ntest_pairs = 50\n[optimiser]\nbatch_size = 20\n" + small_branches(8, 16, 128, 16))
     return path
 
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from mutations import Mutation, mutate_bytes, mutate_folder, mutate_hdf5, mutate_json, mutate_npz, mutate_zip
 
-from taaf.models.cross_modal import CrossModalOptions
-from taaf.models.fusion import FUSIONS
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif
 
 
@@ -29,7 +27,7 @@ def read_deployed(folder: Path) -> None:
     from taaf.training import sources
 
     sources.load_split = lambda name, *_: _split(name)
-    session.deploy(session.Request(folder, "fast", 2, "test", None), lambda _: None, lambda _: None)
+    session.deploy(session.Request(folder, "fast", 2), lambda _: None, lambda _: None)
 
 
 def _weight(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -40,33 +38,24 @@ def _chain(name: str, *nodes: Any) -> Graph:
     return Graph(name, nodes, [(a.name, b.name) for a, b in itertools.pairwise(nodes)])
 
 
-def _taaf(rng: np.random.Generator) -> tuple[dict[str, Graph], dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Branches, specification and array shapes of a small TAAF head."""
+def _taaf(rng: np.random.Generator) -> tuple[dict[str, Graph], dict[str, Any]]:
+    """Branches and settings of a small TAAF head."""
     conv = Conv2d("c", _weight(rng, 1, 2, 3, 3), (12, 12))
     dense = Dense("d", _weight(rng, 3, 9))
     graphs = {
         "event": _chain("event", Input("i", (2, 34, 34)), conv, Lif("a"), Flatten("f"), dense, Lif("b")),
         "audio": _chain("audio", Input("i", (160,)), Dense("d", _weight(rng, 3, 160)), Lif("a")),
     }
-    spec = {"fusion": "concat", "attention": "taaf", "attention_on": "logits", "features": 3, "classes": 10}
-    return graphs, spec, {"classifier_weight": (10, 6), "classifier_bias": (10,), "query": (10, 10), "key": (10, 10)}
+    return graphs, {"type": "taaf", "aligned_steps": 2}
 
 
-def _scmrl(rng: np.random.Generator) -> tuple[dict[str, Graph], dict[str, Any], dict[str, tuple[int, ...]]]:
+def _scmrl(rng: np.random.Generator) -> tuple[dict[str, Graph], dict[str, Any]]:
     """The same of a small S-CMRL head: 9 and 4 tokens of 8 channels."""
     graphs = {
         "event": _chain("event", Input("i", (2, 34, 34)), Conv2d("c", _weight(rng, 16, 2, 3, 3), (12, 12)), Lif("a")),
         "audio": _chain("audio", Input("i", (1, 40, 4)), Conv2d("c", _weight(rng, 16, 1, 3, 3), (10, 2)), Lif("a")),
     }
-    tokens = {m: int(np.prod(g.shapes[g.output][1:])) for m, g in graphs.items()}
-    spec = {
-        "type": "scmrl", "fusion": "sum", "classes": 10, "token_channels": 8, "attention_heads": 2, "mlp_ratio": 1,
-        "cross_modal": "residual", "residual_alpha": 1.5, "tokens": tokens, "modalities": ["event", "audio"],
-    }  # fmt: skip
-    shapes: dict[str, tuple[int, ...]] = FUSIONS["sum"].shapes(8, 10)
-    for name, shape in CrossModalOptions(("event", "audio"), 8, 2, 1, "residual", 1.5).projections().items():
-        shapes |= {f"{name}_weight": shape, f"{name}_bias": shape[:1]}
-    return graphs, spec, shapes
+    return graphs, {"type": "scmrl", "aligned_steps": 2, "attention_heads": 2, "mlp_ratio": 1}
 
 
 def small_bundle(folder: Path, kind: str = "taaf") -> Path:
@@ -75,27 +64,27 @@ def small_bundle(folder: Path, kind: str = "taaf") -> Path:
     from taaf.export.bundle.reader import Bundle
     from taaf.export.bundle.writer import write_bundle
     from taaf.export.targets.netx.write import write_netx
-    from taaf.models.host_heads import host_head
+    from taaf.models.heads import head_of
+    from taaf.models.host_head import HostHead
 
-    rng = np.random.default_rng(0)
-    graphs, spec, shapes = {"taaf": _taaf, "scmrl": _scmrl}[kind](rng)
-    shapes |= {
-        "align_event_weight": (2, 8, 3),
-        "align_event_bias": (2,),
-        "align_audio_weight": (2, 12, 3),
-        "align_audio_bias": (2,),
-    }
+    rng, steps = np.random.default_rng(0), {"event": 8, "audio": 12}
+    graphs, settings = {"taaf": _taaf, "scmrl": _scmrl}[kind](rng)
+    inputs = {m: {"shape": list(g.shapes[g.output]), "steps": steps[m]} for m, g in graphs.items()}
+    head = head_of({"classes": 10, "inputs": inputs, **settings})
+    shapes = {name: array.shape for name, array in head.arrays().items()}
+    for name, (n_out, n_in) in head.projections().items():
+        shapes |= {f"{name}_weight": (n_out, n_in), f"{name}_bias": (n_out,)}
     arrays = {k: np.round(rng.normal(size=s) * 64) / 64 for k, s in shapes.items()}
     manifest: dict[str, Any] = {
         "model": kind, "labels": list("0123456789"), "window_steps": 12, "training": {"checkpoint_sha256": "0"},
         "branches": {
-            b: {"file": f"{b}.net", "input_shape": list(g.input.shape), "input_steps": s, "ann_macs": 1}
-            for (b, g), s in zip(graphs.items(), (8, 12), strict=True)
+            b: {"file": f"{b}.net", "input_shape": list(g.input.shape), "input_steps": steps[b], "ann_macs": 1}
+            for b, g in graphs.items()
         },
-        "head": {"file": "head.npz", **spec}, "golden": {"file": "golden.npz"},
+        "head": {"file": "head.npz", **head.spec()}, "golden": {"file": "golden.npz"},
     }  # fmt: skip
     test = _split("test")
-    bundle = Bundle(folder, manifest, graphs, host_head(arrays, spec), {})
+    bundle = Bundle(folder, manifest, graphs, HostHead(arrays, head), {})
     found = run_fast(bundle, bundle.shaped(test.inputs()))
 
     def fill(stage: Path) -> None:

@@ -50,15 +50,15 @@ class Format:
 def small_checkpoint(folder: Path) -> bytes:
     """A valid checkpoint of a few neurons."""
     from taaf.models.checkpoint import save_checkpoint
-    from taaf.models.config import ModelConfig
-    from taaf.models.taaf import TaafSnn
+    from taaf.models.config import NetworkConfig
+    from taaf.models.network import MultimodalSnn
 
-    config = ModelConfig(event_channels=1, block_channels=1, audio_inputs=4, audio_hidden=2, features=2, event_size=5)
-    model = TaafSnn(config)
+    event = {"network": "conv", "shape": [2, 5, 5], "steps": 8, "channels": 1, "wide": 1, "features": 2}
+    audio = {"network": "dense", "shape": [4], "steps": 12, "hidden": 2, "features": 2}
+    config = NetworkConfig.from_dict({"branches": {"event": event, "audio": audio}})
+    model = MultimodalSnn(config)
     optimiser = torch.optim.AdamW(model.parameters())
-    save_checkpoint(
-        folder / "seed.pt", model, {"model": config.to_dict()}, optimiser=optimiser.state_dict(), history=[{"a": 1}]
-    )
+    save_checkpoint(folder / "seed.pt", model, config.to_dict(), optimiser=optimiser.state_dict(), history=[{"a": 1}])
     return (folder / "seed.pt").read_bytes()
 
 
@@ -67,7 +67,8 @@ def mutate_checkpoint(data: bytes, rng: Random) -> bytes:
     content = torch.load(io.BytesIO(data), weights_only=True)
     kind = rng.randrange(5)
     if kind == 0:
-        content["config"]["model"] = mutate_value(content["config"]["model"], rng)
+        table = rng.choice(("branches", "head", "neuron"))
+        content["config"][table] = mutate_value(content["config"][table], rng)
     elif kind == 1:
         name = rng.choice(list(content["state"]))
         tensors = (
@@ -152,12 +153,14 @@ def _bundle_part(part: str) -> Callable[[Path], bytes]:
 
 
 def _toml(path: Path) -> None:
-    from taaf.models.taaf import TaafSnn
+    from taaf.models.config import NetworkConfig
+    from taaf.models.network import MultimodalSnn
     from taaf.training.config import load_config
 
-    config = load_config(path, {"optimiser": {"epochs": 2}})
+    network = load_config(path, {"optimiser": {"epochs": 2}}).network
+    network = network.completed(NetworkConfig.from_dict({}).inputs).check()
     with torch.device("meta"):  # sizes within limits; `Trainer` counts the parameters before it makes them
-        TaafSnn(config.model)
+        MultimodalSnn(network)
 
 
 def _toml_seed(_folder: Path) -> bytes:

@@ -131,15 +131,14 @@ class _Builder:
         offset = self.rng.uniform(-0.1, 0.0 if self.recurrent else 0.4, n)
         self.add(BatchNorm(self.name("norm"), *(x.astype(np.float32) for x in (gain, offset, mean, var))))
 
-    def lif(self, relays: bool = False) -> str:
-        """With ``relays`` only neurons beside which a relay can sit."""
+    def lif(self) -> str:
         v_decay = self.pick(0, 1, 10) if self.wide else self.pick(2048, 4096, 0, 1, 100, 1000, 4095, None)
         v_decay = self.draw(st.integers(0, 4096)) if v_decay is None else v_decay
-        i_decay = 4096 if relays else self.pick(4096, 1, None) if self.wide else self.pick(4096, 4096, 4096, 1, 100, None)
+        i_decay = self.pick(4096, 1, None) if self.wide else self.pick(4096, 4096, 4096, 1, 100, None)
         i_decay = self.draw(st.integers(1, 4095)) if i_decay is None else i_decay
         if i_decay < 4096:
             self.features.add("current memory")
-        v_th = self.pick(*(64, 16, 1, 100, 253) if relays else (64, 16, 1, 100, 253, 800))
+        v_th = self.pick(64, 16, 1, 100, 253, 800)
         return self.add(Lif(self.name("lif"), i_decay, v_decay, v_th))
 
     def _conv(self, shape: Shape) -> None:
@@ -168,7 +167,7 @@ class _Builder:
         self.lif()
 
     def _residual(self, shape: Shape) -> None:
-        """LIF(W2 LIF(W1 x) + Ws x): 'same' odd kernels, the stride in W1 and in the shortcut (identity or any 1x1)."""
+        """LIF(W2 LIF(W1 x) + Ws x): 'same' odd kernels, the stride in W1 and in the shortcut (identity, 1x1 or 3x3)."""
         x, c_in = self.end, shape[0]
         stride = (self.draw(st.integers(1, 2)), self.draw(st.integers(1, 2)))
         hidden = self.draw(st.integers(1, 3))
@@ -176,14 +175,18 @@ class _Builder:
         c_out = c_in if identity else self.draw(st.integers(1, 3))
         self._same(c_in, hidden, stride, x)
         self.norm()
-        self.lif(relays=True)
+        self.lif()
         self._same(hidden, c_out, (1, 1), self.end)
         self.norm()
         main = self.end
         gain = np.float32(self.pick(0.5, 1.2))
-        weight = gain * np.eye(c_in, dtype=np.float32)[:, :, None, None] if identity else self.weights(c_in, c_out, c_in, 1, 1)
-        self.features.add("identity shortcut" if identity else "1x1 shortcut")
-        self.add(Conv2d(self.name("shortcut"), weight, stride, bias=None if identity else self.bias(c_out)), [x])
+        size = 1 if identity else self.pick(1, 3)
+        weight = self.weights(c_in * size * size, c_out, c_in, size, size)
+        if identity:
+            weight = gain * np.eye(c_in, dtype=np.float32)[:, :, None, None]
+        self.features.add("identity shortcut" if identity else f"{size}x{size} shortcut")
+        bias = None if identity else self.bias(c_out)
+        self.add(Conv2d(self.name("shortcut"), weight, stride, (size // 2, size // 2), bias=bias), [x])
         self.norm()
         self.add(Sum(self.name("join")), [main, self.end])
         self.lif()

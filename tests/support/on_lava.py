@@ -7,12 +7,13 @@ import numpy as np
 from engines import run_engines
 
 from taaf.deploy.lava.runtime import LavaRuntime, require_lava
+from taaf.export.passes import CompileReport
 from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.reference import run_reference
 from taaf.models.ir import Graph
 
 
-def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
+def run_on_lava(graph: Graph, spikes: np.ndarray, reset_offset: int = 1) -> dict[str, np.ndarray]:
     """Windows back to back; returns LIF name -> (N, *shape, T) uint8."""
     require_lava()
     from lava.lib.dl.netx.hdf5 import Network
@@ -28,7 +29,7 @@ def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
     stream = np.concatenate([stream, np.zeros((*graph.input.shape, len(lifs)), np.uint8)], axis=-1).astype(np.int32)
     with tempfile.TemporaryDirectory() as folder:
         write_netx(graph, Path(folder) / "net.net")
-        network = Network(net_config=f"{folder}/net.net", reset_interval=window, reset_offset=1)
+        network = Network(net_config=f"{folder}/net.net", reset_interval=window, reset_offset=reset_offset)
         flat = len(network.inp.shape) == 1  # also where the chain starts with flattening
         source = RingBuffer(data=stream.reshape(-1, steps) if flat else stream.transpose(2, 1, 0, 3))
         source.s_out.connect(network.inp)
@@ -48,14 +49,19 @@ def run_on_lava(graph: Graph, spikes: np.ndarray) -> dict[str, np.ndarray]:
         return found
 
 
-def assert_layers_agree(graph: Graph, spikes: np.ndarray, trained: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Training's spikes of every LIF, none silent, = reference = engine = Lava, for input (N, *shape, T); returns the engine's."""
-    assert list(trained) == [lif.name for lif in graph.lifs()]
-    fast = run_engines(graph, spikes).spikes
-    on_lava = run_on_lava(graph, spikes)
-    slow = [run_reference(graph, window).spikes for window in spikes]
-    for lif, expected in trained.items():
-        assert expected.any(), lif
-        for found in (np.stack([window[lif] for window in slow]), fast[lif], on_lava[lif]):
-            np.testing.assert_array_equal(found, expected, f"{graph.name}.{lif}")
-    return fast
+def assert_chain_agrees(
+    integer: Graph, chain: Graph, report: CompileReport, spikes: np.ndarray, trained: dict[str, np.ndarray]
+) -> None:
+    """Training's spikes of every population, none silent, = reference before lowering; then every layer of the chain, relays
+    included, = engine = Lava, for input (N, *shape, T)."""
+    traces = [run_reference(integer, window).spikes for window in spikes]
+    before = {name: np.stack([t[name] for t in traces]) for name in traces[0]}
+    assert {lif.name for lif in integer.lifs()} <= set(before) and integer.output in trained
+    for name, expected in trained.items():
+        assert expected.any(), name
+        np.testing.assert_array_equal(before[name], expected, f"{integer.name}.{name}")
+    fast, on_lava = run_engines(chain, spikes).spikes, run_on_lava(chain, spikes)
+    for lif, exact in report.expected(chain, before).items():
+        np.testing.assert_array_equal(fast[lif], exact, f"engine: {chain.name}.{lif}")
+        np.testing.assert_array_equal(on_lava[lif], exact, f"Lava: {chain.name}.{lif}")
+    np.testing.assert_array_equal(fast[chain.output], before[integer.output])

@@ -15,6 +15,7 @@ from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.intervals import lif_ranges
 from taaf.hw_sim.reference import run_reference, truncate_shift
 from taaf.models.ir import Graph, Node
+from taaf.models.ir.nodes import spread
 
 _HEADER = """\
 import sys
@@ -32,6 +33,7 @@ from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.intervals import lif_ranges
 from taaf.hw_sim.reference import run_reference, truncate_shift
 from taaf.models.ir import *
+from taaf.models.ir.nodes import spread
 """
 
 
@@ -56,12 +58,12 @@ def engine_disagreements(integer: Graph, chain: Graph, spikes: np.ndarray) -> li
                 found.append(f"{name}: {wrong} spikes changed when the graph was lowered")
             u, v = (np.moveaxis(x[lif.name], -1, 0) for x in (trace.u, trace.v))
             last_u, last_v = (np.concatenate([0 * x[:1], x[:-1]]) for x in (u, v))
-            bias = np.asarray(0 if lif.bias is None else lif.bias, np.int64).reshape(-1, *[1] * (u.ndim - 2))
-            raw_v = truncate_shift(last_v * (4096 - lif.v_decay), 12) + u + 64 * bias
+            bias, i_decay, v_decay = (spread(0 if x is None else x, u.shape[1:]) for x in (lif.bias, lif.i_decay, lif.v_decay))
+            raw_v = truncate_shift(last_v * (4096 - v_decay), 12) + u + 64 * bias
             for horizon in (steps, None):
                 ranges = lif_ranges(again, lif, horizon)
                 outside = int(((raw_v < ranges.v.low) | (raw_v > ranges.v.high)).sum())
-                kept = truncate_shift(last_u * (4096 - lif.i_decay), 12)
+                kept = truncate_shift(last_u * (4096 - i_decay), 12)
                 proven = ~ranges.may_wrap
                 outside += int((((u < ranges.u.low) | (u > ranges.u.high)) & proven).sum())
                 drive = u - kept

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from taaf.export.passes import CompileReport, fold_batch_norm, lower_pool, lower_residual, quantise
+from taaf.export.passes import CompileReport, fold_batch_norm, fold_pool, quantise, to_chain
 from taaf.models.ir import BatchNorm, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, RecurrentDense, Sum
 
 
@@ -122,7 +122,7 @@ def _deep(rng: np.random.Generator) -> Graph:
 def _pool(kind: str) -> Callable[[np.random.Generator], Graph]:
     def build(rng: np.random.Generator) -> Graph:
         graph = chain_of(Input("input", (3, 6, 8)), Pool2d("pool", kind, (2, 2)), Lif("lif", v_th_mant=64))
-        return quantise(lower_pool(graph), saturate=False, report=CompileReport())
+        return quantise(fold_pool(graph), saturate=False, report=CompileReport())
 
     return build
 
@@ -158,7 +158,7 @@ def _norm(rng: np.random.Generator, name: str, n: int) -> BatchNorm:
 
 
 def _lowered(stride: int) -> Callable[[np.random.Generator], Graph]:
-    return lambda rng: lower_residual(residual(rng, stride), CompileReport())
+    return lambda rng: to_chain(residual(rng, stride), CompileReport())
 
 
 CASES: dict[str, Callable[[np.random.Generator], Graph]] = {

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scmrl_nets import small_config
+from small_networks import taaf_config
 
-from taaf.models.config import ModelConfig
-from taaf.models.head import TaafOutput
-from taaf.models.taaf import TaafSnn
+from taaf.models.heads.base import StepOutputs
+from taaf.models.network import MultimodalSnn
 from taaf.training.losses import entropy_deficit
 from taaf.training.strategies.balance import LossOptions
 from taaf.training.strategies.step import STRATEGIES
@@ -25,7 +26,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def _case(seed: int = 0) -> tuple[TaafOutput, np.ndarray]:
+def _case(seed: int = 0) -> tuple[StepOutputs, np.ndarray]:
     """Random output of a network in which the event modality is ahead, float64."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, C, N)
@@ -34,7 +35,7 @@ def _case(seed: int = 0) -> tuple[TaafOutput, np.ndarray]:
     alpha = {u: _softmax(rng.normal(size=(N, T))) for u in logits}
     features = {m: (rng.random((N, T, F)) < 0.5).astype(np.float64) for m in M}
     tensors = [{k: torch.tensor(v, requires_grad=True) for k, v in d.items()} for d in (logits, alpha, features)]
-    return TaafOutput(*tensors), labels
+    return StepOutputs(*tensors), labels
 
 
 def _ce(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -42,13 +43,13 @@ def _ce(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return -np.log(np.stack([_softmax(logits[i])[..., labels[i]] for i in range(len(labels))]))
 
 
-def _loss(output: TaafOutput, labels: np.ndarray, u: str, uniform: bool) -> float:
+def _loss(output: StepOutputs, labels: np.ndarray, u: str, uniform: bool) -> float:
     logits, alpha = output.logits[u].detach().numpy(), output.alpha[u].detach().numpy()
     weights = np.full_like(alpha, 1 / T) if uniform else alpha
     return 0.9 * (weights * _ce(logits, labels)).sum(1).mean() + 0.1 * ((logits - 1.5) ** 2).mean()
 
 
-def _rho(output: TaafOutput, labels: np.ndarray) -> float:
+def _rho(output: StepOutputs, labels: np.ndarray) -> float:
     """Event over audio."""
     s = {m: _softmax(output.logits[m].detach().numpy().mean(1))[np.arange(N), labels].sum() for m in M}
     return s["event"] / s["audio"]
@@ -73,6 +74,31 @@ def test_loss_scaling_strategies(name: str, active: bool) -> None:
     assert found.item() == pytest.approx(losses["fused"] + 0.7 * (k * losses["event"] + losses["audio"]), abs=1e-12)
     assert watched["k_event"].item() == pytest.approx(k, abs=1e-12) and watched["k_audio"].item() == 1
     assert watched["rho_event"].item() == pytest.approx(rho) and watched["rho_audio"].item() == pytest.approx(1 / rho)
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b"), ("a", "b", "c")])
+def test_any_number_of_modalities(names: tuple[str, ...]) -> None:
+    """rho_m = s_m / mean of the others' s; k_m = 1 - tanh(a rho_m) where rho_m > 1; one alone has rho = k = 1.
+
+    Seen failing with the mean over all modalities, oneself included.
+    """
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, C, N)
+    logits = {u: rng.normal(size=(N, T, C)) for u in ("fused", *names)}
+    for strength, m in enumerate(names):
+        logits[m][np.arange(N), :, labels] += strength
+    alpha = {u: _softmax(rng.normal(size=(N, T))) for u in logits}
+    output = StepOutputs(*({u: torch.tensor(x) for u, x in d.items()} for d in (logits, alpha)))
+    found, watched = _strategy("taaf").loss(None, None, output, torch.tensor(labels))
+    s = {m: _softmax(logits[m].mean(1))[np.arange(N), labels].sum() for m in names}
+    rho = {m: s[m] / np.mean([s[n] for n in names if n != m] or [s[m]]) for m in names}
+    k = {m: 1 - np.tanh(0.6 * rho[m]) if rho[m] > 1 else 1.0 for m in names}
+    assert len(names) == 1 or min(rho.values()) < 1 < max(rho.values())
+    for m in names:
+        assert watched[f"rho_{m}"].item() == pytest.approx(rho[m], abs=1e-12)
+        assert watched[f"k_{m}"].item() == pytest.approx(k[m], abs=1e-12)
+    losses = {u: _loss(output, labels, u, uniform=False) for u in logits}
+    assert found.item() == pytest.approx(losses["fused"] + 0.7 * sum(k[m] * losses[m] for m in names), abs=1e-12)
 
 
 def test_readings_of_alpha() -> None:
@@ -152,12 +178,12 @@ def test_pmr_is_its_formula(epoch: int) -> None:
 def test_pmr_prototypes_are_class_means_with_momentum() -> None:
     """c <- 0.2 c_old + 0.8 (class mean of time-averaged features)."""
     output, labels = _case()
-    config = SimpleNamespace(classes=C)
+    config = SimpleNamespace(head=SimpleNamespace(classes=C))
     model: Any = type("Net", (), {"config": config, "eval": lambda s: s, "train": lambda s: s, "__call__": lambda *_: output})()
     balance = _strategy("pmr")
     old = np.ones((C, F))
     balance.load({"prototypes": {m: torch.tensor(old) for m in M}})
-    balance.start_epoch(model, 1, True, lambda n: iter([(torch.zeros(1, dtype=torch.float64), None, torch.tensor(labels))]))
+    balance.start_epoch(model, 1, True, lambda n: iter([({}, torch.tensor(labels))]))
     for m in M:
         f = output.features[m].detach().numpy().mean(1)
         new = np.stack([f[labels == c].mean(0) if (labels == c).any() else np.zeros(F) for c in range(C)])
@@ -167,22 +193,22 @@ def test_pmr_prototypes_are_class_means_with_momentum() -> None:
 def test_agm_scales_the_gradient_of_shapley_shares() -> None:
     """dL/dphi_u is multiplied by kappa_u; running means enter from the second step on."""
     torch.manual_seed(0)
-    config = ModelConfig(features=F, classes=C, event_steps=T, audio_steps=T, aligned_steps=T)
     rng = np.random.default_rng(6)
     maps = {k: torch.tensor(rng.normal(size=(N, T, C)), requires_grad=True) for k in ("full", "first", "second")}
     alpha = torch.full((N, T), 1 / T, dtype=torch.float64)
     labels = rng.integers(0, C, N)
 
     class Net(torch.nn.Module):
-        def forward(self, first: torch.Tensor, second: torch.Tensor) -> TaafOutput:
-            which = "first" if not second.any() else "second" if not first.any() else "full"
-            return TaafOutput(
+        def forward(self, inputs: dict[str, torch.Tensor]) -> StepOutputs:
+            first, second = (bool(inputs[m].any()) for m in M)
+            which = "first" if not second else "second" if not first else "full"
+            return StepOutputs(
                 {"fused": maps[which], **{m: maps[which] for m in M}}, {"fused": alpha, **dict.fromkeys(M, alpha)}
             )
 
     net: Any = Net()
-    net.config = config
-    inputs = (torch.ones(N, 1), torch.ones(N, 1))
+    net.config = SimpleNamespace(modalities=M)
+    inputs = {m: torch.ones(N, 1) for m in M}
     balance = _strategy("agm")
     f = {k: v.detach().numpy() for k, v in maps.items()}
     phi = {"event": (f["full"] - f["second"] + f["first"]) / 2, "audio": (f["full"] - f["first"] + f["second"]) / 2}
@@ -191,7 +217,7 @@ def test_agm_scales_the_gradient_of_shapley_shares() -> None:
     for step in range(2):
         for p in maps.values():
             p.grad = None
-        loss, watched = balance.loss(net, inputs, net(*inputs), torch.tensor(labels))
+        loss, watched = balance.loss(net, inputs, net(inputs), torch.tensor(labels))
         assert loss.item() == pytest.approx(_agl(f["full"], labels), abs=1e-12)
         loss.backward()
         tau = (
@@ -223,18 +249,20 @@ def _torch_agl(logits: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("name", STRATEGIES)
 @pytest.mark.needs_slayer
 def test_every_strategy_trains_a_real_network(name: str) -> None:
-    """Two steps on a small TaafSnn change both branches, and the state survives a save and load."""
+    """Two steps on a small network change both branches, and the state survives a save and load."""
     torch.manual_seed(0)
     uniform = "uniform" if name == "la" else "taaf"
-    model = TaafSnn(ModelConfig(event_channels=2, block_channels=2, audio_hidden=16, features=16, attention=uniform))
+    narrow = taaf_config(channels=2, wide=2, hidden=16, features=16, attention=uniform)
+    model = MultimodalSnn(small_config() if name == "scmrl" else narrow)
     balance = STRATEGIES[name](LossOptions())
-    batch = ((torch.rand(12, 2, 34, 34, 8) < 0.1).float(), (torch.rand(12, 160, 12) < 0.2).float(), torch.arange(12) % 10)
+    inputs = {"event": (torch.rand(12, 2, 34, 34, 8) < 0.1).float(), "audio": (torch.rand(12, 160, 12) < 0.2).float()}
+    batch = (inputs, torch.arange(12) % 10)
     balance.start_epoch(model, 0, True, lambda n: iter([batch]))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(2):
-        output = model(batch[0], batch[1])
-        loss, watched = balance.loss(model, batch[:2], output, batch[2])
+        output = model(inputs)
+        loss, watched = balance.loss(model, inputs, output, batch[1])
         optimiser.zero_grad()
         loss.backward()
         balance.after_backward(model, torch.Generator().manual_seed(0))

@@ -4,20 +4,23 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from resnet_nets import TWIN, calibrated_twin, levels_of
+from resnet_nets import calibrated_twin, levels_of
+from small_networks import taaf_config, trained
 
 from taaf.deploy.session import Request, deploy
 from taaf.export.bundle.reader import read_bundle
+from taaf.export.frontend import float_graphs, host_encoders
 from taaf.export.netx_bundle import export_netx, windows_to_verify
-from taaf.models.checkpoint import save_checkpoint
-from taaf.models.config import ModelConfig
-from taaf.models.errors import BundleError, CheckpointError, DataError
+from taaf.models.config import NetworkConfig
+from taaf.models.errors import BundleError, ConfigError, DataError
 from taaf.models.files.writing import sha256
-from taaf.training.config import from_dict
+from taaf.models.network import MultimodalSnn
+from taaf.models.version2 import network_tables
 
 pytestmark = pytest.mark.needs_slayer
 
@@ -27,12 +30,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The narrow twin, verified on three windows."""
     folder = tmp_path_factory.mktemp("twin")
     model = calibrated_twin()
-    config = from_dict({"data": {"set": "generated"}, "model": TWIN.to_dict()}).to_dict()
-    save_checkpoint(folder / "model.pt", model, config)
-    labels = np.arange(3)
-    export_netx(
-        folder / "model.pt", folder / "bundle", levels_of(model, 3), labels, list("abcdef"), verify_lava=0, quiet=True
-    )  # fmt: skip
+    found, inputs = trained(folder, model, data={"set": "generated"}), levels_of(model, 3)
+    export_netx(found, folder / "bundle", inputs, np.arange(3), list("abcdef"), data={"set": "generated"})
     return folder / "bundle"
 
 
@@ -41,7 +40,7 @@ def test_bundle_names_its_branches(bundle: Path) -> None:
     found = read_bundle(bundle)
     assert found.modalities == ("visual", "audio") and set(found.encoders) == {"visual", "audio"}
     assert found.encoders["visual"].input_shape == (3, 33, 33)
-    report = deploy(Request(bundle, "fast", None, "test", None), lambda _: None, lambda _: None)
+    report = deploy(Request(bundle, "fast"), lambda _: None, lambda _: None)
     assert report["agreement"]["exact"] and report["samples"] == 3
     assert report["encoder_macs_per_window"] == {b: 3 * e.n_macs for b, e in found.encoders.items()}
     assert report["accuracy_percent"].keys() == {"fused", "visual", "audio"}
@@ -57,8 +56,12 @@ def _other_weight(folder: Path, manifest: dict[str, Any]) -> None:
 def test_another_encoder_is_noticed(bundle: Path, tmp_path: Path) -> None:
     """With fitting hashes: the spikes are not those of the trained model."""
     changed = _changed(bundle, tmp_path / "b", _other_weight)
-    report = deploy(Request(changed, "fast", None, "test", None), lambda _: None, lambda _: None)
+    report = deploy(Request(changed, "fast"), lambda _: None, lambda _: None)
     assert not report["agreement"]["exact"] and report["agreement"]["spike_mismatches"] > 0
+
+
+def _renamed(manifest: dict[str, Any], old: str, new: str) -> None:
+    manifest["branches"] = {new if m == old else m: b for m, b in manifest["branches"].items()}
 
 
 CHANGES: dict[str, tuple[Callable[[Path, dict[str, Any]], Any], str]] = {
@@ -67,11 +70,24 @@ CHANGES: dict[str, tuple[Callable[[Path, dict[str, Any]], Any], str]] = {
     "no spec": (lambda _, m: m["branches"]["visual"].pop("encoder_spec"), "encoder_spec: missing"),
     "another's file": (lambda _, m: m["branches"]["visual"].update(encoder_file="head.npz"), "weight, bias"),
     "outside": (lambda _, m: m["branches"]["visual"].update(encoder_file="../x.npz"), "not allowed"),
-    "names": (lambda _, m: m["head"].update(modalities=["visual", "../audio"]), "modalities"),
-    "same names": (lambda _, m: m["head"].update(modalities=["visual", "visual"]), "modalities"),
-    "one name": (lambda _, m: m["head"].update(modalities=["visual"]), "modalities"),
-    "numbers": (lambda _, m: m["head"].update(modalities=[1, 2]), "modalities"),
-    "fused": (lambda _, m: m["head"].update(modalities=["fused", "audio"]), "modalities"),
+    "names": (lambda _, m: _renamed(m, "audio", "../audio"), "branches: expected 1 to 64 different names"),
+    "long names": (lambda _, m: _renamed(m, "audio", "a" * 33), "branches: expected 1 to 64 different names"),
+    "fused": (lambda _, m: _renamed(m, "visual", "fused"), "branches: expected 1 to 64 different names"),
+    "no branches": (lambda _, m: m.update(branches={}), "branches: expected 1 to 64 different names"),
+    "another order": (
+        lambda _, m: m["branches"].update(visual=m["branches"].pop("visual")),
+        "the head reads visual, audio, the",
+    ),
+    "one input less": (lambda _, m: m["head"]["inputs"].pop("visual"), "classifier_weight has shape"),
+    "one input more": (
+        lambda _, m: m["head"]["inputs"].update(x={"shape": [6], "steps": 3}),
+        "align_x_weight, align_x_bias missing",
+    ),
+    "wrong steps": (
+        lambda _, m: m["branches"]["audio"].update(input_steps=2),
+        "head reads another number of audio steps than 2",
+    ),
+    "other names": (lambda _, m: _renamed(m, "visual", "sight"), "features_sight"),
 }
 
 
@@ -102,16 +118,16 @@ def test_real_numbers_need_an_encoder() -> None:
             _deployed("set", "visual", values, scale)
 
 
-def test_configurations_of_older_checkpoints() -> None:
-    """They do not know shapes and scales of real inputs; anything else must be there. Scales are powers of two."""
-    values = ModelConfig().to_dict()
-    old = {
-        k: v for k, v in values.items() if k not in ("frame_size", "audio_bins", "audio_frames", "frame_scale", "audio_scale")
-    }
-    assert ModelConfig.from_dict(old) == ModelConfig()
-    with pytest.raises(CheckpointError, match="features"):
-        ModelConfig.from_dict({k: v for k, v in old.items() if k != "features"})
-    with pytest.raises(CheckpointError, match="powers of two"):
-        ModelConfig.from_dict({**values, "frame_scale": 24})
-    assert windows_to_verify(ModelConfig()) > 1000
-    assert windows_to_verify(ModelConfig(first_name="visual", first_branch="resnet18", audio_branch="resnet18")) == 1
+def test_large_networks_are_verified_on_fewer_windows() -> None:
+    """Networks of spikes on all; of ResNet18 on frames one. Scales of real inputs are powers of two."""
+
+    def checked(config: NetworkConfig) -> int:
+        model, steps = MultimodalSnn(config), {m: spec.steps for m, spec in config.inputs.items()}
+        found = SimpleNamespace(graphs=float_graphs(model), encoders=host_encoders(model), steps=steps)
+        return windows_to_verify(found)  # type: ignore[arg-type]
+
+    kinds = {"first_name": "visual", "first_branch": "resnet18", "audio_branch": "resnet18"}
+    assert checked(taaf_config()) > 1000
+    assert checked(NetworkConfig.from_dict(network_tables(kinds))) == 1
+    with pytest.raises(ConfigError, match=r"branches\.visual\.scale \(=24\): allowed powers of two from 0 to 64"):
+        NetworkConfig.from_dict(network_tables({**kinds, "frame_scale": 24}))

@@ -14,7 +14,7 @@ from torch import nn
 from taaf.deploy.cli import main
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.frontend import host_encoders
-from taaf.export.passes import CompileReport, lower_residual
+from taaf.export.passes import CompileReport, to_chain
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.energy import load_chip
 from taaf.hw_sim.engine import Engine
@@ -169,7 +169,7 @@ def _residual(identity: bool, seed: int = 3) -> tuple[Graph, Graph, CompileRepor
     ]  # fmt: skip
     graph = Graph("g", nodes, edges)
     report = CompileReport()
-    return graph, lower_residual(graph, report), report
+    return graph, to_chain(graph, report), report
 
 
 @pytest.mark.parametrize("identity", [True, False])
@@ -240,7 +240,7 @@ def test_parts_of_the_compiled_resnet_are_the_architectures() -> None:
     _, chains, report = compiled(model)
     encoders = host_encoders(model)
     inputs = levels_of(model, 2)
-    shapes = {"visual": (3, TWIN.frame_size, TWIN.frame_size), "audio": (1, TWIN.audio_bins, TWIN.audio_frames)}
+    shapes = {m: spec.shape for m, spec in TWIN.inputs.items()}
     for branch, graph in chains.items():
         activity = Engine(graph).run(encoders[branch](inputs[branch])).activity
         relays = report.relays_of(graph)

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import nir
 import numpy as np
 import pytest
 from small_graphs import CASES, chain_of
@@ -16,6 +19,7 @@ from taaf.deploy.backends.sim import run_sim
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.targets.netx.read import read_netx
 from taaf.export.targets.netx.write import write_netx
+from taaf.export.targets.nir.read import from_nir
 from taaf.hw_sim.engine import Engine
 from taaf.models import zoo_path
 from taaf.models.errors import BundleError, GraphError, LimitExceededError, TaafError, UnsupportedLayerError
@@ -116,8 +120,29 @@ def test_bundle_that_ends_in_a_map(tmp_path: Path) -> None:
 
 def test_map_of_another_size(tmp_path: Path) -> None:
     """The head says how many features it takes."""
-    with pytest.raises(BundleError, match="audio gives 64 features, the head takes another number"):
+    with pytest.raises(BundleError, match=r"head: classifier_weight has shape \(10, 256\), expected \(10, 192\)"):
         read_bundle(_ending_in_a_map(16, tmp_path))
+
+
+def test_files_without_neurons(tmp_path: Path) -> None:
+    """An input and nothing else. Seen accepted under ``python -O``, where an assertion was to refuse it."""
+    write_netx(CASES["dense"](np.random.default_rng(0)), tmp_path / "x.net")
+    with h5py.File(tmp_path / "x.net", "r+") as file:
+        del file["layer/1"]
+    with pytest.raises(GraphError, match="must end in exactly one LIF, found"):
+        read_netx(tmp_path / "x.net", "net")
+    ends = {"input": nir.Input(np.array([4])), "output": nir.Output(np.array([4]))}
+    with pytest.raises(TaafError, match="fed by input; allowed one layer of spiking neurons"):
+        from_nir(nir.NIRGraph(ends, [("input", "output")], type_check=False), "net", 1e-3)
+
+
+def test_nothing_is_validated_by_assertions() -> None:
+    """This file's refusals again, in a Python that leaves assertions out."""
+    command = [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not needs_lava", __file__]
+    done = subprocess.run(
+        [*command, "-k", "not assertions and not bundle"], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout
 
 
 def test_chain_must_end_in_neurons(tmp_path: Path) -> None:

@@ -1,19 +1,18 @@
 """Every fusion: torch and NumPy agree, and both equal a float64 formula written out here."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from taaf.export.netx_bundle import head_arrays, head_spec
-from taaf.models.config import ModelConfig
+from taaf.models.errors import ConfigError
 from taaf.models.fusion import FUSIONS
-from taaf.models.head import host_forward
-from taaf.models.host_head import HostHead
-from taaf.models.taaf import TaafSnn
+from taaf.models.heads.base import Features
+from taaf.models.heads.taaf import Options, TaafHead
+from taaf.models.host_head import NUMPY_OPS, HostHead
+from taaf.models.trainable_head import TORCH_OPS, TrainableHead
 
 F, C, T = 16, 10, 6
+PLACES = ("first", "second", "third")
 RNG = np.random.default_rng(5)
 
 
@@ -67,59 +66,88 @@ def _sca(p: dict, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return both @ p["classifier_weight"].T + p["classifier_bias"]
 
 
-def _cmci(p: dict, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    current = x @ _grid(p["first_spiking_weight"]).T + y @ _grid(p["second_spiking_weight"]).T
+def _cmci(p: dict, *hs: np.ndarray) -> np.ndarray:
+    current = sum(h @ _grid(p[f"{name}_spiking_weight"]).T for name, h in zip(PLACES, hs, strict=False))
     return _lif(current) @ p["classifier_weight"].T + p["classifier_bias"]
 
 
-def _with_halves(fusion: str, p: dict, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    joint = {"film": _film, "gated": _gated, "weight_attention": _weight_attention, "sca": _sca, "cmci": _cmci}
-    if fusion in joint:
-        f, nothing = joint[fusion], np.zeros_like(x)
-        return f(p, x, y), f(p, x, nothing), f(p, nothing, y)
+def _softmax_gated(p: dict, *hs: np.ndarray) -> np.ndarray:
+    scores = [h @ p[f"{n}_gate_weight"][0] + p[f"{n}_gate_bias"][0] for n, h in zip(PLACES, hs, strict=False)]
+    e = [np.exp(s - np.max(scores, axis=0)) for s in scores]
+    mixed = sum((k / sum(e))[..., None] * h for k, h in zip(e, hs, strict=True))
+    return mixed @ p["classifier_weight"].T + p["classifier_bias"]
+
+
+JOINT = {
+    "film": _film, "gated": _gated, "weight_attention": _weight_attention, "sca": _sca, "cmci": _cmci,
+    "softmax_gated": _softmax_gated,
+}  # fmt: skip
+
+
+def _expected(fusion: str, p: dict, hs: list[np.ndarray]) -> list[np.ndarray]:
+    """All together, then each alone."""
+    if fusion in JOINT:
+        alone = [[h * (i == k) for i, h in enumerate(hs)] for k in range(len(hs))]
+        return [JOINT[fusion](p, *given) for given in (hs, *alone)]
     if fusion == "concat":
-        w, b = p["classifier_weight"], p["classifier_bias"]
-        return np.concatenate([x, y], -1) @ w.T + b, x @ w[:, :F].T + b / 2, y @ w[:, F:].T + b / 2
+        w, b, ends = p["classifier_weight"], p["classifier_bias"], np.cumsum([h.shape[-1] for h in hs])
+        parts = [h @ w[:, end - h.shape[-1] : end].T + b / len(hs) for h, end in zip(hs, ends, strict=True)]
+        return [np.concatenate(hs, -1) @ w.T + b, *parts]
     if fusion == "sum":
         w, b = p["classifier_weight"], p["classifier_bias"]
-        return (x + y) @ w.T + b, x @ w.T + b / 2, y @ w.T + b / 2
-    one, two = x @ p["first_weight"].T + p["first_bias"], y @ p["second_weight"].T + p["second_bias"]
-    return one + two, one, two
+        return [sum(hs) @ w.T + b, *(h @ w.T + b / len(hs) for h in hs)]
+    own = [h @ p[f"{name}_weight"].T + p[f"{name}_bias"] for name, h in zip(PLACES, hs, strict=False)]
+    return [sum(own), *own]
 
 
-def _model(fusion: str, **changes: object) -> TaafSnn:
+def _head(
+    fusion: str, sizes: tuple[int, ...] = (F, F), steps: tuple[int, ...] = (8, 12, 5), **options: object
+) -> TrainableHead:
     torch.manual_seed(2)
-    config = replace(ModelConfig(features=F, fusion=fusion, audio_hidden=16, event_channels=2, block_channels=2), **changes)
-    model = TaafSnn(config).eval()
-    for name, value in model.head.weights.items():
+    inputs = {f"m{i}": Features((n,), t) for i, (n, t) in enumerate(zip(sizes, steps, strict=False))}
+    head = TrainableHead(TaafHead(inputs, C, Options(fusion=fusion, **options))).eval()  # type: ignore[arg-type]
+    for name, value in head.weights.items():
         if name.endswith("_spiking_weight"):
             value.data.normal_(0, 0.8)  # fires in a good part of the steps
-    return model
+    return head
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_fusion_is_its_formula(fusion: str) -> None:
-    """Torch float64 outputs (fused and each modality alone) equal the formula to 1e-12."""
-    head = _model(fusion).head.double()
-    x, y = ((RNG.random((7, T, F)) < 0.4).astype(np.float64) for _ in range(2))
+def _allowed(n: int) -> list[str]:
+    return [name for name, fusion in FUSIONS.items() if n == 2 or not fusion.pairs_only]
+
+
+CASES = [(f, (F,) * n) for n in (1, 2, 3) for f in _allowed(n)] + [(f, (F, 7, 9)) for f in ("concat", "sum_separate")]
+
+
+@pytest.mark.parametrize(("fusion", "sizes"), CASES)
+def test_fusion_is_its_formula(fusion: str, sizes: tuple[int, ...]) -> None:
+    """Torch float64 and NumPy outputs (fused and each modality alone) equal the formula to 1e-12; one, two and three modalities."""
+    head = _head(fusion, sizes).double()
+    hs = [(RNG.random((7, T, n)) < 0.4).astype(np.float64) for n in sizes]
     p = {name: value.detach().numpy() for name, value in head.weights.items()}
     with torch.no_grad():
-        found = head.outputs(torch.from_numpy(x), torch.from_numpy(y))
-    for name, expected in zip(("fused", "first", "second"), _with_halves(fusion, p, x, y), strict=True):
-        np.testing.assert_allclose(found[name].numpy(), expected, atol=1e-12, err_msg=f"{fusion} {name}")
-    assert np.ptp(found["fused"].numpy()) > 1e-3  # the comparison is about something
+        in_torch = FUSIONS[fusion].outputs(TORCH_OPS, dict(head.weights.items()), [torch.from_numpy(h) for h in hs])
+    in_numpy = FUSIONS[fusion].outputs(NUMPY_OPS, p, hs)
+    expected = _expected(fusion, p, hs)
+    assert len(in_torch) == len(in_numpy) == len(expected) == len(sizes) + 1
+    for found, again, wanted in zip(in_torch, in_numpy, expected, strict=True):
+        np.testing.assert_allclose(found.numpy(), wanted, atol=1e-12)
+        np.testing.assert_allclose(again, wanted, atol=1e-12)
+    assert np.ptp(in_numpy[0]) > 1e-3  # the comparison is about something
 
 
 @pytest.mark.parametrize("attention_on", ["logits", "features"])
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_numpy_head_equals_torch_head(fusion: str, attention_on: str) -> None:
+@pytest.mark.parametrize(("fusion", "sizes"), CASES)
+def test_numpy_head_equals_torch_head(fusion: str, sizes: tuple[int, ...], attention_on: str) -> None:
     """The deployed float64 head equals torch's to 1e-9 in logits and alpha, and in every argmax."""
-    model = _model(fusion, attention_on=attention_on)
-    features = {"event": RNG.random((60, F, 8)) < 0.3, "audio": RNG.random((60, F, 12)) < 0.3}
-    found = HostHead(head_arrays(model), head_spec(model))({m: x.astype(np.uint8) for m, x in features.items()})
+    head = _head(fusion, sizes, attention_on=attention_on)
+    features = {m: RNG.random((60, x.size, x.steps)) < 0.3 for m, x in head.head.inputs.items()}
+    found = HostHead({k: v.numpy() for k, v in head.arrays().items()}, head.head)(
+        {m: x.astype(np.uint8) for m, x in features.items()}
+    )
     with torch.no_grad():
-        given = {m: torch.from_numpy(x.astype(np.float64)) for m, x in features.items()}
-        expected = host_forward(model.align.double(), model.head.double(), given)
+        expected = head.deployed()({m: torch.from_numpy(x.astype(np.float64)) for m, x in features.items()})
+    assert list(found.logits) == ["fused", *features]
     for u, logits in found.logits.items():
         np.testing.assert_allclose(logits, expected.decision(u).numpy(), atol=1e-9)
         np.testing.assert_allclose(found.alpha[u], expected.alpha[u].numpy(), atol=1e-9)
@@ -127,27 +155,42 @@ def test_numpy_head_equals_torch_head(fusion: str, attention_on: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "fusion",
-    [pytest.param(f, marks=pytest.mark.needs_slayer) if f in ("sca", "cmci") else f for f in FUSIONS],  # and norse
+    ("fusion", "n"),
+    [
+        pytest.param(f, n, marks=pytest.mark.needs_slayer) if f in ("sca", "cmci") else (f, n)  # and norse
+        for n in (2, 3)
+        for f in _allowed(n)
+    ],
 )
-def test_every_head_parameter_learns(fusion: str) -> None:
+def test_every_head_parameter_learns(fusion: str, n: int) -> None:
     """The fused and the unimodal readouts send a gradient to every parameter of the fusion and the attention."""
-    model = _model(fusion)
-    x, y = ((torch.rand(20, T, F) < 0.4).float() for _ in range(2))
-    output = model.head(x, y)
+    head = _head(fusion, (F,) * n, (T,) * n, aligned_steps=T, alignment="fixed")
+    output = head({m: (torch.rand(20, F, T) < 0.4).float() for m in head.head.modalities})
     sum((output.decision(u) ** 2).sum() for u in output.logits).backward()
-    silent = [n for n, p in model.head.weights.items() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert silent == []
+    silent = [k for k, p in head.weights.items() if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)]
+    assert silent == [] and sum(p.requires_grad for p in head.weights.values()) >= 3
+
+
+@pytest.mark.parametrize(
+    ("fusion", "sizes", "mention"),
+    [(f, (F,) * n, f"is defined for two branches, found {n}") for f in FUSIONS if FUSIONS[f].pairs_only for n in (1, 3)]
+    + [("sum", (F, 7), "needs branches of one size, found 16, 7"), ("softmax_gated", (7, F, F), "branches of one size"),
+       ("cmci", (F, 7), "branches of one size"), ("sums", (F, F), "did you mean 'sum'")],
+)  # fmt: skip
+def test_fusions_refuse_what_they_are_not_defined_for(fusion: str, sizes: tuple[int, ...], mention: str) -> None:
+    """Another number of modalities, unequal sizes, no such fusion."""
+    with pytest.raises(ConfigError, match=rf"head\.fusion \(='{fusion}'\).*{mention}"):
+        _head(fusion, sizes)
 
 
 def test_fixed_alignment_is_the_union_of_the_covered_steps() -> None:
     """Without learned alignment an aligned step spikes where any step it covers did; with T_in = T_out it is the identity."""
     for steps_in, steps_out in ((12, 6), (8, 6), (5, 5), (4, 3)):
-        model = _model("concat", event_steps=steps_in, aligned_steps=steps_out, audio_steps=steps_out, alignment="fixed")
+        head = _head("concat", (F,), (steps_in,), aligned_steps=steps_out, alignment="fixed")
         x = (RNG.random((9, F, steps_in)) < 0.3).astype(np.float32)
         with torch.no_grad():
-            found = model.align["event"](torch.from_numpy(x)).numpy()
+            found = head({"m0": torch.from_numpy(x)}).features["m0"].numpy()
         for out in range(steps_out):
             first, last = out * steps_in // steps_out, -(-(out + 1) * steps_in // steps_out)
             np.testing.assert_array_equal(found[:, out], x[:, :, first:last].max(-1))
-        assert not any(p.requires_grad for p in model.align["event"].parameters())
+        assert not any(p.requires_grad for n, p in head.weights.items() if n.startswith("align_"))

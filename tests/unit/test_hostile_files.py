@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,20 +18,23 @@ import numpy as np
 import pytest
 import torch
 from small_graphs import CASES
+from small_networks import taaf_tables
 
 from taaf.export.bundle.manifest import manifest_problems
 from taaf.export.bundle.reader import read_bundle
+from taaf.export.ptq.inputs import calibration_inputs
 from taaf.export.targets.netx.read import read_netx
 from taaf.export.targets.netx.write import write_netx
 from taaf.models import zoo_path
 from taaf.models.checkpoint import load_model, read_checkpoint
-from taaf.models.errors import BundleError, CheckpointError, ConfigError, TaafError
-from taaf.models.files import torch_archive
+from taaf.models.errors import BundleError, CheckpointError, ConfigError, DataError, TaafError
+from taaf.models.files import hdf5, torch_archive
 from taaf.models.files.npz import read_npz
 from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.training.config import load_config
 
 SHIPPED = zoo_path("ead_mini.pt")
+EVENT = '[branches.event]\nnetwork = "conv"\n'
 
 
 def _rewritten(target: Path, change: Callable[[str, bytes], bytes], method: int = zipfile.ZIP_STORED) -> Path:
@@ -108,13 +112,16 @@ def test_files_leave_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_configuration_larger_than_its_weights(tmp_path: Path) -> None:
-    """65 536 features would need terabytes; the network used to be built before its weights were looked at."""
+    """65 536 features would need terabytes; the network used to be built before its weights were looked at. Versions 2 and 3."""
     content = torch.load(SHIPPED, weights_only=True)
+    today = {**content, "version": 3, "config": taaf_tables(), "state": load_model(SHIPPED)[0].state_dict()}
     for value, mention in ((1 << 16, "has shape"), (10**9, "allowed 1 to"), ("x", "expected int"), (True, "expected int")):
         content["config"]["model"]["features"] = value
-        torch.save(content, tmp_path / "x.pt")
-        with pytest.raises(CheckpointError, match=mention):
-            load_model(tmp_path / "x.pt")
+        today["config"]["branches"]["event"]["features"] = value
+        for stored in (content, today):
+            torch.save(stored, tmp_path / "x.pt")
+            with pytest.raises(CheckpointError, match=mention):
+                load_model(tmp_path / "x.pt")
 
 
 def _npz(path: Path, header: str, data: bytes = b"", method: int = zipfile.ZIP_STORED) -> Path:
@@ -137,6 +144,21 @@ def test_arrays_that_lie(header: str, mention: str, tmp_path: Path) -> None:
     """`numpy.load` allocates 8 TB for the first before it reads."""
     with pytest.raises(ValueError, match=mention):
         read_npz(_npz(tmp_path / "x.npz", header), 1 << 20)
+
+
+def test_small_files_that_ask_for_memory(tmp_path: Path) -> None:
+    """Calibration inputs: a file of 300 bytes made `numpy.load` allocate what it declares. All arrays come by one reader now."""
+    path = _npz(tmp_path / "x.npz", "{'descr': '<f8', 'fortran_order': False, 'shape': (700000000,)}")
+    with pytest.raises(DataError, match=r"declares \(700000000,\) float64 and holds 0 bytes"):
+        calibration_inputs(path, {})
+    cut = _npz(tmp_path / "y.npz", "{'descr': '|u1', 'fortran_order': False, 'shape': (4,)}", bytes(4))
+    content = cut.read_bytes()
+    at = content.index(b"PK\x01\x02")
+    for start in (18, at + 20):  # both say that the member is longer than it is
+        content = content[:start] + struct.pack("<II", 1 << 30, 1 << 30) + content[start + 8 :]
+    cut.write_bytes(content)
+    with pytest.raises(ValueError, match="declares"):
+        read_npz(cut, 1 << 31)
 
 
 def test_array_bomb(tmp_path: Path) -> None:
@@ -206,6 +228,70 @@ def test_heap_that_leads_nowhere(read: str, tmp_path: Path) -> None:
     assert "BundleError" in done.stderr and "a heap of the file is damaged" in done.stderr
 
 
+GCOL = b"GCOL\x01\0\0\0"
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_weights_that_spell_a_heap(shift: int, tmp_path: Path) -> None:
+    """71, 67, 79, 76 as int8, at any place, with more behind it: good files were refused for bytes that look like a heap."""
+    write_netx(CASES["dense"](np.random.default_rng(0)), tmp_path / "x.net")
+    with h5py.File(tmp_path / "x.net", "r+") as file:
+        values = np.resize(np.frombuffer(GCOL + bytes(8), np.int8), file[W].size)
+        shape = file[W].shape
+        del file[W]
+        file[W] = np.roll(values, shift).reshape(shape)
+    assert (tmp_path / "x.net").read_bytes().count(GCOL) > 3
+    assert (read_netx(tmp_path / "x.net", "net").nodes["dense"].weight == np.roll(values, shift).reshape(shape)).all()
+
+
+def test_names_and_time_stamps_that_spell_a_heap(tmp_path: Path) -> None:
+    """A data set made on 27 July 2010, a link's name, an attribute."""
+    path, called = tmp_path / "x.h5", "GCOL\x01\x01\x01\x01"
+    before = int(time.time())
+    with h5py.File(path, "w") as file:
+        file.create_group(called).attrs["a"] = np.frombuffer(GCOL * 4, np.uint8)
+        file.create_dataset("x", data=[1, 2], track_times=True)
+    content = path.read_bytes()
+    made = [stamp for t in range(before - 1, before + 60) if (stamp := b"\x01\0\0\0" + struct.pack("<I", t)) in content]
+    path.write_bytes(content.replace(made[0], b"\x01\0\0\0GCOL"))
+    with hdf5.open_file(path) as file:
+        assert sorted(file) == [called, "x"] and b"GCOL" in path.read_bytes() and file["x"][1] == 2
+
+
+def _texts(folder: Path, **how: object) -> tuple[Path, bytes]:
+    """A file of 40 texts of variable length, "" among them, and its bytes."""
+    path = folder / "t.h5"
+    with h5py.File(path, "w", libver=how.pop("libver", "earliest")) as file:  # type: ignore[arg-type]
+        file.create_dataset(
+            "t", data=np.array(["", *(f"sample-{i}" for i in range(39))], object), dtype=h5py.string_dtype(), **how
+        )
+        file.attrs["of"] = "text"
+        for i in range(20):
+            file.create_group(f"g{i}").attrs["name"] = "n" * i
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"libver": "latest"}, {"chunks": (7,)}, {"chunks": (16,), "compression": "gzip", "shuffle": True},
+     {"chunks": (16,), "compression": "gzip", "libver": "latest"}],
+    ids=str,
+)  # fmt: skip
+def test_every_damaged_heap_is_found(how: dict[str, object], tmp_path: Path) -> None:
+    """Whatever refers to it: attributes, contiguous and packed data, old and new headers. Each heap, damaged, hangs the library."""
+    path, content = _texts(tmp_path, **how)
+    with hdf5.open_file(path) as file:
+        assert hdf5.member(file, "t", h5py.Dataset).asstr()[:3].tolist() == ["", "sample-0", "sample-1"]
+        assert hdf5.read_label(file["g3"], "name") == "nnn"
+    at, heaps = content.find(GCOL), 0
+    while at >= 0:
+        path.write_bytes(content[: at + 16] + bytes(16) + content[at + 32 :])
+        with pytest.raises(ValueError, match="a heap of the file is damaged"), hdf5.open_file(path):
+            pass
+        at, heaps = content.find(GCOL, at + 4), heaps + 1
+    assert heaps > 0
+
+
 def test_virtual_data(tmp_path: Path) -> None:
     """A virtual dataset reads other files."""
     write_netx(CASES["dense"](np.random.default_rng(0)), tmp_path / "x.net")
@@ -267,9 +353,10 @@ def test_manifest_limits() -> None:
 @pytest.mark.parametrize(
     ("text", "mention"),
     [
-        ("[optimiser]\nlearning_rate = " + "9" * 400, "up to"), ("[optimiser]\nlearning_rate = nan", "up to"),
-        ("[optimiser]\nlearning_rate = inf", "up to"), ("[model]\nfeatures = 1000000000", "allowed 1 to 65536"),
-        ("[model]\nevent_steps = 100000", "allowed 1 to 1024"), ("x = " + "[" * 50_000, "not valid TOML"),
+        ("[optimiser]\nlearning_rate = " + "9" * 400, "up to 1e\\+09"), ("[optimiser]\nlearning_rate = nan", "must be finite"),
+        ("[optimiser]\nlearning_rate = inf", "must be finite"), (EVENT + "features = 1000000000", "allowed 1 to 65536"),
+        (EVENT + "steps = 100000", "allowed 0 to 1024"), (EVENT + "shape = [9, 9999, 9999]", "up to 16777216 values"),
+        ("x = " + "[" * 50_000, "not valid TOML"),
         ("a = " + "9" * 5000, "not valid TOML"), ("optimiser = 3", "expected a table"), ("#" * 2_000_000, "more than"),
     ],
 )  # fmt: skip

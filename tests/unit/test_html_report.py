@@ -234,10 +234,10 @@ def test_page_of_an_early_exit(tmp_path: Path) -> None:
 def test_page_of_resnet18_branches(tmp_path: Path) -> None:
     """From calibration to the page: encoders on the host in drawing and study, the generated inputs said."""
     config = tmp_path / "tiny.toml"
-    widths = "resnet_width = 2\nframe_size = 33\naudio_bins = 40\naudio_frames = 24\nfeatures = 6\nclasses = 6\n"
-    steps = "event_steps = 3\naudio_steps = 3\naligned_steps = 3\n"
-    kinds = 'first_name = "visual"\nfirst_branch = "resnet18"\naudio_branch = "resnet18"\n'
-    config.write_text(f'[data]\nset = "generated"\n[model]\n{kinds}{widths}{steps}')
+    own = 'network = "resnet18"\nsteps = 3\nwidth = 2\nfeatures = 6\n'
+    visual, audio = f"{own}shape = [3, 33, 33]\nscale = 32\n", f"{own}shape = [1, 40, 24]\nscale = 8\n"
+    head = 'type = "taaf"\nclasses = 6\naligned_steps = 3\n'
+    config.write_text(f'[data]\nset = "generated"\n[branches.visual]\n{visual}[branches.audio]\n{audio}[head]\n{head}')
     assert run_command("train", "--config", config, "--calibrate-only", "--out", tmp_path / "run", "-q").returncode == 0
     done = run_command("export", tmp_path / "run" / "model.pt", "--to", "netx", "--out", tmp_path / "bundle", "-q")
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ import pytest
 from small_graphs import CASES, chain_of, residual
 
 from taaf.export.limits import check_limits
-from taaf.export.passes import CompileReport, fold_batch_norm, lower_pool, lower_residual, quantise
+from taaf.export.passes import CompileReport, compile_graph, fold_batch_norm, fold_pool, quantise
 from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
@@ -79,29 +79,18 @@ def replace_lif(graph: Graph, **how: int) -> Graph:
     return graph.rebuilt({graph.output: replace(graph.nodes[graph.output], **how)})  # type: ignore[type-var]
 
 
-def test_max_pool_is_refused() -> None:
-    """Named, with what to use instead."""
+def test_pools_that_have_no_form() -> None:
+    """The maximum of a current, spikes into neurons without a synapse, a pool between pools: named, with what to use instead."""
+    weight = np.ones((1, 1, 1, 1), np.float32)
+    graph = chain_of(Input("in", (1, 4, 4)), Conv2d("c", weight), Pool2d("pool", "max", (2, 2)), Lif("lif"))
+    with pytest.raises(UnsupportedLayerError, match=r"net\.pool: max pooling of a current; the maximum is exact for spikes"):
+        fold_pool(graph)
     graph = chain_of(Input("in", (1, 4, 4)), Pool2d("pool", "max", (2, 2)), Lif("lif"))
-    with pytest.raises(UnsupportedLayerError, match=r"net\.pool: max pooling .* strided convolution, .* an OR"):
-        lower_pool(graph)
-
-
-@pytest.mark.parametrize(
-    ("changes", "stride", "mention"),
-    [
-        ({"s": {"weight": _weight(4, 3, 3, 3), "padding": (1, 1)}}, 1, "plain 1x1"),
-        ({"a": {"stride": (1, 1)}, "b": {"stride": (2, 2)}}, 2, "stride of s"),
-        ({"a": {"weight": _weight(5, 3, 5, 5)}, "b": {"padding": (2, 2)}}, 1, "odd kernels with 'same' padding"),
-        ({"h": {"i_decay": 2000}}, 2, "i_decay 4096"),
-        ({"h": {"v_th_mant": 300}}, 2, "v_th_mant < 254"),
-    ],
-)
-def test_residuals_that_relays_cannot_carry(changes: dict, stride: int, mention: str) -> None:
-    """The join is named with the reason."""
-    graph = residual(np.random.default_rng(0), stride)
-    graph = graph.rebuilt({name: replace(graph.nodes[name], **how) for name, how in changes.items()})
-    with pytest.raises(UnsupportedLayerError, match=rf"net\.join: .*{mention}"):
-        lower_residual(graph, CompileReport())
+    with pytest.raises(GraphError, match=r"net\.pool_lif -> net\.lif: Lif feeds Lif; put a convolution"):
+        compile_graph(graph, saturate=False, report=CompileReport())
+    graph = chain_of(Input("in", (1, 4, 4)), Pool2d("p", "sum", (2, 2)), Pool2d("q", "sum", (2, 2)), Lif("lif"))
+    with pytest.raises(UnsupportedLayerError, match=r"net\.p: sum pooling that feeds q \(Pool2d\)"):
+        fold_pool(graph)
 
 
 def test_fold_needs_a_synapse_before_the_norm() -> None:

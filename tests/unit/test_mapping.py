@@ -8,7 +8,7 @@ import pytest
 from resnet_graphs import resnet18_graph
 from small_graphs import residual
 
-from taaf.export.passes import CompileReport, lower_residual
+from taaf.export.passes import CompileReport, to_chain
 from taaf.hw_sim.connectivity import ConvGroup, DenseGroup
 from taaf.hw_sim.mapper.chip_limits import CHIPS, ChipLimits, load_limits
 from taaf.hw_sim.mapper.fit import fit
@@ -233,7 +233,7 @@ def test_other_forms_are_proposed() -> None:
     """
     joined = residual(np.random.default_rng(0))
     report = CompileReport()
-    chain = lower_residual(joined, report)
+    chain = to_chain(joined, report)
     small = replace(LOIHI1, neurons=20, cores_per_chip=1, cores_per_tile=1, width=1, height=1)
     cores = {name: map_graphs({"net": graph}, small).n_cores for name, graph in (("joined", joined), ("chain", chain))}
     assert report.relays and cores["joined"] < cores["chain"]

@@ -3,23 +3,25 @@
 import numpy as np
 import pytest
 import torch
+from small_networks import taaf_config
 
 from taaf.export.frontend import float_graphs
-from taaf.export.netx_bundle import head_arrays, head_spec
 from taaf.export.passes import CompileReport, compile_graph
-from taaf.models.config import ModelConfig
 from taaf.models.errors import BundleError
-from taaf.models.head import TaafHead, TimeAlignment, host_forward
-from taaf.models.host_head import HostHead
+from taaf.models.fusion import FUSIONS
+from taaf.models.heads.alignment import align
+from taaf.models.heads.taaf import TaafHead
+from taaf.models.host_head import NUMPY_OPS, HostHead
+from taaf.models.network import MultimodalSnn
 from taaf.models.qat import QatConv2d, QatDense
-from taaf.models.taaf import TaafSnn
+from taaf.models.trainable_head import TORCH_OPS, TrainableHead
 
 
 @pytest.fixture(scope="module")
-def model() -> TaafSnn:
+def model() -> MultimodalSnn:
     """A random network with non-trivial batch-norm statistics."""
     torch.manual_seed(3)
-    net = TaafSnn(ModelConfig())
+    net = MultimodalSnn(taaf_config())
     for name, value in net.named_buffers():
         if name.endswith("running_mean"):
             value.normal_(0, 0.2)
@@ -28,70 +30,74 @@ def model() -> TaafSnn:
     for part in net.modules():
         if isinstance(part, QatConv2d | QatDense):
             part.offset.data.normal_(0, 0.3)
-    for align in net.align.values():
-        align.weight.data.normal_(0, 0.4)
+    for m in ("event", "audio"):
+        net.head.weights[f"align_{m}_weight"].data.normal_(0, 0.4)
     return net.eval()
 
 
-def test_paper_equation_4(model: TaafSnn) -> None:
+def _arrays(model: MultimodalSnn) -> dict[str, np.ndarray]:
+    """What is deployed of the head."""
+    return {name: value.numpy() for name, value in model.head.arrays().items()}
+
+
+def test_paper_equation_4(model: MultimodalSnn) -> None:
     """The halves add up: O_f = O_m1 + O_m2, each with half the bias."""
     h = torch.randint(0, 2, (2, 3, 6, 128)).float()
-    o = model.head.outputs(h[0], h[1])
+    o = FUSIONS["concat"].outputs(TORCH_OPS, dict(model.head.weights.items()), [h[0], h[1]])
     weight, bias = model.head.weights["classifier_weight"], model.head.weights["classifier_bias"]
-    torch.testing.assert_close(o["fused"], torch.cat([h[0], h[1]], -1) @ weight.T + bias)
-    torch.testing.assert_close(o["first"], h[0] @ weight[:, :128].T + bias / 2)
-    torch.testing.assert_close(o["first"] + o["second"], o["fused"])
+    torch.testing.assert_close(o[0], torch.cat([h[0], h[1]], -1) @ weight.T + bias)
+    torch.testing.assert_close(o[1], h[0] @ weight[:, :128].T + bias / 2)
+    torch.testing.assert_close(o[1] + o[2], o[0])
 
 
-def test_paper_equations_5_to_7(model: TaafSnn) -> None:
+def test_paper_equations_5_to_7(model: MultimodalSnn) -> None:
     """alpha = mean over queries of softmax over keys of Q K^T / sqrt(C); non-negative, sums to 1."""
     logits = torch.randn(4, 6, 10, dtype=torch.float64)
     head = model.head
     q, k = (logits.numpy() @ w.detach().double().numpy() for w in (head.weights["query"], head.weights["key"]))
     scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(10))
     expected = (scores / scores.sum(2, keepdims=True)).mean(1)
+    taaf = head.head
+    assert isinstance(taaf, TaafHead)
     with torch.no_grad():
-        head64 = TaafSnn(ModelConfig()).head.double()
-        head64.load_state_dict(head.state_dict())
-        found = head64.alpha(logits).numpy()
+        found = taaf.alpha(TORCH_OPS, dict(head.deployed().weights.items()), logits).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(found.sum(1), 1)
-    uniform = TaafSnn(ModelConfig(attention="uniform")).head.double()
-    np.testing.assert_array_equal(uniform.alpha(logits).numpy(), np.full((4, 6), 1 / 6))
+    uniform = taaf_config(attention="uniform").build_head()
+    assert isinstance(uniform, TaafHead)
+    np.testing.assert_array_equal(uniform.alpha(TORCH_OPS, {}, logits).numpy(), np.full((4, 6), 1 / 6))
 
 
 @pytest.mark.parametrize("attention", ["taaf", "uniform"])
-def test_host_head_equals_torch_head(model: TaafSnn, attention: str) -> None:
+def test_host_head_equals_torch_head(model: MultimodalSnn, attention: str) -> None:
     """NumPy float64 head = torch float64 head to 1e-9 and in argmax, on random feature spikes."""
     rng = np.random.default_rng(0)
     features = {"event": rng.random((50, 128, 8)) < 0.3, "audio": rng.random((50, 128, 12)) < 0.3}
-    head = HostHead(head_arrays(model), head_spec(model) | {"attention": attention})
+    head = HostHead(_arrays(model), model.head.head.spec() | {"attention": attention})
     output = head({m: f.astype(np.uint8) for m, f in features.items()})
-    twin = TaafHead(ModelConfig(attention=attention)).double()
+    twin = TrainableHead(taaf_config(attention=attention).build_head()).double()
     twin.load_state_dict(model.head.state_dict())
-    align = torch.nn.ModuleDict({m: TimeAlignment(t, 6).double() for m, t in (("event", 8), ("audio", 12))})
-    align.load_state_dict(model.align.state_dict())
     with torch.no_grad():
-        expected = host_forward(align, twin, {m: torch.from_numpy(f.astype(np.float64)) for m, f in features.items()})
+        expected = twin({m: torch.from_numpy(f.astype(np.float64)) for m, f in features.items()})
     for u, logits in output.logits.items():
         np.testing.assert_allclose(logits, expected.decision(u).numpy(), atol=1e-9)
         np.testing.assert_array_equal(logits.argmax(1), expected.decision(u).numpy().argmax(1))
 
 
-def test_alignment_spikes_do_not_depend_on_precision(model: TaafSnn) -> None:
+def test_alignment_spikes_do_not_depend_on_precision(model: MultimodalSnn) -> None:
     """float32 torch, float64 torch and NumPy give identical alignment spikes."""
     rng = np.random.default_rng(1)
     x = (rng.random((200, 128, 12)) < 0.4).astype(np.float32)
-    align = model.align["audio"]
+    weights = dict(model.head.weights.items())
     with torch.no_grad():
-        single = align(torch.from_numpy(x)).numpy()
-        double = align(torch.from_numpy(x).double()).numpy()
+        single = align(TORCH_OPS, weights, {"audio": torch.from_numpy(x)})["audio"].numpy()
+        double = align(TORCH_OPS, weights, {"audio": torch.from_numpy(x).double()})["audio"].numpy()
     assert 0.02 < single.mean() < 0.9
     np.testing.assert_array_equal(single, double)
-    np.testing.assert_array_equal(HostHead(head_arrays(model), head_spec(model)).align("audio", x), double)
+    np.testing.assert_array_equal(align(NUMPY_OPS, _arrays(model), {"audio": x.astype(np.float64)})["audio"], double)
 
 
-def test_compiler_quantises_as_training_does(model: TaafSnn) -> None:
+def test_compiler_quantises_as_training_does(model: MultimodalSnn) -> None:
     """fold_batch_norm + quantise give exactly the integers of the training forward, for every synapse group."""
     for name, graph in float_graphs(model).items():
         integer, _ = compile_graph(graph, saturate=True, report=CompileReport())
@@ -106,7 +112,7 @@ def test_compiler_quantises_as_training_does(model: TaafSnn) -> None:
             np.testing.assert_array_equal(integer.nodes["block2_lif"].bias, bias)
 
 
-def test_frozen_training_is_the_deployed_forward(model: TaafSnn) -> None:
+def test_frozen_training_is_the_deployed_forward(model: MultimodalSnn) -> None:
     """A frozen synapse computes the same in train and eval mode; an unfrozen one uses batch statistics."""
     layer = model.branches["audio"].hidden
     x = (torch.rand(30, 160) < 0.2).float()
@@ -127,9 +133,9 @@ def test_frozen_training_is_the_deployed_forward(model: TaafSnn) -> None:
         (lambda a: a.update(classifier_bias=np.full(10, np.inf)), "classifier_bias holds"),
     ],
 )
-def test_host_head_refuses_bad_arrays(model: TaafSnn, change: object, mention: str) -> None:
+def test_host_head_refuses_bad_arrays(model: MultimodalSnn, change: object, mention: str) -> None:
     """Missing, misshapen or infinite arrays are named."""
-    arrays = head_arrays(model)
+    arrays = _arrays(model)
     change(arrays)  # type: ignore[operator]
     with pytest.raises(BundleError, match=mention):
-        HostHead(arrays, head_spec(model))
+        HostHead(arrays, model.head.head.spec())

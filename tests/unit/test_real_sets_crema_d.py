@@ -13,7 +13,7 @@ import torch
 from media_fixtures import tone, write_image, write_video, write_wav
 from torch.utils.data import DataLoader
 
-from taaf.models.errors import DataError
+from taaf.models.errors import DataError, OutputError
 from taaf.training.datasets import crema_d
 from taaf.training.datasets.crema_d import open_crema_d
 from taaf.training.datasets.registry import describe
@@ -251,7 +251,7 @@ def test_nothing_left_and_missing_parts(root: Path, tmp_path: Path) -> None:
 def test_cache_that_cannot_be_written_or_is_damaged(root: Path) -> None:
     """The cache folder is a file; a cache file was cut."""
     (root / "taken").write_text("")
-    with pytest.raises(DataError, match="cache cannot be written"):
+    with pytest.raises(OutputError, match="preprocessed samples cannot be written.*--cache"):
         open_crema_d(root, "train", cache=root / "taken")
     data = open_crema_d(root, "train")
     for path in (root / ".taaf-cache").rglob("*.npz"):

@@ -27,14 +27,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 events = [(digit, 5, 1, 10), (33, digit, 0, 59_999), (7, 8, 1, 60_000), (7, 8, 1, 60_001), (1, 1, 1, 300_000)]
                 write_nmnist(root / f"N-MNIST/{part}/{digit}/{2 + k:05d}.bin", events)
         for k in range(10):
-            records = [(dvs128(47 + digit, 47, 1), 1_000_000), (dvs128(80, 80, 0), 1_499_999), (dvs128(0, 0, 1), 1_200_000)]
+            records = [(dvs128(47 + digit, 47, 1), 1_000_000), (dvs128(0, 0, 1), 1_200_000), (dvs128(80, 80, 0), 1_499_999)]
             name = f"grabbed_data{digit}/scale4/mnist_{digit}_scale04_{k + 1:04d}.aedat"
             write_aedat(root / "MNIST-DVS" / name, [*records, (0x8000, 1_000_001)])
     write_ntidigits(
         root / "n-tidigits.hdf5",
         {
             part: {
-                **{f"man-{s}-{r}-{w}": ([0, 63, i], [0.1, 0.6, 0.35]) for s in who for r in "ab" for i, w in enumerate(WORDS)},
+                **{f"man-{s}-{r}-{w}": ([0, i, 63], [0.1, 0.35, 0.6]) for s in who for r in "ab" for i, w in enumerate(WORDS)},
                 f"man-{who[0]}-a-12o": ([1], [0.0]),
             }
             for part, who in (("train", ["ac", "ae"]), ("test", ["bd"]))
@@ -52,10 +52,10 @@ def root(source: Path, tmp_path: Path) -> Path:
 def test_nmnist_bit_by_bit(tmp_path: Path) -> None:
     """Bytes x, y, p | t22..16, t15..8, t7..0."""
     path = tmp_path / "00002.bin"
-    path.write_bytes(bytes([33, 2, 0b1000_0001, 0x86, 0xA0, 0, 31, 0b0111_1111, 0xFF, 0xFE]))
+    path.write_bytes(bytes([33, 2, 0b1111_1110, 0x86, 0xA0, 0, 31, 0b0111_1111, 0xFF, 0xFE]))
     events = read_nmnist(path)
     assert (events.x.tolist(), events.y.tolist(), events.channel.tolist()) == ([33, 0], [2, 31], [0, 1])
-    assert events.t.tolist() == [100_000, 2**23 - 2]
+    assert events.t.tolist() == [0x7E86A0, 2**23 - 2]
 
 
 def test_dvs128_bit_by_bit(tmp_path: Path) -> None:
@@ -129,7 +129,9 @@ def test_workers_give_the_same_samples(root: Path) -> None:
         (b"\0" * 7, "7 bytes, expected a positive multiple of 5"),
         (b"", "0 bytes, expected a positive multiple of 5"),
         (bytes([34, 0, 0, 0, 0]), "event 0 at x=34 y=0 lies outside the 34x34 sensor"),
-        (bytes([0, 0, 0x7F, 0xFF, 0xFF]), "no event in the window"),
+        (bytes([0, 0, 0x7F, 0xFF, 0xFF]), "event 0 at 8388607 us, a recording has 300000 us from 0 on"),
+        (bytes([9, 240, 0, 0, 0]), "0 events, only marks of clock overflows"),
+        (bytes([9, 9, 0x06, 0, 0]), "no event in the window"),
     ],
 )
 def test_bad_nmnist(root: Path, content: bytes, message: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -265,9 +267,7 @@ def test_not_hdf5_and_shared_speakers(root: Path) -> None:
 def test_registry(root: Path) -> None:
     """By name, with near matches; options that an opener does not have are named."""
     assert len(open_dataset("ead-nmnist", root, "test", steps=3)) == 10
-    with pytest.raises(
-        DataError, match="allowed crema-d, ave, ead-nmnist, ead-mnistdvs, urbansound8k-av; did you mean 'crema-d'"
-    ):
+    with pytest.raises(DataError, match="data set 'CREMA_D' unknown; did you mean 'crema-d'"):
         open_dataset("CREMA_D", root, "test")
     with pytest.raises(DataError, match="data set ave: unknown option 'scale'; allowed steps, cache"):
         open_dataset("ave", root, "test", scale=4)

@@ -2,33 +2,38 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scmrl_nets import small_config
+from scmrl_nets import SPIKES, small_config, small_tables
+from small_networks import AUDIO, EVENT
 
-from taaf.export.netx_bundle import head_arrays, head_spec, windows_to_verify
-from taaf.models import qat, scmrl, scmrl_host
-from taaf.models.config import ModelConfig
-from taaf.models.errors import BundleError, CheckpointError
-from taaf.models.head import deployed_forward
-from taaf.models.host_head import HostHead, host_lif
-from taaf.models.host_heads import host_head
-from taaf.models.scmrl_host import ScmrlHostHead
-from taaf.models.taaf import TaafSnn
+from taaf.export.frontend import float_graphs, host_encoders
+from taaf.export.netx_bundle import windows_to_verify
+from taaf.models import host_head, qat, trainable_head
+from taaf.models.config import NetworkConfig
+from taaf.models.errors import BundleError, ConfigError
+from taaf.models.heads.alignment import align
+from taaf.models.heads.scmrl import Options, ScmrlHead
+from taaf.models.host_head import NUMPY_OPS, HostHead
+from taaf.models.network import MultimodalSnn
+from taaf.models.trainable_head import TORCH_OPS
 from taaf.training import config as config_module
 from taaf.training.config import load_config
 
-TINY = {"event_size": 10, "audio_inputs": 32, "token_channels": 8, "event_steps": 6, "audio_steps": 6, "aligned_steps": 3}
+INPUTS = {"event": {"shape": [2, 10, 10], "steps": 6}, "audio": {"shape": [1, 8, 4], "steps": 6}}
 
 
-def _network(**changes: Any) -> TaafSnn:
+def _network(audio: tuple[int, ...] = (1, 8, 4), **changes: Any) -> MultimodalSnn:
     """4 event and 1 or 2 audio tokens, batch norms with statistics under which everything fires."""
     torch.manual_seed(2)
-    model = TaafSnn(small_config(**{**TINY, **changes})).eval()
+    inputs = {**INPUTS, "audio": {"shape": list(audio), "steps": 6}}
+    model = MultimodalSnn(small_config(inputs, channels=8, aligned_steps=3, **changes)).eval()
     for part in model.head.modules():
         if isinstance(part, qat.QatSynapse):
             part.offset.data.normal_(0.3, 0.2)
@@ -37,15 +42,21 @@ def _network(**changes: Any) -> TaafSnn:
     return model
 
 
-def _features(config: ModelConfig, n: int = 12, rate: float = 0.3) -> dict[str, np.ndarray]:
+def _host(model: MultimodalSnn) -> tuple[HostHead, ScmrlHead]:
+    """The head as it is deployed, from its description."""
+    host = HostHead({k: v.numpy() for k, v in model.head.arrays().items()}, model.head.head.spec())
+    assert isinstance(host.head, ScmrlHead)
+    return host, host.head
+
+
+def _features(head: ScmrlHead, n: int = 12, rate: float = 0.3) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
-    sizes = {m: 2 * config.token_channels * h * w for m, (h, w) in config.token_maps.items()}
-    steps = dict(zip(config.modalities, (config.event_steps, config.audio_steps), strict=True))
-    return {m: (rng.random((n, sizes[m], steps[m])) < rate).astype(np.uint8) for m in sizes}
+    return {m: (rng.random((n, x.size, x.steps)) < rate).astype(np.uint8) for m, x in head.inputs.items()}
 
 
-def _by_hand(a: dict[str, np.ndarray], c: ModelConfig, aligned: dict[str, np.ndarray]) -> np.ndarray:
+def _by_hand(a: dict[str, np.ndarray], head: ScmrlHead, aligned: dict[str, np.ndarray]) -> np.ndarray:
     """Fused readout of one window, per step, token and head; ``aligned`` (T, F) per modality."""
+    c = head.options
 
     def layer(name: str, x: np.ndarray) -> np.ndarray:
         return fire(np.einsum("oc,tnc->tno", a[f"{name}_weight"], x) + a[f"{name}_bias"])
@@ -58,7 +69,7 @@ def _by_hand(a: dict[str, np.ndarray], c: ModelConfig, aligned: dict[str, np.nda
             v[v > 1] = 0
         return out
 
-    width, d = c.token_channels, c.token_channels // c.attention_heads
+    width, d = head.channels, head.channels // c.attention_heads
     x = {}
     for m, flat in aligned.items():
         maps = flat.reshape(len(flat), 2 * width, -1)
@@ -100,7 +111,7 @@ def _by_hand(a: dict[str, np.ndarray], c: ModelConfig, aligned: dict[str, np.nda
         {"cross_modal": "attention"},
         {"cross_modal": "none"},
         {"fusion": "concat", "residual_alpha": 0.25},
-        {"audio_levels": 8},
+        {"audio": (1, 4, 8)},
     ],
     ids=str,
 )
@@ -111,16 +122,19 @@ def test_equations(changes: dict[str, Any]) -> None:
     with k and v of the own modality.
     """
     model = _network(**changes)
-    c, arrays, features = model.config, head_arrays(model), _features(model.config)
-    head = host_head(arrays, head_spec(model))
-    assert isinstance(head, ScmrlHostHead)
-    aligned = {m: head.align(m, f) for m, f in features.items()}
-    expected = np.stack([_by_hand(arrays, c, {m: x[i] for m, x in aligned.items()}) for i in range(12)])
+    head, described = _host(model)
+    arrays, features = head.arrays, _features(described)
+    aligned = align(NUMPY_OPS, arrays, {m: f.astype(np.float64) for m, f in features.items()})
+    expected = np.stack([_by_hand(arrays, described, {m: x[i] for m, x in aligned.items()}) for i in range(12)])
     assert np.ptp(expected, axis=0).max() > 1e-2
     np.testing.assert_allclose(head.fused(features), expected, atol=1e-12)
     np.testing.assert_array_equal(head(features).logits["fused"], head.fused(features))
     silenced = {m: x * (m == "audio") for m, x in aligned.items()}
-    alone = np.stack([_by_hand(arrays, c, {m: x[i] for m, x in silenced.items()}) for i in range(2)]) if not changes else None
+    alone = (
+        np.stack([_by_hand(arrays, described, {m: x[i] for m, x in silenced.items()}) for i in range(2)])
+        if not changes
+        else None
+    )
     if alone is not None:
         np.testing.assert_allclose(head(features).logits["audio"][:2], alone, atol=1e-12)
 
@@ -138,7 +152,7 @@ def _recording(lif: Callable[[Any], Any], found: list[np.ndarray]) -> Callable[[
 def test_numpy_head_equals_torch_head(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every host spike equal, every output within 1e-9, every decision the same; float32 torch fires the same, too.
 
-    Seen failing with the projections folded in float64 (``head.double()``), which rounds some weights the other way.
+    Seen failing with the projections folded in float64 (``_Folded`` of a ``double()`` layer), which rounds some weights the other way.
     """
     model = _network(**changes)
     for part in model.head.modules():
@@ -147,16 +161,17 @@ def test_numpy_head_equals_torch_head(changes: dict[str, Any], monkeypatch: pyte
             part.weight.data.copy_((torch.randint(-40, 40, part.weight.shape) + 0.5) / 64 / scale)
     in_torch: list[np.ndarray] = []
     in_numpy: list[np.ndarray] = []
-    monkeypatch.setattr(scmrl, "host_lif", _recording(scmrl.host_lif, in_torch))
-    monkeypatch.setattr(scmrl_host, "host_lif", _recording(host_lif, in_numpy))
-    features = _features(model.config)
+    monkeypatch.setattr(trainable_head, "TORCH_OPS", replace(TORCH_OPS, lif=_recording(TORCH_OPS.lif, in_torch)))
+    monkeypatch.setattr(host_head, "NUMPY_OPS", replace(NUMPY_OPS, lif=_recording(NUMPY_OPS.lif, in_numpy)))
+    head, described = _host(model)
+    features = _features(described)
     with torch.no_grad():
-        output = deployed_forward(model.align, model.head, {m: torch.from_numpy(f) for m, f in features.items()})
-    found = host_head(head_arrays(model), head_spec(model))(features)
-    assert len(in_torch) == len(in_numpy) == 3 * 2 * 13  # outputs, modalities, LIF populations
+        output = model.head.deployed()({m: torch.from_numpy(f).double() for m, f in features.items()})
+    found = head(features)
+    assert len(in_torch) == len(in_numpy) == 2 + 3 * 2 * 13  # alignment; outputs, modalities, LIF populations
     for one, two in zip(in_torch, in_numpy, strict=True):
         np.testing.assert_array_equal(one, two)
-    assert sum(bool(x.any()) for x in in_numpy[:26]) >= 24
+    assert sum(bool(x.any()) for x in in_numpy[2:28]) >= 24
     for u, logits in found.logits.items():
         expected = output.decision(u).numpy()
         np.testing.assert_allclose(logits, expected, atol=1e-9)
@@ -164,98 +179,104 @@ def test_numpy_head_equals_torch_head(changes: dict[str, Any], monkeypatch: pyte
     in_double = list(in_torch)
     in_torch.clear()
     with torch.no_grad():
-        model.head(*(model.align[m](torch.from_numpy(f).float()) for m, f in features.items()))
+        model.head({m: torch.from_numpy(f).float() for m, f in features.items()})
     for one, two in zip(in_torch, in_double, strict=True):
         np.testing.assert_array_equal(one, two)
 
 
 def test_windows_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many tokens are computed a few windows at a time, with the same result. Seen failing with every other block left out."""
-    model = _network()
-    head, features = host_head(head_arrays(model), head_spec(model)), _features(model.config, 5)
+    head, described = _host(_network())
+    features = _features(described, 5)
     whole = head.fused(features)
-    monkeypatch.setattr(scmrl_host, "_BLOCK_VALUES", 2 * 2 * 3 * 4**2)  # 2 windows x heads x steps x tokens squared
+    assert described.block_windows == (1 << 24) // (2 * 3 * 4**2)  # heads x steps x tokens squared
+    monkeypatch.setattr(ScmrlHead, "block_windows", 2)
     np.testing.assert_array_equal(head.fused(features), whole)
+    assert len(head(features).logits["audio"]) == 5
 
 
 def test_macs_are_those_of_the_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Projections counted where they happen; products of the attention written out. Seen failing with one of k, v left out."""
-    model = _network(audio_inputs=64)
-    head = host_head(head_arrays(model), head_spec(model))
-    assert isinstance(head, ScmrlHostHead)
+    head, described = _host(_network(audio=(1, 16, 4)))
     counted = {"mlp": 0, "attention projections": 0}
-    plain = ScmrlHostHead._project
+    plain = HostHead._project
 
-    def project(self: ScmrlHostHead, name: str, x: np.ndarray) -> np.ndarray:
+    def project(self: HostHead, name: str, x: np.ndarray) -> np.ndarray:
         kind = "mlp" if "mlp" in name else "attention projections"
         counted[kind] += int(np.prod(x.shape[:-1])) * self.arrays[f"{name}_weight"].size
         return plain(self, name, x)
 
-    monkeypatch.setattr(ScmrlHostHead, "_project", project)
-    head.fused(_features(model.config, 1))
-    parts = head.mac_parts({"event": 6, "audio": 6})
+    monkeypatch.setattr(HostHead, "_project", project)
+    head.fused(_features(described, 1))
+    parts = described.mac_parts()
     assert {k: parts[k] for k in counted} == counted
-    n, m, c, t = head.tokens["event"], head.tokens["audio"], 8, 3
+    n, m, c, t = described.tokens["event"], described.tokens["audio"], 8, 3
     assert n != m
     products = 2 * t * n * m * c * 2 + (n + m) * t * t * c * 2 + (n + m) * t * c
     assert parts["attention products"] == products
-    assert head.n_macs({"event": 6, "audio": 6}) == sum(parts.values())
+    assert parts["alignment"] == 3 * t * 6 * 2 * c * (n + m) and parts["readout"] == t * 2 * c * 10
+    assert head.n_macs() == sum(parts.values())
 
 
 @pytest.mark.parametrize(
     ("change", "mention"),
     [
-        ({"type": "mystery"}, "type 'mystery' unknown; allowed taaf, scmrl"), ({"tokens": 4}, "tokens.event"),
-        ({"tokens": {"event": 4, "audio": 0}}, "tokens.audio"), ({"attention_heads": 3}, "attention_heads 3"),
-        ({"cross_modal": "both"}, "cross_modal 'both' unknown"), ({"residual_alpha": math.inf}, "residual_alpha"),
-        ({"mlp_ratio": 5}, "event_mlp1_weight has shape"), ({"token_channels": True}, "token_channels"), ({"fusion": "film"}, "fusion"),
+        ({"type": "mystery"}, r"type \(='mystery'\): unknown; allowed: none, rate, scmrl, taaf"), ({"inputs": 4}, "AttributeError"),
+        ({"inputs": {"event": {"shape": [16, 2, 2], "steps": 6}, "audio": {"shape": [16, 0, 1], "steps": 6}}}, "inputs.audio: shape"),
+        ({"inputs": {"event": {"shape": [16, 2, 2], "steps": 6}}}, "is defined for two branches"),
+        ({"inputs": {"event": {"shape": [16, 2, 2]}}}, "KeyError 'steps'"), ({"attention_heads": 3}, r"attention_heads \(=3\)"),
+        ({"cross_modal": "both"}, r"cross_modal \(='both'\): unknown"), ({"residual_alpha": math.inf}, "residual_alpha"),
+        ({"mlp_ratio": 5}, "event_mlp1_weight has shape"), ({"attention_heads": True}, "expected int"), ({"fusion": "film"}, "fusion"),
+        ({"classes": -1}, "classes"), ({"tokens": 4}, "head.tokens: unknown key"),
     ],
 )  # fmt: skip
 def test_refused_heads(change: dict[str, Any], mention: str) -> None:
     """A manifest that does not describe the arrays is refused by name."""
-    model = _network()
+    host, head = _host(_network())
     with pytest.raises(BundleError, match=mention):
-        host_head(head_arrays(model), head_spec(model) | change)
+        HostHead(host.arrays, head.spec() | change)
 
 
-def test_a_manifest_without_type_is_taaf() -> None:
-    """What older bundles hold keeps its head."""
-    model = TaafSnn(ModelConfig())
-    assert "type" not in head_spec(model)
-    assert type(host_head(head_arrays(model), head_spec(model))) is HostHead
+STEM = {"network": "patch_stem", "shape": [2, 34, 34], "steps": 8}
 
 
 @pytest.mark.parametrize(
-    ("change", "mention"),
+    ("tables", "mention"),
     [
-        ({"head": "taaf"}, "2 patch stems"), ({"audio_branch": "dense"}, "two branches"), ({"fusion": "film"}, "allows concat, sum"),
-        ({"attention": "taaf"}, "averages over time"), ({"token_channels": 20}, "multiple of 8"),
-        ({"attention_heads": 3}, "attention_heads"),
-        ({"stem_halvings": 5}, "4 convolutions"), ({"audio_levels": 3}, "audio_levels"), ({"residual_alpha": 0.3}, "multiple of 1/64"),
+        (small_tables(attention="taaf"), "head.attention: unknown key"), (small_tables(fusion="film"), "allowed: sum, concat"),
+        (small_tables(channels=20), "channels.*multiples of 8"), (small_tables(halvings=5), "halvings.*allowed 1 to 4"),
+        (small_tables(residual_alpha=0.3), "residual_alpha.*multiples of 0.015625"),
+        (small_tables(attention_heads=3), r"attention_heads \(=3\): must divide the tokens' channels \(=16\)"),
+        ({**small_tables(), "branches": {"event": EVENT, "audio": AUDIO}}, r"two branches .*found event \(128,\), audio \(128,\)"),
+        ({**small_tables(), "branches": {"event": STEM, "audio": {**STEM, "channels": 16}}}, "token maps .* of one C"),
+        ({**small_tables(), "branches": {"event": STEM}}, "two branches"),
+        ({**small_tables(), "branches": dict.fromkeys(("a", "b", "c"), STEM)}, "two branches"),
+        ({**small_tables(), "branches": {"event": STEM, "audio": {**STEM, "shape": [40]}}}, r"conv1: reads input .*allowed \(C, H, W\)"),
     ],
 )  # fmt: skip
-def test_refused_configurations(change: dict[str, Any], mention: str) -> None:
+def test_refused_configurations(tables: dict[str, Any], mention: str) -> None:
     """Settings that do not go together are named."""
-    with pytest.raises(CheckpointError, match=mention):
-        ModelConfig.from_dict({**small_config().to_dict(), **change})
+    with pytest.raises(ConfigError, match=mention):
+        NetworkConfig.from_dict(tables).check()
+
+
+def _checked_windows(config: NetworkConfig) -> int:
+    model, steps = MultimodalSnn(config), {m: spec.steps for m, spec in config.inputs.items()}
+    found = SimpleNamespace(graphs=float_graphs(model), encoders=host_encoders(model), steps=steps)
+    return windows_to_verify(found)  # type: ignore[arg-type]
 
 
 def test_stems_of_real_numbers() -> None:
     """The shipped configuration's frames and spectrograms, and events beside a spectrogram; checked windows are bounded."""
-    shipped = load_config(Path(config_module.__file__).parent / "configs/scmrl_urbansound8k_av.toml", {}).model
-    assert shipped.problem() is None
-    assert shipped.input_shapes == {"visual": (3, 224, 224), "audio": (1, 257, 250)}
-    assert shipped.token_maps == {"visual": (14, 14), "audio": (17, 16)} and shipped.input_scales == {"visual": 32, "audio": 8}
-    assert 50 < windows_to_verify(shipped) < 200 and windows_to_verify(small_config()) > 1000
-    mixed = small_config(audio_branch="sps_real")
-    assert mixed.problem() is None and mixed.input_scales == {"audio": 8}
-    assert mixed.input_shapes["event"] == (2, 34, 34)
-    assert ModelConfig(first_branch="sps_real").problem() is not None  # head "taaf"
-
-
-def test_older_checkpoints_describe_taaf() -> None:
-    """A configuration from before S-CMRL is read as it was."""
-    old = {k: v for k, v in ModelConfig().to_dict().items() if k not in small_config().to_dict() or k not in (
-        "head", "cross_modal", "residual_alpha", "token_channels", "stem_halvings", "attention_heads", "mlp_ratio", "audio_levels"
-    )}  # fmt: skip
-    assert ModelConfig.from_dict(old) == ModelConfig() and ModelConfig().head == "taaf"
+    shipped = load_config(Path(config_module.__file__).parent / "configs/scmrl_urbansound8k_av.toml", {}).network.check()
+    assert {m: x.shape for m, x in shipped.inputs.items()} == {"visual": (3, 224, 224), "audio": (1, 257, 250)}
+    head = shipped.build_head()
+    assert isinstance(head, ScmrlHead) and head.tokens == {"visual": 14 * 14, "audio": 17 * 16}
+    assert {m: x.scale for m, x in shipped.inputs.items()} == {"visual": 32, "audio": 8}
+    pooled = {m: {**b.to_dict(), "downsampling": "max_pool"} for m, b in shipped.branches.items()}
+    original = NetworkConfig.from_dict({**shipped.to_dict(), "branches": pooled})
+    assert 50 < _checked_windows(original) < 200 < _checked_windows(shipped) < 400
+    assert _checked_windows(small_config()) > 1000
+    mixed = small_config({**SPIKES, "audio": {"shape": [1, 257, 188], "steps": 12, "scale": 8}}).check()
+    assert {m: b.scale for m, b in mixed.branches.items()} == {"event": None, "audio": 8}
+    assert Options().fusion == "sum" and NetworkConfig.from_dict({**mixed.to_dict(), "head": {"type": "taaf"}}).check()

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from scmrl_nets import small_config
+from scmrl_nets import small_config, small_tables
+from small_networks import AUDIO, EVENT
 
+from taaf.models.config import NetworkConfig
 from taaf.models.errors import ConfigError
-from taaf.models.head import TaafOutput
-from taaf.models.taaf import TaafSnn
+from taaf.models.heads.base import StepOutputs
+from taaf.models.network import MultimodalSnn
 from taaf.training.config import LossConfig, OptimiserConfig, TrainConfig, from_dict
 from taaf.training.data import InMemory
 from taaf.training.distributed import Ranks
@@ -56,9 +58,8 @@ def test_whole_loss(sao: float) -> None:
     expected = -(target * log_p).sum(1).mean() + sao * _sao(*(r.mean(1) for r in residuals.values()), labels, 0.07)
     alpha = torch.full((6, 4), 0.25, dtype=torch.float64)
     wide = {m: torch.from_numpy(r) for m, r in residuals.items()}
-    output = TaafOutput({"fused": torch.from_numpy(logits)}, {"fused": alpha}, residuals=wide)
-    empty = torch.zeros(0)
-    loss, watched = CrossModal(LossOptions(sao=sao)).loss(None, (empty, empty), output, torch.from_numpy(labels))  # type: ignore[arg-type]
+    output = StepOutputs({"fused": torch.from_numpy(logits)}, {"fused": alpha}, residuals=wide)
+    loss, watched = CrossModal(LossOptions(sao=sao)).loss(None, {}, output, torch.from_numpy(labels))  # type: ignore[arg-type]
     assert loss.item() == pytest.approx(expected, abs=1e-12)
     assert ("loss_sao" in watched) == bool(sao)
 
@@ -83,12 +84,12 @@ def test_warm_up_and_cosine() -> None:
 def test_ablations_train(mode: str, layers: int) -> None:
     """Each variant has the layers it uses, and every parameter but SAO's gets a gradient."""
     torch.manual_seed(0)
-    model = TaafSnn(small_config(cross_modal=mode)).train()
+    model = MultimodalSnn(small_config(cross_modal=mode)).train()
     assert len(model.head.projections) == 2 * layers
-    first, second = (torch.rand(4, 2, 34, 34, 8) < 0.2).float(), (torch.rand(4, 160, 12) < 0.3).float()
-    output = model(first, second)
+    inputs = {"event": (torch.rand(4, 2, 34, 34, 8) < 0.2).float(), "audio": (torch.rand(4, 160, 12) < 0.3).float()}
+    output = model(inputs)
     assert set(output.logits) == {"fused"} and set(output.residuals) == (set() if mode == "none" else {"event", "audio"})
-    loss, _ = CrossModal(LossOptions()).loss(model, (first, second), output, torch.arange(4))
+    loss, _ = CrossModal(LossOptions()).loss(model, inputs, output, torch.arange(4))
     loss.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
@@ -98,21 +99,27 @@ def test_head_and_strategy_go_together() -> None:
     """One line says which setting does not fit."""
     rng = np.random.default_rng(0)
     data = InMemory(
-        rng.random((4, 2, 34, 34, 8)) < 0.2,
-        rng.random((4, 160, 12)) < 0.3,
+        {"event": rng.random((4, 2, 34, 34, 8)) < 0.2, "audio": rng.random((4, 160, 12)) < 0.3},
         np.arange(4),
-        ("event", "audio"),
         tuple("0123456789"),
     )
+    rate = {"branches": {"event": {**EVENT, "features": 20}, "audio": {**AUDIO, "features": 20}}, "head": {"type": "rate"}}
+    counted = NetworkConfig.from_dict(rate)
     for config, mention in (
-        (TrainConfig(model=small_config()), "loss.balance \\(='taaf'\\): \"scmrl\" goes with"),
-        (TrainConfig(loss=LossConfig(balance="scmrl")), "loss.balance"),
-        (TrainConfig(model=small_config(fusion="film"), loss=LossConfig(balance="scmrl")), "allows concat, sum"),
+        (TrainConfig(network=small_config()), r"loss\.balance \(='taaf'\): head 'scmrl' is trained with scmrl"),
+        (
+            TrainConfig(loss=LossConfig(balance="scmrl")),
+            r"\(='scmrl'\): head 'taaf' is trained with none, la, taaf, ogm_ge, pmr, agm$",
+        ),
+        (TrainConfig(loss=LossConfig(balance="readout")), r"\(='readout'\): head 'taaf' is trained with none"),
+        (TrainConfig(network=counted), r"\(='taaf'\): head 'rate' is trained with readout"),
     ):
         with pytest.raises(ConfigError, match=mention):
             Trainer(config, data, data, Ranks.single())
-    with pytest.raises(ConfigError, match="allowed taaf, scmrl"):
-        from_dict({"model": {"head": "both"}})
+    with pytest.raises(ConfigError, match="head.type \\(='both'\\): unknown; allowed: none, rate, scmrl, taaf"):
+        from_dict({"head": {"type": "both"}})
+    with pytest.raises(ConfigError, match="head.fusion \\(='film'\\): unknown; allowed: sum, concat"):
+        from_dict(small_tables(fusion="film"))
 
 
 @pytest.mark.needs_slayer
@@ -120,12 +127,12 @@ def test_modality_drop_silences_one_of_both() -> None:
     """Half of the samples, either modality, never both; seen failing with both conditions on the same draw."""
     n = 400
     data = InMemory(
-        np.ones((n, 2, 34, 34, 8)), np.ones((n, 160, 12)), np.arange(n) % 10, ("event", "audio"), tuple("0123456789")
+        {"event": np.ones((n, 2, 34, 34, 8)), "audio": np.ones((n, 160, 12))}, np.arange(n) % 10, tuple("0123456789")
     )
     optimiser = OptimiserConfig(batch_size=n, audio_drop=0.0, modality_drop=0.5)
-    config = TrainConfig(model=small_config(), loss=LossConfig(balance="scmrl"), optimiser=optimiser)
+    config = TrainConfig(network=small_config(), loss=LossConfig(balance="scmrl"), optimiser=optimiser)
     trainer = Trainer(config, data, data, Ranks.single())
-    first, second, _ = trainer._augment(data.batch(range(n)), n, torch.Generator().manual_seed(0))
-    kept = torch.stack([x.flatten(1).mean(1) for x in (first, second)])
+    inputs, _ = trainer._augment(data.batch(range(n)), n, torch.Generator().manual_seed(0))
+    kept = torch.stack([x.flatten(1).mean(1) for x in inputs.values()])
     assert set(kept.unique().tolist()) == {0.0, 1.0} and (kept.sum(0) >= 1).all()
     assert all(0.17 < float(1 - k.mean()) < 0.33 for k in kept)

@@ -24,7 +24,7 @@ from taaf.hw_sim.engine import Engine
 from taaf.models import zoo_path
 from taaf.models.checkpoint import load_model
 from taaf.models.errors import BackendUnavailableError
-from taaf.models.head import host_lif
+from taaf.models.trainable_head import host_lif
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 COUNTS = {  # spikes and effective SynOps of all test windows
@@ -58,7 +58,7 @@ def test_checkpoints_load_and_compile_but_do_not_run(tmp_path: Path) -> None:
             for key, value in vars(expected).items():
                 np.testing.assert_array_equal(getattr(node, key), value, err_msg=f"{name}.{node.name}.{key}")
     with pytest.raises(BackendUnavailableError, match=r"lava-dl \(SLAYER\).*Python 3\.10"):
-        model.features(torch.zeros(1, 2, 34, 34, 8), torch.zeros(1, 160, 12))
+        model.features({"event": torch.zeros(1, 2, 34, 34, 8), "audio": torch.zeros(1, 160, 12)})
 
 
 @pytest.mark.usefixtures("no_lava")
@@ -86,7 +86,7 @@ def test_netx_round_trip_runs_the_same(case: str, tmp_path: Path) -> None:
 
 def test_counts_of_the_shipped_bundle() -> None:
     """Spikes and SynOps of all 1 000 windows are these on every Python, torch and NumPy."""
-    report = deploy(Request(zoo_path("ead_mini"), "fast", None, "test", None), lambda _: None, lambda _: None)
+    report = deploy(Request(zoo_path("ead_mini"), "fast"), lambda _: None, lambda _: None)
     assert report["agreement"]["exact"] and report["agreement"]["max_logit_difference"] < 1e-9
     found = {row["layer"]: (row["spikes_out"], row["effective_synops"]) for row in report["layers"]}
     assert found == COUNTS

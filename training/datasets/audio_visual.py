@@ -32,7 +32,7 @@ class AudioVisualRecipe:
     rate: int
     seconds: int
     power: bool
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __call__(self, item: Item) -> dict[str, np.ndarray]:
         """frames (3, 224, 224, T) uint8 RGB and audio (257, F) float32."""

@@ -12,12 +12,12 @@ or, instead of the videos, what was extracted from them before (both folders are
 A set row may stop after VideoID; quality, start and end are then those of Annotations.txt.
 """
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from taaf.models.errors import did_you_mean
 from taaf.training.datasets.audio_visual import AudioVisualRecipe
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
@@ -147,9 +147,7 @@ def _clip(row: Sequence[str], known: dict[str, list[Clip]], where: str) -> Clip 
         return f"{where}: found {'&'.join(row)[:80]!r}, expected Category&VideoID&Quality&Start&End"
     category, video = row[:2]
     if category not in CLASSES:
-        near = difflib.get_close_matches(category, CLASSES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"allowed: {'; '.join(CLASSES)}"
-        return f"{where}: unknown class {category!r}; {hint}"
+        return f"{where}: unknown class {category!r}; {did_you_mean(category, CLASSES)}"
     if known:
         same = [c for c in known.get(video, []) if c.category == category]
         if not same:

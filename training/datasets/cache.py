@@ -9,7 +9,6 @@ when complete. Delete the folder to free the space.
 import contextlib
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,8 +18,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from taaf.models.errors import DataError
+from taaf.models.errors import DataError, OutputError
 from taaf.models.files.npz import read_npz
+from taaf.models.files.writing import make_folder, written_at_once
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.lists import require_positive
 from taaf.training.datasets.media import list_images
@@ -68,19 +68,14 @@ class Job:
     target: Path
 
     def run(self) -> str | None:
-        """Decode and write; the message of a bad sample, or None. `OSError` means that the cache cannot be written."""
+        """Decode and write; the message of a bad sample, or None. Raises `OutputError` if the cache cannot be written."""
         try:
             arrays = self.recipe(self.item)
         except DataError as error:
             return str(error)
-        part = self.target.with_name(f".{self.target.stem}.{os.getpid()}.part")
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                np.savez(file, **arrays)
-            os.replace(part, self.target)
-        finally:
-            part.unlink(missing_ok=True)
+        make_folder(self.target.parent)
+        with written_at_once(self.target, durable=False) as part, part.open("wb") as file:
+            np.savez(file, **arrays)
         return None
 
 
@@ -124,7 +119,9 @@ def prepare(
     Raises
     ------
     DataError
-        For the first bad sample (``stop``), if none is usable, or if the cache cannot be written.
+        For the first bad sample (``stop``), or if none is usable.
+    OutputError
+        If the cache cannot be written.
     """
     require_positive(workers, "workers")
     targets: dict[int, Path] = {}
@@ -146,9 +143,10 @@ def prepare(
                 if message is not None:
                     del targets[index]
                     bad.report(message)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the cache cannot be written ({error.strerror or error}); give another cache folder"
+    except (OutputError, OSError) as error:
+        raise OutputError(
+            f"{folder}: the cache of preprocessed samples cannot be written ({error}); give another folder with --cache (or "
+            "[data] cache)"
         ) from error
     bad.require_some(len(targets), title or str(folder))
     return list(targets), list(targets.values())

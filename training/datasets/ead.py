@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from taaf.models.errors import DataError
+from taaf.models.errors import DataError, TaafError
 from taaf.models.files import hdf5
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
 from taaf.training.datasets.event_files import EventRecipe
-from taaf.training.datasets.lists import first_folder, require_choice, require_file, require_positive, require_root
+from taaf.training.datasets.lists import first_folder, own_entries, require_choice, require_file, require_positive, require_root
 from taaf.training.datasets.ntidigits import SpokenDigits, read_names, read_ntidigits, speakers
 from taaf.training.datasets.pairs import EventAudioPairs
 
@@ -76,7 +77,7 @@ def open_ead_nmnist(
     part = first_folder(base, (split.capitalize(),), "N-MNIST digit folders 0 to 9")
     recordings = []
     for digit, sub in _digit_folders(part, "", bad):
-        files = sorted(sub.glob("*.bin"))
+        files = [path for path in own_entries(sub) if path.suffix == ".bin"]
         if not files:
             bad.report(f"{sub}: 0 recordings, expected files such as 00002.bin")
         recordings += [(path, digit) for path in files]
@@ -112,7 +113,9 @@ def open_ead_mnistdvs(
     recordings = []
     for digit, sub in _digit_folders(base, "grabbed_data", bad):
         numbered = []
-        for path in sorted(first_folder(sub, (f"scale{scale}",), "MNIST-DVS recordings").glob("*.aedat")):
+        for path in own_entries(first_folder(sub, (f"scale{scale}",), "MNIST-DVS recordings")):
+            if path.suffix != ".aedat":
+                continue
             match = re.fullmatch(r"mnist_([0-9])_scale([0-9]{2})_([0-9]{1,9})", path.stem)
             if match is None or (int(match[1]), int(match[2])) != (digit, scale):
                 bad.report(f"{path}: expected a name such as mnist_{digit}_scale{scale:02d}_0001.aedat in this folder")
@@ -179,7 +182,7 @@ def _begin(root: Path | str, split: str, split_kind: str, steps: int) -> Path:
 
 def _digit_folders(folder: Path, prefix: str, bad: BadSamples) -> list[tuple[int, Path]]:
     """The folders ``prefix0`` to ``prefix9``; others that start with the prefix are unknown classes."""
-    found = {p.name: p for p in folder.iterdir() if p.is_dir() and p.name.startswith(prefix) and not p.name.startswith(".")}
+    found = {p.name: p for p in own_entries(folder) if p.is_dir() and p.name.startswith(prefix)}
     wanted = [f"{prefix}{d}" for d in range(10)]
     for name in sorted(set(found) - set(wanted)):
         bad.report(f"{found[name]}: unknown class folder, allowed {wanted[0]} to {wanted[-1]}")
@@ -189,11 +192,12 @@ def _digit_folders(folder: Path, prefix: str, bad: BadSamples) -> list[tuple[int
     return [(digit, found[name]) for digit, name in enumerate(wanted) if name in found]
 
 
+@naming_placeholders
 def _require_disjoint_speakers(path: Path) -> None:
     try:
         with hdf5.open_file(path) as file:
             shared = speakers(read_names(file, "train", path)) & speakers(read_names(file, "test", path))
-    except DataError:
+    except TaafError:
         raise
     except Exception as error:  # h5py raises many kinds on damaged files
         raise DataError(f"{path}: not readable as HDF5; download the file again") from error

@@ -12,6 +12,7 @@ import numpy as np
 
 from taaf.models import zoo_path
 from taaf.models.errors import DataError
+from taaf.models.files.placeholders import placeholder
 from taaf.training.datasets.events import simulate_events
 
 SHA256 = "766bc16902e9aded03802e7166e8d46ff5956847a14d926cd52a4c44d7ec1063"
@@ -131,6 +132,8 @@ def _load() -> dict[str, np.ndarray]:
         raise DataError(f"{path}: cannot read the EAD-mini data set ({error.strerror}); reinstall taaf") from error
     found = hashlib.sha256(raw).hexdigest()
     if found != SHA256:
+        if what := placeholder(path):
+            raise DataError(f"{path}: {what}")
         raise DataError(f"{path}: SHA-256 is {found[:12]}…, expected {SHA256[:12]}…; restore the shipped file")
     with np.load(path, allow_pickle=False) as file:
         arrays = {key: file[key] for key in _SHAPES}

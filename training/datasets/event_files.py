@@ -10,10 +10,14 @@ from typing import ClassVar
 import numpy as np
 
 from taaf.models.errors import DataError
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.training.datasets.cache import Item
+from taaf.training.datasets.clocks import continued
 
 SIZE = 34  # side of the result: N-MNIST's sensor window
 NMNIST_WINDOW_US = 300_000  # three saccades of 100 ms
+NMNIST_LAST_US = 1_000_000  # recordings end soon after their window; a later event has a clock that did not start at 0
+_NMNIST_OVERFLOW_Y, _NMNIST_OVERFLOW_US = 240, 1 << 13  # marks of the ATIS camera: the clock has lost so much
 DVS128_SIZE = 128
 MAX_BYTES = 64 * 2**20  # per recording; the largest published ones have about 2 MB
 _AEDAT_LINE = b"#!AER-DAT2.0"
@@ -39,13 +43,17 @@ class Events:
     t: np.ndarray
 
 
+@naming_placeholders
 def read_nmnist(path: Path) -> Events:
     """N-MNIST (Orchard et al. 2015): 5 bytes per event, big endian: x 8 bits, y 8, polarity 1 (1 is ON), time 23 (us).
+
+    Records with y = 240 are no events: as in the set's own reader, all stamps after one are 2^13 us later than they say.
 
     Raises
     ------
     DataError
-        If the file is missing, empty, not a multiple of 5 bytes, or has events outside 34x34.
+        If the file is missing, empty, not a multiple of 5 bytes, has events outside 34x34 or no event at all, or a clock
+        that was reset (`taaf.training.datasets.clocks.continued`).
     """
     raw = _read_bytes(path)
     if len(raw) % 5 or not raw:
@@ -54,13 +62,19 @@ def read_nmnist(path: Path) -> Events:
         )
     field = np.frombuffer(raw, np.uint8).reshape(-1, 5).astype(np.int64)
     t = (field[:, 2] & 127) << 16 | field[:, 3] << 8 | field[:, 4]
-    outside = np.flatnonzero((field[:, 0] >= SIZE) | (field[:, 1] >= SIZE))
+    overflow = field[:, 1] == _NMNIST_OVERFLOW_Y
+    t = (t + _NMNIST_OVERFLOW_US * np.cumsum(overflow))[~overflow]
+    outside = np.flatnonzero(~overflow & ((field[:, 0] >= SIZE) | (field[:, 1] >= SIZE)))
     if len(outside):
         x, y = field[outside[0], :2]
         raise DataError(f"{path}: event {outside[0]} at x={x} y={y} lies outside the {SIZE}x{SIZE} sensor; the file is foreign")
-    return Events(field[:, 0], field[:, 1], 1 - (field[:, 2] >> 7), t)
+    if not len(t):
+        raise DataError(f"{path}: 0 events, only marks of clock overflows; replace the file or skip the sample")
+    field = field[~overflow]
+    return Events(field[:, 0], field[:, 1], 1 - (field[:, 2] >> 7), continued(t, 23, str(path), np.flatnonzero(~overflow)))
 
 
+@naming_placeholders
 def read_dvs128(path: Path) -> Events:
     """AER-DAT 2.0 of a DVS128 (MNIST-DVS, Serrano-Gotarredona & Linares-Barranco 2015).
 
@@ -72,7 +86,8 @@ def read_dvs128(path: Path) -> Events:
     Raises
     ------
     DataError
-        If the file is missing, another version, cut, without events, or has addresses of another sensor.
+        If the file is missing, another version, cut, without events, has addresses of another sensor, or a clock that was
+        reset (`taaf.training.datasets.clocks.continued`). A 32-bit clock that wraps is continued.
     """
     raw = _read_bytes(path)
     if not raw.startswith(_AEDAT_LINE):
@@ -94,7 +109,7 @@ def read_dvs128(path: Path) -> Events:
     pixel = (address & 0x8000) == 0
     if not pixel.any():
         raise DataError(f"{path}: 0 pixel events; replace the file or skip the sample")
-    address, t = address[pixel], t[pixel]
+    address, t = address[pixel], continued(t[pixel], 32, str(path), np.flatnonzero(pixel))
     last = DVS128_SIZE - 1
     return Events(last - (address >> 1 & 127), last - (address >> 8 & 127), address & 1, t)
 
@@ -133,19 +148,25 @@ class EventRecipe:
     steps : int
         Time steps T.
     scale : int
-        0: N-MNIST; the window is the 300 ms of the three saccades, later events are dropped. 4, 8 or 16: MNIST-DVS of
-        that scale; the window is the recording's own length.
+        0: N-MNIST; the window is the 300 ms of the three saccades, events up to 1 s are dropped, later ones refused. 4, 8 or
+        16: MNIST-DVS of that scale; the window is the recording's own length.
     """
 
     steps: int
     scale: int
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __call__(self, item: Item) -> dict[str, np.ndarray]:
         """bits: (2, 34, 34, T) in {0, 1}, packed."""
         path = item.sources[0]
         if not self.scale:
-            spikes = bin_spikes(read_nmnist(path), self.steps, 0, NMNIST_WINDOW_US)
+            events = read_nmnist(path)
+            if len(late := np.flatnonzero(events.t > NMNIST_LAST_US)):
+                raise DataError(
+                    f"{path}: event {late[0]} at {events.t[late[0]]} us, a recording has {NMNIST_WINDOW_US} us from 0 on; its "
+                    "clock did not start at 0; replace the file or skip the sample"
+                )
+            spikes = bin_spikes(events, self.steps, 0, NMNIST_WINDOW_US)
         else:
             events = read_dvs128(path)
             start = int(events.t.min())

@@ -5,12 +5,14 @@ sets the grating's angle and the tone's pitch, so that something can be learned.
 normalised, exactly as in the real sets (`taaf.training.datasets`).
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
-from taaf.models.config import ModelConfig
+from taaf.models.config import InputSpec
 from taaf.models.errors import ConfigError
-from taaf.training.data import PairDataset, Sample
+from taaf.training.data import MultimodalDataset, Sample
 from taaf.training.datasets.pairs import IMAGENET_MEAN, IMAGENET_STD
 from taaf.training.datasets.spectrograms import N_BINS, log_stft
 
@@ -21,31 +23,39 @@ _SEEDS = {"train": 1, "test": 2}
 _GRID = 8  # cells of the colour noise along a side
 
 
-class GeneratedPairs(PairDataset):
+class GeneratedPairs(MultimodalDataset):
     """visual (3, S, S, T), ImageNet-normalised; audio (1, B, F, T), log STFT, the same at every step.
 
     Parameters
     ----------
-    model : ModelConfig
-        ``frame_size`` S, ``audio_bins`` B, ``audio_frames`` F and ``event_steps`` T are read.
+    specs : mapping
+        What the network takes of "visual" and "audio": shapes (3, S, S) and (1, B, F), and steps T (default 224, 257, 188 and 3).
     split : {"train", "test"}
         Different random numbers.
 
     Raises
     ------
     ConfigError
-        If a spectrogram of 3 s has fewer bins or frames.
+        If a spectrogram of 3 s has fewer bins or frames, or a shape is of another kind.
     """
 
     modalities = ("visual", "audio")
     label_names = CLASSES
 
-    def __init__(self, model: ModelConfig, split: str) -> None:
+    def __init__(self, specs: Mapping[str, InputSpec], split: str) -> None:
         frames = 1 + RATE * SECONDS // 353
-        if model.audio_bins > N_BINS or model.audio_frames > frames:
-            found = (model.audio_bins, model.audio_frames)
-            raise ConfigError(f"model.audio_bins, audio_frames (={found}): generated spectrograms have {(N_BINS, frames)}")
-        self.model, self.split = model, split
+        visual, audio = specs.get("visual", InputSpec()), specs.get("audio", InputSpec())
+        channels, self.size, width = visual.shape or (3, 224, 224)
+        one, self.bins, self.frames = audio.shape or (1, N_BINS, frames)
+        self.steps = {"visual": visual.steps or 3, "audio": audio.steps or 3}
+        if (channels, one) != (3, 1) or self.size != width:
+            raise ConfigError(f"generated: visual {visual.shape}, audio {audio.shape}; allowed (3, S, S) and (1, B, F)")
+        if self.bins > N_BINS or self.frames > frames:
+            found = (self.bins, self.frames)
+            raise ConfigError(
+                f"branches.audio.shape (=(1, {found[0]}, {found[1]})): generated spectrograms have {(N_BINS, frames)}"
+            )
+        self.split = split
 
     def __len__(self) -> int:
         return SIZES[self.split]
@@ -54,11 +64,10 @@ class GeneratedPairs(PairDataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         rng, label = np.random.default_rng([_SEEDS[self.split], index]), index % len(CLASSES)
-        m = self.model
-        frames = torch.from_numpy(_frames(rng, label, m.frame_size, m.event_steps)).float() / 255
+        frames = torch.from_numpy(_frames(rng, label, self.size, self.steps["visual"])).float() / 255
         mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        spectrogram = log_stft(_sound(rng, label))[: m.audio_bins, : m.audio_frames]
-        audio = torch.from_numpy(spectrogram)[None, :, :, None].repeat(1, 1, 1, m.audio_steps)
+        spectrogram = log_stft(_sound(rng, label))[: self.bins, : self.frames]
+        audio = torch.from_numpy(spectrogram)[None, :, :, None].repeat(1, 1, 1, self.steps["audio"])
         return (frames - mean) / std, audio, label
 
 

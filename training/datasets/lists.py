@@ -1,11 +1,18 @@
 """Text lists (csv, '&'-separated) and the folders and files of a data set's root."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from taaf.models.errors import DataError
+from taaf.models.files.placeholders import placeholder
 
 _MAX_LIST_BYTES = 64 * 2**20
+_COMPANION = re.compile(
+    r"[.~#$@].*|.*(~|#|\.(bak|swp|swo|tmp|temp|part|partial|crdownload|orig|lock))"
+    r"|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|__macosx|lost\+found|__pycache__",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def read_rows(path: Path, separator: str) -> list[tuple[int, list[str]]]:
@@ -22,6 +29,8 @@ def read_rows(path: Path, separator: str) -> list[tuple[int, list[str]]]:
         If the file is missing, larger than 64 MiB, not UTF-8 text, or has no line.
     """
     require_file(path, "a list of samples")
+    if what := placeholder(path):
+        raise DataError(f"{path}: {what}")
     try:
         if path.stat().st_size > _MAX_LIST_BYTES:
             raise DataError(f"{path}: {path.stat().st_size} bytes, a list has at most {_MAX_LIST_BYTES}; is it another file?")
@@ -35,6 +44,15 @@ def read_rows(path: Path, separator: str) -> list[tuple[int, list[str]]]:
     if not rows:
         raise DataError(f"{path}: the list is empty, expected one sample per line")
     return rows
+
+
+def own_entries(folder: Path) -> list[Path]:
+    """Files and folders of a data set's folder, sorted by name, without what systems and editors put beside them.
+
+    Left out: hidden ones (``._00000.jpg`` and ``.DS_Store`` of macOS, ``.nfs…``), backups and locks of editors, downloads that
+    are not finished, thumbnails (``Thumbs.db``, ``@eaDir``), ``__MACOSX``, recycle bins, ``lost+found``.
+    """
+    return sorted((p for p in folder.iterdir() if not _COMPANION.fullmatch(p.name)), key=lambda p: p.name)
 
 
 def require_file(path: Path, what: str) -> None:

@@ -19,15 +19,21 @@ import soxr
 from PIL import Image, UnidentifiedImageError
 
 from taaf.models.errors import DataError
+from taaf.models.files.placeholders import naming_placeholders
+from taaf.training.datasets.lists import own_entries
+from taaf.training.datasets.whole import require_whole
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 4096 * 4096  # per image or video frame, checked before anything is decoded
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_FRAMES = 100_000  # per video
+_UNKNOWN_FRAMES = 1 << 62  # of a stream
+_MAX_GAP = 3  # frames at the end that no picture comes of: some encoders write empty ones
 _CONTAINERS = {".flv": "flv", ".mp4": "mp4"}
 _SUBTYPES_READ_BY_SOUNDFILE = (".wav", ".flac")
 
 
+@naming_placeholders
 def read_audio(path: Path, rate: int, max_seconds: float) -> np.ndarray:
     """First ``max_seconds`` of a file's audio: the mean of its channels, resampled (soxr HQ).
 
@@ -51,6 +57,7 @@ def read_audio(path: Path, rate: int, max_seconds: float) -> np.ndarray:
         If the file is missing, damaged, has no audio track, zero length, or samples that are not finite.
     """
     _require_file(path)
+    require_whole(path)
     read = _read_wave if path.suffix.lower() in _SUBTYPES_READ_BY_SOUNDFILE else _read_track
     wave, found_rate = read(path, max_seconds + 0.1)  # a little more, so that resampling has no edge at the cut
     if not len(wave):
@@ -69,10 +76,28 @@ def _read_wave(path: Path, seconds: float) -> tuple[np.ndarray, int]:
     try:
         with soundfile.SoundFile(str(path)) as file:
             rate = int(file.samplerate)
-            samples = file.read(min(file.frames, int(seconds * rate) + 1), dtype="float32", always_2d=True)
+            wanted = min(file.frames, int(seconds * rate) + 1)
+            _require_last(file, path)
+            samples = file.read(wanted, dtype="float32", always_2d=True)
+            if len(samples) < wanted < _UNKNOWN_FRAMES:
+                raise DataError(f"{path}: truncated: {len(samples)} of {wanted} samples can be read; replace the file")
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as audio ({_reason(error)}); replace the file") from error
     return samples.mean(axis=1), rate
+
+
+def _require_last(file: Any, path: Path) -> None:
+    """Raise `DataError` unless the last sample that the file declares is there."""
+    if not 0 < file.frames < _UNKNOWN_FRAMES:
+        return
+    try:
+        file.seek(file.frames - 1)
+        found = len(file.read(1, dtype="float32"))
+        file.seek(0)
+    except soundfile.SoundFileError:
+        found = 0
+    if not found:
+        raise DataError(f"{path}: truncated: its header declares {file.frames} samples, the last is missing; replace the file")
 
 
 def _read_track(path: Path, seconds: float) -> tuple[np.ndarray, int]:
@@ -111,6 +136,7 @@ def pick_evenly(n: int, count: int) -> list[int]:
     return [min(i, n - 1) for i in range(count)]
 
 
+@naming_placeholders
 def read_video(path: Path, count: int, size: int, span: tuple[float, float] | None = None) -> np.ndarray:
     """``count`` evenly spaced frames of a video (`pick_evenly`), resized.
 
@@ -136,6 +162,7 @@ def read_video(path: Path, count: int, size: int, span: tuple[float, float] | No
         If the file is missing or damaged, has no video track or no frame (in the span), or is larger than the limits.
     """
     _require_file(path)
+    require_whole(path)
     times = _frame_times(path)
     chosen = [i for i, t in enumerate(times) if span is None or span[0] <= t - times[0] < span[1]]
     if not chosen:
@@ -163,6 +190,15 @@ def read_video(path: Path, count: int, size: int, span: tuple[float, float] | No
                 break
         if last is None:
             raise DataError(f"{path}: none of {len(times)} frames can be decoded; replace the file or skip the sample")
+        if (
+            len(frames) < count
+            and last.time is not None
+            and last.time + _MAX_GAP * (times[-1] - times[0]) / len(times) < wanted[-1]
+        ):
+            raise DataError(
+                f"{path}: frames can be decoded up to {last.time:.2f} s, the file has them up to {times[-1]:.2f} s; replace the file "
+                "or skip the sample"
+            )
         frames += [resize(last.to_image(), size)] * (count - len(frames))
     return np.stack(frames)
 
@@ -186,10 +222,10 @@ def _frame_times(path: Path) -> list[float]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The .jpg, .jpeg and .png files of a folder in natural order (2 before 10); raises `DataError` if there is none."""
+    """The .jpg, .jpeg and .png files (`own_entries`) of a folder in natural order (2 before 10); raises `DataError` if there is none."""
     if not folder.is_dir():
         raise DataError(f"{folder}: missing, expected a folder of extracted frames; extract them or skip the sample")
-    found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    found = [p for p in own_entries(folder) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
     if not found:
         raise DataError(f"{folder}: 0 frames, expected {', '.join(IMAGE_SUFFIXES)} files; extract them or skip the sample")
     return sorted(found, key=lambda p: [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"([0-9]+)", p.name)])
@@ -200,6 +236,7 @@ def read_images(paths: Sequence[Path], size: int) -> np.ndarray:
     return np.stack([_read_image(path, size) for path in paths])
 
 
+@naming_placeholders
 def _read_image(path: Path, size: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():

@@ -13,15 +13,19 @@ from typing import Any
 import h5py
 import numpy as np
 
-from taaf.models.errors import DataError
+from taaf.models.errors import DataError, TaafError
 from taaf.models.files import hdf5
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.training.datasets.bad_samples import BadSamples
+from taaf.training.datasets.clocks import continued
 from taaf.training.datasets.lists import require_file
 
 N_CHANNELS = 64
 MAX_SAMPLES = 1_000_000
 MAX_SPIKES = 10_000_000  # per sample
 MAX_NAME = 200
+MAX_SECONDS = 1e6  # of a stamp: days
+MAX_PAUSE_US = 5_000_000  # between two spikes of one spoken digit
 _NAMES_AT_ONCE = 64  # all of them may point to one long text
 DIGITS = {**{str(d): d for d in range(1, 10)}, "z": 0, "o": 0}
 
@@ -45,6 +49,7 @@ class SpokenDigits:
     names: tuple[str, ...]
 
 
+@naming_placeholders
 def read_ntidigits(path: Path, part: str, steps: int, bad: BadSamples) -> SpokenDigits:
     """Read and bin the single digits of ``part`` ("train" or "test").
 
@@ -78,7 +83,7 @@ def read_ntidigits(path: Path, part: str, steps: int, bad: BadSamples) -> Spoken
                     continue
                 labels.append(DIGITS[digits])
                 kept.append(name)
-    except DataError:
+    except TaafError:
         raise
     except Exception as error:  # h5py raises many kinds on damaged files
         raise DataError(
@@ -121,6 +126,20 @@ def _own(group: Any, name: str, kind: type, path: Path) -> Any:
         raise DataError(f"{path}: {error.args[0]}{hint}") from error
 
 
+def _require_one_clock(channel: np.ndarray, seconds: np.ndarray, where: str) -> None:
+    """Raise `DataError` if the clock was reset within the sample; spikes lie by time, or by channel and then by time."""
+    if np.abs(seconds).max() > MAX_SECONDS:
+        k = int(np.abs(seconds).argmax())
+        raise DataError(f"{where}: event {k} at {seconds[k]:g} s, expected up to {MAX_SECONDS} s; skip the sample")
+    t = np.rint(seconds * 1e6).astype(np.int64)
+    if (np.diff(channel) >= 0).all():
+        back = np.flatnonzero((np.diff(t) < 0) & (np.diff(channel) == 0))
+        order = np.arange(len(t)) if len(back) else np.argsort(t, kind="stable")
+    else:
+        order = np.arange(len(t))
+    continued(t[order], 64, where, order, MAX_PAUSE_US)
+
+
 def _bin(addresses: Any, timestamps: Any, steps: int, where: str) -> np.ndarray:
     """(64, T) uint8 in {0, 1} of one sample."""
     if addresses.ndim != 1 or addresses.shape != timestamps.shape or len(addresses) > MAX_SPIKES:
@@ -129,7 +148,7 @@ def _bin(addresses: Any, timestamps: Any, steps: int, where: str) -> np.ndarray:
         )
     if not len(addresses):
         raise DataError(f"{where}: 0 spikes; skip the sample")
-    if addresses.dtype.kind not in "iu" or timestamps.dtype.kind not in "fiu":
+    if addresses.dtype.kind not in "iu" or timestamps.dtype.kind != "f":
         raise DataError(f"{where}: {addresses.dtype} addresses, {timestamps.dtype} timestamps; expected integers and seconds")
     channel, t = addresses[()].astype(np.int64), timestamps[()].astype(np.float64)
     if channel.min() < 0 or channel.max() >= N_CHANNELS:
@@ -138,6 +157,7 @@ def _bin(addresses: Any, timestamps: Any, steps: int, where: str) -> np.ndarray:
         )
     if not np.isfinite(t).all():
         raise DataError(f"{where}: timestamps that are not finite; download the file again")
+    _require_one_clock(channel, t, where)
     span = t.max() - t.min()
     step = np.minimum((t - t.min()) * (steps / span if span > 0 else 0.0), steps - 1).astype(np.int64)
     spikes = np.zeros((N_CHANNELS, steps), np.uint8)

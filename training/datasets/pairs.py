@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from taaf.training.data import PairDataset, Sample
+from taaf.training.data import MultimodalDataset, Sample
 from taaf.training.datasets.cache import load
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class NamedPairs(PairDataset):
+class NamedPairs(MultimodalDataset):
     """What all real sets share.
 
     Attributes

@@ -1,6 +1,5 @@
 """Real data sets by name."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from taaf.models.errors import DataError
+from taaf.models.errors import DataError, did_you_mean
 from taaf.training.datasets.ave import open_ave
 from taaf.training.datasets.crema_d import open_crema_d
 from taaf.training.datasets.ead import open_ead_mnistdvs, open_ead_nmnist
@@ -25,12 +24,10 @@ OPENERS: dict[str, Callable[..., NamedPairs]] = {
 
 
 def require_known(name: str, *others: str) -> None:
-    """Raise `DataError` with all names and the nearest if there is no such data set, here or among the ``others``."""
+    """Raise `DataError` with the nearest name, or all, if there is no such data set, here or among the ``others``."""
     names = (*others, *OPENERS)
     if name not in names:
-        near = difflib.get_close_matches(name.lower(), names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"data set {name!r} unknown; allowed {', '.join(names)}{hint}")
+        raise DataError(f"data set {name!r} unknown; {did_you_mean(name, names)}")
 
 
 def open_dataset(name: str, root: Path | str, split: str, **options: Any) -> NamedPairs:
@@ -39,14 +36,14 @@ def open_dataset(name: str, root: Path | str, split: str, **options: Any) -> Nam
     Raises
     ------
     DataError
-        If the name (the message lists all and the nearest) or an option is unknown, or what the opener raises.
+        If the name (the message has the nearest, or all) or an option is unknown, or what the opener raises.
     """
     require_known(name)
     opener = OPENERS[name]
     allowed = [p.name for p in inspect.signature(opener).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in allowed:
-            raise DataError(f"data set {name}: unknown option {option!r}; allowed {', '.join(allowed)}")
+            raise DataError(f"data set {name}: unknown option {option!r}; {did_you_mean(option, allowed)}")
     return opener(root, split, **options)
 
 

@@ -7,16 +7,16 @@ CLASS is one of `CLASSES`; NAME is that of UrbanSound8K, recording-class-occurre
 The layout is the one that S-CMRL's public code reads (arXiv 2502.12488; github.com/Brain-Cog-Lab/S-CMRL).
 """
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from taaf.models.errors import did_you_mean
 from taaf.training.datasets.audio_visual import AudioVisualRecipe
 from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
-from taaf.training.datasets.lists import first_folder, require_choice, require_positive, require_root
+from taaf.training.datasets.lists import first_folder, own_entries, require_choice, require_positive, require_root
 from taaf.training.datasets.pairs import AudioVisualPairs
 
 CLASSES = (
@@ -121,18 +121,18 @@ def find_clips(root: Path, bad: BadSamples) -> list[str]:
 
 def _names_by_class(folder: Path, suffix: str, bad: BadSamples) -> dict[str, set[str]]:
     """Class -> names of the files with this suffix that fit it."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name not in CLASSES and not path.name.startswith("."):
-            near = difflib.get_close_matches(path.name, CLASSES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed {', '.join(CLASSES)}"
-            bad.report(f"{path}: unknown class folder; {hint}")
+    for path in own_entries(folder):
+        if path.is_dir() and path.name not in CLASSES:
+            bad.report(f"{path}: unknown class folder; {did_you_mean(path.name, CLASSES)}")
     found: dict[str, set[str]] = {}
     for label, name in enumerate(CLASSES):
         found[name] = set()
         if not (folder / name).is_dir():
             bad.report(f"{folder / name}: missing folder of a class; put its {suffix} files there")
             continue
-        for path in sorted((folder / name).glob(f"[!.]*{suffix}")):
+        for path in own_entries(folder / name):
+            if path.suffix != suffix:
+                continue
             match = _NAME.fullmatch(path.stem)
             if match is None or not path.is_file():
                 bad.report(

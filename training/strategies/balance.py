@@ -6,12 +6,14 @@ the paper's baselines are in `taaf.training.strategies.baselines`, the table of 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from torch.nn import functional
 
-from taaf.models.head import TaafOutput
-from taaf.models.taaf import TaafSnn
+from taaf.models.heads.base import StepOutputs
+from taaf.models.network import MultimodalSnn
+from taaf.models.settings import Fraction, NotNegative, Range
 from taaf.training.losses import agl_loss, batch_mean, entropy_deficit, modulation, total_loss, true_class_score
 
 Watched = dict[str, torch.Tensor]
@@ -27,16 +29,16 @@ class LossOptions:
     labels, weight ``sao`` and temperature of the semantic alignment.
     """
 
-    lam: float = 1e-3
-    phi: float = 1.0
-    beta: float = 1.0
-    suppression: float = 0.5
+    lam: Fraction = 1e-3
+    phi: NotNegative = 1.0
+    beta: NotNegative = 1.0
+    suppression: NotNegative = 0.5
     alpha_detach: bool = False
     alpha_batch_mean: bool = False
-    entropy_floor: float = 0.0
-    entropy_weight: float = 0.0
-    smoothing: float = 0.1
-    sao: float = 1.0
+    entropy_floor: Fraction = 0.0
+    entropy_weight: NotNegative = 0.0
+    smoothing: Annotated[float, Range(0.0, 0.99)] = 0.1
+    sao: NotNegative = 1.0
     sao_temperature: float = 0.07
 
     def weights(self, alpha: torch.Tensor) -> torch.Tensor:
@@ -51,6 +53,7 @@ class Balance:
     ``active`` is False from ``modulation_end`` on; then every strategy is this one with its own loss weights.
     """
 
+    pairs_only = False  # defined for two modalities
     weighs_time = True  # losses weighted by alpha(t); False: uniformly
 
     def __init__(self, options: LossOptions) -> None:
@@ -59,11 +62,11 @@ class Balance:
         self.epoch = 0
         self.scales: dict[str, torch.Tensor] = {}
 
-    def start_epoch(self, model: TaafSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
-        """Called before an epoch; ``batches(n)`` iterates over (first, second, labels): this rank's part of n samples or more."""
+    def start_epoch(self, model: MultimodalSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
+        """Called before an epoch; ``batches(n)`` iterates over (inputs, labels): this rank's part of n samples or more."""
         self.epoch, self.active = epoch, active
 
-    def output_losses(self, output: TaafOutput, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def output_losses(self, output: StepOutputs, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """L_u of every output (Eqs 8, 9)."""
         o, losses = self.options, {}
         for u, logits in output.logits.items():
@@ -74,19 +77,22 @@ class Balance:
                 losses[u] = losses[u] + o.entropy_weight * entropy_deficit(alpha, o.entropy_floor)
         return losses
 
-    def balance_of(self, output: TaafOutput, labels: torch.Tensor) -> tuple[dict[str, torch.Tensor], Watched]:
-        """k_u of the batch if the strategy were active, and {rho_u, k_u} to be logged (k_u as used)."""
-        names = [u for u in output.logits if u != "fused"]
-        score = {m: true_class_score(output.logits[m], labels) for m in names}
+    def balance_of(self, output: StepOutputs, labels: torch.Tensor) -> tuple[dict[str, torch.Tensor], Watched]:
+        """k_u of the batch if the strategy were active, and {rho_u, k_u} to be logged (k_u as used).
+
+        ``rho_m = s_m / mean_{n != m} s_n``: of two modalities the paper's ratio; of more, ours. A single modality has rho = 1.
+        """
+        score = {m: true_class_score(o, labels) for m, o in output.logits.items() if m != "fused"}
         k, watched = {}, {}
-        for m, other in zip(names, reversed(names), strict=True):
-            rho, k[m] = modulation(score[m], score[other], self.options.suppression)
+        for m, own in score.items():
+            others = [s for n, s in score.items() if n != m] or [own]
+            rho, k[m] = modulation(own, torch.stack(others).mean(0), self.options.suppression)
             watched[f"rho_{m}"] = rho
         return k, watched
 
-    def loss(self, model: TaafSnn, inputs: tuple[torch.Tensor, torch.Tensor], output: TaafOutput, labels: torch.Tensor) -> tuple[
-        torch.Tensor, Watched
-    ]:  # fmt: skip
+    def loss(
+        self, model: MultimodalSnn, inputs: dict[str, torch.Tensor], output: StepOutputs, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, Watched]:
         """The loss of one batch, and scalars to be logged."""
         k, watched = self.balance_of(output, labels)
         k = self.used(k)
@@ -102,7 +108,7 @@ class Balance:
         """Eq. 10."""
         return total_loss(losses, k, self.options.beta)
 
-    def after_backward(self, model: TaafSnn, rng: torch.Generator) -> None:
+    def after_backward(self, model: MultimodalSnn, rng: torch.Generator) -> None:
         """Called between ``backward`` and the optimiser's step."""
 
     def state(self) -> dict[str, Any]:
@@ -111,6 +117,16 @@ class Balance:
 
     def load(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
+
+
+class Readout(Balance):
+    """ "readout": ``L = CE(sum_t alpha(t) O(t), y; smoothing)``, for heads that are read out once per window, e.g. spike counts."""
+
+    def loss(
+        self, model: MultimodalSnn, inputs: dict[str, torch.Tensor], output: StepOutputs, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, Watched]:
+        loss = functional.cross_entropy(output.decision(), labels, label_smoothing=self.options.smoothing)
+        return loss, {"loss_fused": loss}
 
 
 class LossAdjustment(Balance):

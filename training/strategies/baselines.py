@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from taaf.models.head import TaafOutput
+from taaf.models.heads.base import StepOutputs
+from taaf.models.network import MultimodalSnn
 from taaf.models.qat import freeze_statistics, is_frozen
-from taaf.models.taaf import TaafSnn
 from taaf.training.losses import agl_loss, all_sum, true_class_score
 from taaf.training.strategies.balance import Balance, LossOptions, Watched
 
@@ -32,7 +32,7 @@ class OgmGe(Balance):
     def used(self, k: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return k if self.active else super().used(k)
 
-    def after_backward(self, model: TaafSnn, rng: torch.Generator) -> None:
+    def after_backward(self, model: MultimodalSnn, rng: torch.Generator) -> None:
         if not self.active:
             return
         for m, scale in self.scales.items():
@@ -55,6 +55,7 @@ class Pmr(Balance):
     paper's as quoted by other implementations (their own repository has 0/1 coefficients and no entropy term).
     """
 
+    pairs_only = True
     MOMENTUM, MU, ENTROPY_EPOCHS, MAX_SAMPLES = 0.2, 0.01, 10, 500
 
     def __init__(self, options: LossOptions) -> None:
@@ -62,33 +63,32 @@ class Pmr(Balance):
         self.prototypes: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
-    def start_epoch(self, model: TaafSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
+    def start_epoch(self, model: MultimodalSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
         super().start_epoch(model, epoch, active, batches)
         if not active:
             return
-        classes = model.config.classes
+        classes = model.config.head.classes
         sums: dict[str, torch.Tensor] = {}
         model.eval()
-        for first, second, labels in batches(self.MAX_SAMPLES):
-            output = model(first, second)
-            members = functional.one_hot(labels, classes).to(first.dtype)  # (N, C)
-            for m, aligned in (output.features or {}).items():
-                sums[m] = sums.get(m, torch.zeros((), device=first.device)) + members.T @ aligned.mean(1)
-            sums["n"] = sums.get("n", torch.zeros((), device=first.device)) + members.sum(0)
+        for inputs, labels in batches(self.MAX_SAMPLES):
+            output = model(inputs)
+            members = functional.one_hot(labels, classes).to(torch.float32)  # (N, C)
+            for m, aligned in output.features.items():
+                sums[m] = sums.get(m, torch.zeros((), device=labels.device)) + members.T.to(aligned.dtype) @ aligned.mean(1)
+            sums["n"] = sums.get("n", torch.zeros((), device=labels.device)) + members.sum(0)
         model.train()
         count = all_sum(sums.pop("n")).clamp_min(1)[:, None]
         for m, value in sums.items():
             new, old = all_sum(value) / count, self.prototypes.get(m)
             self.prototypes[m] = new if old is None else self.MOMENTUM * old.to(new) + (1 - self.MOMENTUM) * new
 
-    def loss(self, model: TaafSnn, inputs: tuple[torch.Tensor, torch.Tensor], output: TaafOutput, labels: torch.Tensor) -> tuple[
-        torch.Tensor, Watched
-    ]:  # fmt: skip
+    def loss(
+        self, model: MultimodalSnn, inputs: dict[str, torch.Tensor], output: StepOutputs, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, Watched]:
         loss, watched = super().loss(model, inputs, output, labels)
         if not self.active:
             return loss, watched
-        features = output.features or {}
-        z = {m: -torch.cdist(f.mean(1), self.prototypes[m].to(f)) for m, f in features.items()}
+        z = {m: -torch.cdist(f.mean(1), self.prototypes[m].to(f)) for m, f in output.features.items()}
         one, two = z
         score = {m: true_class_score(z[m][:, None], labels) for m in z}
         rho = score[one] / score[two]
@@ -122,6 +122,7 @@ class Agm(Balance):
     The loss is the fused one. Silenced passes use running batch-norm statistics, with gradients, as theirs do.
     """
 
+    pairs_only = True
     CAP = 10.0
 
     def __init__(self, options: LossOptions) -> None:
@@ -129,22 +130,18 @@ class Agm(Balance):
         self.running: dict[str, float] = {}
         self.n_seen = 0
 
-    def loss(self, model: TaafSnn, inputs: tuple[torch.Tensor, torch.Tensor], output: TaafOutput, labels: torch.Tensor) -> tuple[
-        torch.Tensor, Watched
-    ]:  # fmt: skip
+    def loss(
+        self, model: MultimodalSnn, inputs: dict[str, torch.Tensor], output: StepOutputs, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, Watched]:
         if not self.active:
             return super().loss(model, inputs, output, labels)
         full, alpha = output.logits["fused"], output.alpha["fused"]
         frozen = is_frozen(model)
         freeze_statistics(model)
-        alone = (
-            model(inputs[0], torch.zeros_like(inputs[1])).logits["fused"],
-            model(torch.zeros_like(inputs[0]), inputs[1]).logits["fused"],
-        )
+        one, two = model.config.modalities
+        alone = [model({**inputs, m: torch.zeros_like(inputs[m])}).logits["fused"] for m in (two, one)]
         freeze_statistics(model, frozen)
-        shares = dict(
-            zip(model.config.modalities, ((full - alone[1] + alone[0]) / 2, (full - alone[0] + alone[1]) / 2), strict=True)
-        )
+        shares = dict(zip((one, two), ((full - alone[1] + alone[0]) / 2, (full - alone[0] + alone[1]) / 2), strict=True))
         kappa, watched = self._kappa(shares, labels)
         for m, share in shares.items():
             share.register_hook(lambda g, scale=kappa[m]: g * scale)

@@ -3,28 +3,29 @@
 import torch
 from torch import nn
 
-from taaf.models.taaf import TaafSnn
-from taaf.training.strategies.balance import Balance, LossAdjustment, Taaf, Watched
+from taaf.models.network import MultimodalSnn
+from taaf.training.strategies.balance import Balance, LossAdjustment, Readout, Taaf, Watched
 from taaf.training.strategies.baselines import Agm, OgmGe, Pmr
 from taaf.training.strategies.scmrl import CrossModal
 
 STRATEGIES: dict[str, type[Balance]] = {
     "none": Balance, "la": LossAdjustment, "taaf": Taaf, "ogm_ge": OgmGe, "pmr": Pmr, "agm": Agm, "scmrl": CrossModal,
+    "readout": Readout,
 }  # fmt: skip
 
 
 class TrainingStep(nn.Module):
     """Forward pass and loss as one module, so that DistributedDataParallel sees every use of a parameter."""
 
-    def __init__(self, model: TaafSnn, balance: Balance) -> None:
+    def __init__(self, model: MultimodalSnn, balance: Balance) -> None:
         super().__init__()
         self.model = model
         self.balance = balance
 
-    def forward(self, first: torch.Tensor, second: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, Watched]:
+    def forward(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> tuple[torch.Tensor, Watched]:
         """Loss of one batch, and what is logged of it, without gradients: losses, accuracies, k_u, rho_u, alpha_u(t)."""
-        output = self.model(first, second)
-        loss, watched = self.balance.loss(self.model, (first, second), output, labels)
+        output = self.model(inputs)
+        loss, watched = self.balance.loss(self.model, inputs, output, labels)
         for u in output.logits:
             watched[f"train_{u}"] = 100 * (output.decision(u).argmax(1) == labels).to(loss.dtype).mean()
             watched[f"alpha_{u}"] = output.alpha[u].mean(0)

@@ -3,10 +3,11 @@
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from taaf.models.config import NetworkConfig
 from taaf.models.errors import ConfigError
 from taaf.models.files.writing import make_folder
 from taaf.training.config import TrainConfig, load_config
@@ -46,7 +47,7 @@ class Cell:
     def config(self, base: TrainConfig, seed: int) -> dict[str, dict[str, Any]]:
         """The base configuration with this cell's changes, as a nested dictionary."""
         values = base.to_dict()
-        values["model"] |= {"fusion": self.fusion, "attention": self.attention, "alignment": self.alignment}
+        values["head"] |= {"fusion": self.fusion, "attention": self.attention, "alignment": self.alignment}
         values["loss"] |= {"balance": self.balance, "beta": self.beta, "suppression": self.suppression}
         values["loss"] |= READINGS.get(self.reading, {})
         values["optimiser"] |= {"seed": seed}
@@ -101,6 +102,7 @@ def ablation_command(args: argparse.Namespace) -> int:
     which = SCMRL_CONFIG if args.ablation == "scmrl" else BASE_CONFIG
     overrides = {"optimiser": {"epochs": args.epochs}, "data": {"train_pairs": args.limit}}
     base = load_config(args.config or which, overrides)
+    base = replace(base, network=base.network.completed(NetworkConfig.from_dict({}).inputs))  # as stored with every cell
     if base.data.set != "ead-mini":
         raise ConfigError(f"--ablation: data.set (={base.data.set!r}): the study is laid out for ead-mini")
     out = args.out or Path("runs/ablation")

@@ -34,10 +34,10 @@ Task = Callable[[dict[str, Any], str, int], dict[str, Any]]  # configuration, fo
 @lru_cache(maxsize=2)
 def splits(data: DataConfig) -> Any:
     """EAD-mini's training and test part; simulated once per worker."""
-    from taaf.models.config import ModelConfig
+    from taaf.models.config import NetworkConfig
     from taaf.training.sources import open_split
 
-    return tuple(open_split(data, ModelConfig(), split) for split in ("train", "test"))
+    return tuple(open_split(data, NetworkConfig.from_dict({}).inputs, split) for split in ("train", "test"))
 
 
 def _begin_worker() -> None:

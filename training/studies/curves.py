@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from taaf.models.files.writing import written_at_once
 from taaf.models.shell.pictures import new_figure
 
 _COLOURS = {"fused": "tab:green", "audio": "tab:orange"}
-_OTHER = "tab:blue"
+_OTHERS = ("tab:blue", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
 
 
 class TensorBoardLog:
@@ -56,11 +57,16 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 
 
 def _drawable(m: dict[str, Any]) -> bool:
-    outputs = [k.removeprefix("alpha_") for k in m if k.startswith("alpha_")]
+    outputs = _outputs(m)
     wanted = [f"{kind}_{u}" for u in outputs for kind in ("test", "train", "test_loss")]
-    wanted += [f"{kind}_{u}" for u in outputs if u != "fused" for kind in ("k", "rho")]
+    wanted += [name for u in outputs for kind in ("k", "rho") if (name := f"{kind}_{u}") in m]  # not of every strategy
     numbers = all(isinstance(m.get(k), int | float) for k in ["epoch", *wanted])
     return "fused" in outputs and numbers and all(isinstance(m[f"alpha_{u}"], list) for u in outputs)
+
+
+def _outputs(m: dict[str, Any]) -> list[str]:
+    """What was trained: "fused", and the modalities alone where they have losses or accuracies of their own."""
+    return [k.removeprefix("alpha_") for k in m if k.startswith("alpha_")]
 
 
 def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None = None) -> None:
@@ -80,19 +86,21 @@ def plot_runs(runs: Sequence[Path], target: Path, titles: Sequence[str] | None =
 
 
 def _draw(axes: list[Any], history: list[dict[str, Any]]) -> None:
-    outputs = [k.removeprefix("alpha_") for k in history[-1] if k.startswith("alpha_")]
+    outputs = _outputs(history[-1])
+    colours = _COLOURS | dict(zip((u for u in outputs if u not in _COLOURS), cycle(_OTHERS), strict=False))
     epochs = [m["epoch"] + 1 for m in history]
     accuracy, loss, balance, attention = axes
     for u in outputs:
-        colour = _COLOURS.get(u, _OTHER)
+        colour = colours[u]
         accuracy.plot(epochs, [m[f"test_{u}"] for m in history], color=colour, label=u)
         accuracy.plot(epochs, [m[f"train_{u}"] for m in history], color=colour, linestyle=":")
         loss.plot(epochs, [m[f"test_loss_{u}"] for m in history], color=colour, label=u)
         alpha = history[-1][f"alpha_{u}"]
         attention.plot(range(1, len(alpha) + 1), alpha, color=colour, marker="o", label=u)
-        if u != "fused":
-            balance.plot(epochs, [m[f"k_{u}"] for m in history], color=colour, label=f"k {u}")
-            balance.plot(epochs, [m[f"rho_{u}"] for m in history], color=colour, linestyle="--", label=f"rho {u}")
+        for kind, style in (("k", "-"), ("rho", "--")):
+            if f"{kind}_{u}" in history[-1]:
+                watched = [m.get(f"{kind}_{u}", float("nan")) for m in history]
+                balance.plot(epochs, watched, color=colour, linestyle=style, label=f"{kind} {u}")
     for axis, title in zip(
         axes, ("accuracy (%)", "test loss (cross entropy)", "k_u, rho_u", "alpha_u(t), last epoch"), strict=True
     ):
@@ -100,6 +108,6 @@ def _draw(axes: list[Any], history: list[dict[str, Any]]) -> None:
         axis.set_xlabel("time step" if axis is attention else "epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:  # S-CMRL has no k and rho
+        if axis.get_legend_handles_labels()[0]:  # heads that are read out once have no k and rho
             axis.legend(fontsize=8)
-    attention.set_ylim(0, 1)
+    attention.set_ylim(0, 1.05)

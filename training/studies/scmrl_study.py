@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from taaf.models.config import ModelConfig
+from taaf.models.config import NetworkConfig
 from taaf.models.errors import ConfigError
 from taaf.models.files.writing import write_at_once
 from taaf.training.config import DataConfig, LossConfig, TrainConfig
@@ -35,19 +35,21 @@ class SystemCell:
         """The base configuration with this system's changes, as a nested dictionary."""
         values = base.to_dict()
         for table, entries in self.changes.items():
-            values[table] |= entries
+            whole = table == "branches" or "type" in entries
+            values[table] = dict(entries) if whole else values[table] | dict(entries)
         values["optimiser"] |= {"seed": seed}
         return values
 
 
-def _embedded(row: str, folder: str, base: TrainConfig, model: dict[str, Any], loss: dict[str, Any]) -> SystemCell:
+def _embedded(row: str, folder: str, base: TrainConfig, head: dict[str, Any], loss: dict[str, Any]) -> SystemCell:
     """A system with the reference model's branches, losses and optimiser, on the study's data, epochs and batches."""
-    losses = LossConfig(modulation_end=base.loss.modulation_end)
+    losses, reference = LossConfig(modulation_end=base.loss.modulation_end), NetworkConfig.from_dict({}).to_dict()
     return SystemCell(
         row,
         folder,
         {
-            "model": asdict(ModelConfig()) | model,
+            "branches": reference["branches"],
+            "head": reference["head"] | head,
             "loss": asdict(losses) | loss,
             "optimiser": {"schedule": "one_cycle", "weight_decay": 1e-2},
         },
@@ -58,7 +60,7 @@ def ablation_cells() -> list[SystemCell]:
     """What the cross-modal residual and the semantic alignment add, one after the other (item of the paper's ablation)."""
 
     def cell(row: str, folder: str, mode: str, sao: float) -> SystemCell:
-        return SystemCell(row, folder, {"model": {"cross_modal": mode}, "loss": {"sao": sao}})
+        return SystemCell(row, folder, {"head": {"cross_modal": mode}, "loss": {"sao": sao}})
 
     return [
         cell("no cross-modal residual", "none", "none", 0.0),
@@ -68,11 +70,12 @@ def ablation_cells() -> list[SystemCell]:
     ]
 
 
-def option_cells() -> list[SystemCell]:
+def option_cells(base: TrainConfig) -> list[SystemCell]:
     """One option of S-CMRL at a time."""
+    pooled = {m: {**b, "downsampling": "max_pool"} for m, b in base.network.to_dict()["branches"].items()}
     return [
         SystemCell("strided convolutions (default)", "scmrl"),
-        SystemCell("max pooling, as the original", "max_pool", {"model": {"stem_downsampling": "max_pool"}}),
+        SystemCell("max pooling, as the original", "max_pool", {"branches": pooled}),
         SystemCell("a modality silenced in 30 % of the samples (ours)", "modality_drop", {"optimiser": {"modality_drop": 0.3}}),
     ]
 
@@ -96,7 +99,7 @@ def conditions() -> dict[str, dict[str, float]]:
 def _test_set(data: DataConfig) -> Any:
     from taaf.training.sources import open_split
 
-    return open_split(data, ModelConfig(), "test")
+    return open_split(data, NetworkConfig.from_dict({}).inputs, "test")
 
 
 def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     found = _read(kept)
     if found.get("checkpoint_sha256") != digest or set(found.get("accuracy_percent", {})) != set(conditions()):
-        model, _ = load_model(checkpoint)
+        model, _ = load_model(checkpoint, own_code=True)  # just trained here, by the given configuration
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         accuracy = {}
         for name, noise in conditions().items():
@@ -125,7 +128,7 @@ def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -135,9 +138,10 @@ def scmrl_study(args: argparse.Namespace, base: TrainConfig, out: Path, tables: 
     """Train and measure what is missing, write ``scmrl.md``, ``scmrl.csv`` and ``scmrl_noise.png``; returns their paths."""
     from taaf.training.studies.scmrl_tables import write_study
 
-    if base.model.head != "scmrl":
-        raise ConfigError(f'--ablation scmrl: model.head (={base.model.head!r}) of the configuration must be "scmrl"')
-    cells = [*system_cells(base), *ablation_cells(), *option_cells()]
+    head = base.network.head.type
+    if head != "scmrl":
+        raise ConfigError(f'--ablation scmrl: head.type (={head!r}) of the configuration must be "scmrl"')
+    cells = [*system_cells(base), *ablation_cells(), *option_cells(base)]
     quiet = args.quiet or args.json
     results = []
     for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs or 2, quiet, train_and_measure):

@@ -51,7 +51,7 @@ def write_study(results: Sequence[Result], base: TrainConfig, folder: Path) -> l
     paths = [folder / name for name in ("scmrl.csv", "scmrl.md", "scmrl_noise.png")]
     write_at_once(paths[0], _csv(runs))
     write_at_once(
-        paths[1], "\n\n".join([_header(base, runs), _systems(runs), _noise(runs), _ablation(runs), _options(runs)]) + "\n"
+        paths[1], "\n\n".join([_header(base, runs), _systems(runs), _noise(runs), _ablation(runs), _options(base, runs)]) + "\n"
     )
     plot_noise(runs, paths[2])
     return paths
@@ -73,12 +73,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _header(base: TrainConfig, runs: _Runs) -> str:
-    d, m, o = base.data, base.model, base.optimiser
+    d, o = base.data, base.optimiser
+    channels = next(iter(base.network.branches.values())).options["channels"]
     return (
         "# S-CMRL beside TAAF on EAD-mini (simulated events of real handwriting, synthetic speech)\n\n"
         "Regenerate with the command in the README. Test accuracy in percent: mean ± sample standard deviation over "
         f"{len(runs.seeds)} seeds, last epoch, deployed (integer) form. Reduced on purpose: {d.train_pairs or 'all'} training and "
-        f"{d.test_pairs or 'all'} test pairs, {o.epochs} epochs, S-CMRL with C = {m.token_channels}. {TAAF} and {CONCAT} are the "
+        f"{d.test_pairs or 'all'} test pairs, {o.epochs} epochs, S-CMRL with C = {channels}. {TAAF} and {CONCAT} are the "
         "reference model with its own optimiser settings. S-CMRL's learning rate was chosen among 2e-3, 5e-3, 1e-2 and 2e-2 in short "
         "pilots of seed 1 by clean test accuracy, which favours it a little; nothing was tuned for noise. Differences are paired "
         f"by seed, mean ± standard error; `*` marks those a paired t-test would call different from zero at 5 %. With "
@@ -130,8 +131,8 @@ def _ablation(runs: _Runs) -> str:
     )
 
 
-def _options(runs: _Runs) -> str:
-    names = [cell.row for cell in option_cells()]
+def _options(base: TrainConfig, runs: _Runs) -> str:
+    names = [cell.row for cell in option_cells(base)]
     rows = [
         [row, *(runs.cell(row, output=u) for u in _OUTPUTS), runs.cell(row, _NOISY),
          "" if i == 0 else difference(runs.by_seed(row), runs.by_seed(names[0]))]

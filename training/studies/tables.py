@@ -67,13 +67,14 @@ def _by_seed(results: Sequence[Result], keep: Callable[[Cell], bool], output: st
 
 def _header(base: TrainConfig, results: Sequence[Result]) -> str:
     seeds = sorted({seed for _, seed, _ in results})
-    d, m, o = base.data, base.model, base.optimiser
+    d, o = base.data, base.optimiser
+    event, audio = (b.options for b in base.network.branches.values())
     return (
         "# Ablation on EAD-mini (simulated events of real handwriting, synthetic speech)\n\n"
         "Regenerate with the command in the README. Test accuracy in percent: mean ± sample standard deviation over "
         f"{len(seeds)} seeds, last epoch, deployed (integer) form. Reduced on purpose: {d.train_pairs or 'all'} training and "
-        f"{d.test_pairs or 'all'} test pairs, audio noise {d.audio_snr_db:g} dB SNR, {m.event_channels}/{m.block_channels} event "
-        f"channels, {m.audio_hidden} hidden audio neurons, {m.features} features, {o.epochs} epochs.\n\n"
+        f"{d.test_pairs or 'all'} test pairs, audio noise {d.audio_snr_db:g} dB SNR, {event['channels']}/{event['wide']} event "
+        f"channels, {audio['hidden']} hidden audio neurons, {audio['features']} features, {o.epochs} epochs.\n\n"
         "Differences are paired by seed, mean ± standard error; `*` marks those a paired t-test would call different from zero "
         f"at 5 %. With {len(seeds)} seeds that is weak evidence, and with this many comparisons one in twenty would be marked by "
         "chance: the seeds vary initialisation and batch order, not the data."

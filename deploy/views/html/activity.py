@@ -43,8 +43,9 @@ def _raster_note(details: dict[str, Any]) -> str:
     r = details["raster"]
     told = f"Window {r['window']}, {r['origin']}."
     if details["labels"]:
-        label, decision = details["labels"][r["label"]], details["labels"][r["decision"]]
-        told += f" Its class is “{label}”, the decision “{decision}”."
+        found = {k: details["labels"][r[k]] for k in ("label", "decision") if r[k] >= 0}
+        told += f" Its class is “{found['label']}”." if "label" in found else ""
+        told += f" The decision is “{found['decision']}”." if "decision" in found else ""
     cut = any(x["all_steps"] > len(x["per_step"]) for x in r["layers"])
     return (
         told

@@ -41,14 +41,8 @@ def shape(values: list[int]) -> str:
 def host_lines(details: dict[str, Any]) -> list[tuple[str, str]]:
     """Stages of the host head: title, what it does."""
     head = details["head"]
-    steps = ", ".join(f"{n} {b['input_steps']}" for n, b in details["branches"].items())
-    sizes = list(dict.fromkeys(head["n_features"].values()))
-    features = f"{sizes[0]} features each" if len(sizes) == 1 else f"{' and '.join(map(str, sizes))} features"
-    return [
-        ("time alignment", f"{steps} → {head['aligned_steps']} steps, {features}"),
-        *((title, told) for title, told in head["stages"]),
-        ("decision", f"1 of {head['classes']} classes"),
-    ]
+    decision = [("decision", f"1 of {head['classes']} classes")] if head["classes"] else []
+    return [*((title, told) for title, told in head["stages"]), *decision]
 
 
 def _top(row: int) -> float:

@@ -27,6 +27,7 @@ import numpy as np
 
 from taaf.models.errors import BundleError, TaafError, UnsupportedLayerError
 from taaf.models.files import hdf5
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, RecurrentDense
 from taaf.models.ir.nodes import MAX_DELAY, PerChannel
 
@@ -67,7 +68,8 @@ def read_netx(path: Path, name: str) -> Graph:
     return file.graph
 
 
-def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFile:
+@naming_placeholders
+def read_netx_file(path: Path, name: str, n_layers: int | None = None, input_shape: tuple[int, ...] | None = None) -> NetxFile:
     """Read a NetX file written by `taaf.export.targets.netx.write.write_netx` or by stock lava-dl.
 
     Parameters
@@ -76,6 +78,8 @@ def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFi
         Of the graph; the start of every place in a message.
     n_layers : int or None
         Read only the first layers of the file.
+    input_shape : tuple of int, optional
+        (C, H, W) of the input, which a file that starts with a convolution does not say.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFi
             if not 0 < len(layers) <= MAX_LAYERS:
                 raise ValueError(f"{len(layers)} layers; allowed 1..{MAX_LAYERS}")
             count = min(n_layers or len(layers), len(layers))
-            reader = _Reader(name)
+            reader = _Reader(name, input_shape)
             for i in range(count):
                 reader.read(hdf5.member(layers, str(i), h5py.Group), i)
     except TaafError:
@@ -102,7 +106,7 @@ def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFi
     for node_name, shape in reader.declared.items():
         if graph.shapes[node_name] != shape:
             raise BundleError(f"{name}.{node_name}: shape {shape} in the file, its layer gives {graph.shapes[node_name]}")
-    assert graph.output
+    _ = graph.output  # raises where it does not end in one population
     if early := [lif.name for lif in graph.lifs()[1:] if lif.bias is not None and lif.bias.any()]:
         reader.notes.append(
             f"biases ({', '.join(early)}) act from the first step of a layer's own window; slayer, and NetX without resets, "
@@ -114,8 +118,8 @@ def read_netx_file(path: Path, name: str, n_layers: int | None = None) -> NetxFi
 class _Reader:
     """Turns layers into nodes, in order."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, input_shape: tuple[int, ...] | None = None) -> None:
+        self.name, self.input_shape = name, input_shape
         self.nodes: list[Node] = []
         self.declared: dict[str, tuple[int, ...]] = {}  # LIF -> shape that the file gives
         self.skip_layers = 0
@@ -134,8 +138,12 @@ class _Reader:
             self._flatten(given, where)
         elif kind in ("conv", "dense", "dense_rec"):
             node: Conv2d | Dense = _conv(layer, given, where) if kind == "conv" else _dense(layer, given, where)
+            if not self.nodes and kind == "conv" and self.input_shape is None:
+                raise UnsupportedLayerError(
+                    f"{where}: no input layer gives the input's shape; NetX needs one before a conv: give --input-shape C,H,W"
+                )
             if not self.nodes and kind == "conv":
-                raise UnsupportedLayerError(f"{where}: no input layer gives the input's shape; NetX needs one before a conv")
+                self.nodes.append(Input("input", self.input_shape or ()))
             if not self.nodes and node.weight.ndim == 2:
                 self.nodes.append(Input("input", (node.weight.shape[1],)))
             lif = _lif(layer, kind, node, f"{given}_lif", where)

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from taaf.export.targets.netx.read import DELAYS_OF_ARRIVALS, read_netx
+from taaf.models.errors import GraphError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, RecurrentDense, chain
 from taaf.models.ir.stage import require_integer_stage
 
@@ -30,7 +31,8 @@ def write_netx(graph: Graph, path: Path) -> None:
     """
     nodes = chain(graph)
     require_integer_stage(graph)
-    assert graph.output == nodes[-1].name
+    if graph.output != nodes[-1].name:
+        raise GraphError(f"{graph.name}: ends in {nodes[-1].name}, its spikes leave at {graph.output}")
     buffer = io.BytesIO()  # on a full disk h5py could not even close the file
     with h5py.File(buffer, "w", libver="latest") as file:
         layers = file.create_group("layer")
@@ -49,7 +51,8 @@ def write_netx(graph: Graph, path: Path) -> None:
                 layer["type"] = np.bytes_("flatten")
             else:
                 lif = nodes[position + 1]
-                assert isinstance(node, Conv2d | Dense) and isinstance(lif, Lif)
+                if not (isinstance(node, Conv2d | Dense) and isinstance(lif, Lif)):
+                    raise GraphError(f"{graph.name}.{node.name}: {type(node).__name__} is not a layer of NetX")
                 _write_layer(layer, node, lif, graph.shapes[lif.name])
     path.write_bytes(buffer.getvalue())
 

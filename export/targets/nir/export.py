@@ -2,8 +2,9 @@
 
 It writes a folder, because a NIR backbone has no TAAF head and is therefore no bundle:
 
-    <branch>.net   integer network, loadable by stock lava-dl
-    report.json    where it comes from, how every parameter was mapped, and the measured deviation
+    <branch>.net            integer network, loadable by stock lava-dl
+    <branch>.readout.nir    layers after the last spiking population, if there are any: the host's
+    report.json             where it comes from, how every parameter was mapped, and the measured deviation
 
 The folder appears complete or not at all. Before that, every ``.net`` is read back, and the engine on it is compared with
 the integer reference of the graph it came from: these two must agree on every spike.
@@ -23,33 +24,44 @@ from taaf.export.ptq.calibrate import calibrate, measure
 from taaf.export.ptq.inputs import calibration_inputs
 from taaf.export.targets.netx.read import read_netx
 from taaf.export.targets.netx.write import write_netx
+from taaf.export.targets.nir.file import save_nir
 from taaf.export.targets.nir.graph import FloatNet
 from taaf.export.targets.nir.read import read_nir
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
-from taaf.models.errors import BundleError, ConfigError, ParityError
+from taaf.models.errors import BundleError, ConfigError, ParityError, UnsupportedLayerError
 from taaf.models.files.writing import sha256, staged_folder
 from taaf.models.ir import Graph, RecurrentDense
 
 FORMAT, VERSION = "taaf-nir-netx", 1
 NOTES = (
-    "NIR holds no reset mode: reset to v_reset in the step of the spike is assumed; a network trained with subtracting reset "
-    "is another network than the one measured here",
+    "reset: the chip resets to zero in the step of the spike; mapping says how each layer's network resets, and the float reference "
+    "of the deviation resets like that network",
     "deviation: float64 reference of the NIR equations against the integer network on the calibration windows; measured, not exact",
     "exact: engine on the written file = integer reference, every spike of every layer",
 )
 _EXACT_WINDOWS = 4
 
 
-def nir_to_netx(paths: list[Path], out: Path, dt: float | None, calibration: Path | None) -> dict[str, Any]:
+def nir_to_netx(
+    paths: list[Path], out: Path, dt: float | None, calibration: Path | None, reset: str | None = None
+) -> dict[str, Any]:
     """Quantise, write and verify the branches of one or two NIR files; returns the report.
+
+    ``reset`` says how their networks reset (`taaf.export.targets.nir.neurons.RESETS`); files that do not hold it need it.
 
     Raises
     ------
     TaafError
         Naming the file, node or value; nothing is written then.
     """
-    read = [(path, read_nir(path, dt)) for path in paths]
+    read = [(path, read_nir(path, dt, reset)) for path in paths]
+    for path, found in read if reset is None else []:
+        if soft := [n.reset for net in found.nets.values() for n in net.neurons.values() if n.reset not in (None, "hard")]:
+            raise UnsupportedLayerError(
+                f"{path}: its neurons reset by {soft[0]!r}, and the chip resets to zero, which is another network; train with hard reset, "
+                f"or give --reset {soft[0]} to convert it and have the deviation measured"
+            )
     nets: dict[str, FloatNet] = {}
     for path, found in read:
         if twice := [b for b in found.nets if b in nets]:
@@ -84,6 +96,8 @@ def export_nets(
         "format": FORMAT, "version": VERSION, "taaf": version("taaf"), "sources": sources or [],
         "calibration": origin or {"source": "arrays in memory"}, "branches": {}, "notes": list(NOTES),
     }  # fmt: skip
+    for branch, net in nets.items():
+        _require_reset(branch, net)
     if out.exists() and not _is_ours(out):
         raise BundleError(f"{out}: exists and is not a network folder of taaf-export; choose another --out")
     with staged_folder(out) as stage:
@@ -91,6 +105,16 @@ def export_nets(
             report["branches"][branch] = _branch(net, inputs[branch], labels, stage)
         (stage / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def _require_reset(branch: str, net: FloatNet) -> None:
+    """A network whose reset nobody knows is not quantised: 5 % of wrong spikes would be reported as none."""
+    if unknown := [name for name, neurons in net.neurons.items() if neurons.reset is None]:
+        raise UnsupportedLayerError(
+            f"{branch}.{unknown[0]}: the file does not hold how its neurons reset after a spike, and the chip resets to zero; say it "
+            "with --reset: hard (Norse, lava-dl, snnTorch's reset_mechanism='zero'), subtract-next (snnTorch's default), subtract-many "
+            "(default of sinabs and Rockpool) or subtract. All but hard are converted to hard reset, and what that changes is measured"
+        )
 
 
 def _branch(net: FloatNet, spikes: np.ndarray, labels: np.ndarray | None, stage: Path) -> dict[str, Any]:
@@ -101,22 +125,35 @@ def _branch(net: FloatNet, spikes: np.ndarray, labels: np.ndarray | None, stage:
     recurrent = any(isinstance(n, RecurrentDense) for n in chain.nodes.values())
     check_limits(chain, pipelined=not recurrent, state=False)
     write_netx(chain, stage / f"{name}.net")
+    readout = None if net.readout is None else net.readout.as_nir(chain.shapes[chain.output])
+    if readout is not None:
+        save_nir(stage / f"{name}.readout.nir", readout)
     checked = _require_exact(integer, read_netx(stage / f"{name}.net", name), spikes[:_EXACT_WINDOWS])
-    deviation = measure(integer, trace, spikes, labels)
+    deviation = measure(integer, trace, spikes, labels, net.readout)
     output = deviation["layers"][-1]
+    soft = [n for n, neurons in net.neurons.items() if neurons.reset not in (None, "hard")]
+    warnings = [] if output["float_spikes"] else [
+        f"{output['layer']} never fires in the float run: is the time step right, and are the inputs those of the task?"
+    ]  # fmt: skip
+    if soft:
+        warnings.append(
+            f"{', '.join(soft)}: reset {net.neurons[soft[0]].reset} became a hard reset; the deviation says what it changes"
+        )
     return {
         "file": f"{name}.net", "sha256": sha256(stage / f"{name}.net"), "input_shape": list(chain.input.shape),
         "run": {
             "windows": "one per run (recurrent spikes would leak into the next)" if recurrent else "back to back",
             "reset_interval": "steps of a window", "reset_offset": 1, "output_delay": len(chain.lifs()),
         },
-        "mapping": [net.neurons[lif.name].mapping(f"{name}.{lif.name}") for lif in integer.lifs()],
+        "mapping": [net.neurons[lif.name].mapping(f"{name}.{lif.name}") for lif in net.graph.lifs()],
         "quantisation": [asdict(choice) for choice in choices],
         "deviation": deviation, "exact_windows": checked,
         "compiler": [line for line in lines.lines if not line.startswith("quantise")],  # clipping: see quantisation
-        "warnings": [] if output["float_spikes"] else [
-            f"{output['layer']} never fires in the float run: is the time step right, and are the inputs those of the task?"
-        ],
+        "warnings": warnings,
+        "host_readout": None if net.readout is None else {
+            "file": f"{name}.readout.nir", "layers": [f"{n} ({type(node).__name__})" for n, node in net.readout.layers],
+            "decision": "largest mean value over the window",
+        },
     }  # fmt: skip
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import h5py
 import nir
 
-from taaf.models.errors import BundleError
+from taaf.models.errors import BundleError, TaafError
 from taaf.models.files import hdf5
+from taaf.models.files.placeholders import naming_placeholders
 from taaf.models.files.writing import make_folder, write_at_once
 
 MAX_OBJECTS = 100_000
@@ -20,6 +21,7 @@ MAX_DEPTH = 16
 MAX_BYTES = 1 << 31  # of all values together, uncompressed
 
 
+@naming_placeholders
 def load_nir(path: Path) -> nir.NIRGraph:
     """Read a NIR file.
 
@@ -36,6 +38,8 @@ def load_nir(path: Path) -> nir.NIRGraph:
                 raise ValueError("it has no group 'node'")
             _walk(file)
         graph = nir.read(path, type_check=False)
+    except TaafError:
+        raise
     except Exception as error:  # h5py and nir raise many kinds on damaged files
         reason = " ".join(str(error).split()) or "no reason given"
         raise BundleError(f"{path}: not a readable NIR file, it may be truncated ({type(error).__name__}: {reason})") from error

@@ -2,7 +2,9 @@
 
 Layers: Input, Output, Linear, Affine, Conv2d, Flatten, SumPool2d, AvgPool2d, Scale (after a synapse: folded), IF, LIF,
 CubaLIF. Several edges into a neuron add their currents (a residual join, `ir.Sum`). A Linear or Affine from a neuron to
-itself is its recurrence and arrives one step later (`ir.RecurrentDense`). Everything else is refused by name.
+itself is its recurrence and arrives one step later (`ir.RecurrentDense`). Pooling in front of neurons is a grouped convolution;
+pooled spikes in front of a synapse stay an `ir.Pool2d`. What comes after the last neurons is the host's
+(`taaf.export.targets.nir.parts.HostReadout`). Everything else is refused by name.
 """
 
 from dataclasses import dataclass, replace
@@ -12,13 +14,16 @@ import nir
 import numpy as np
 
 from taaf.export.limits import CONV_FIELD_MAX
-from taaf.export.passes import fold_batch_norm, lower_pool
+from taaf.export.passes import fold_batch_norm, fold_pool
+from taaf.export.targets.nir.axes import flattens_all, input_shape
 from taaf.export.targets.nir.file import text
+from taaf.export.targets.nir.joins import GIVES_SPIKES, one_synapse_each, with_weights
+from taaf.export.targets.nir.modules import BatchNormNode, ConcatNode, SpikeMaxPool
 from taaf.export.targets.nir.neurons import NEURONS, Neurons, array, map_neurons
+from taaf.export.targets.nir.parts import Edges, HostReadout, split_readout
 from taaf.models import ir
 from taaf.models.errors import UnsupportedLayerError
 
-Edges = list[tuple[str, str]]
 Recurrence = dict[str, tuple[np.ndarray, np.ndarray | None]]  # neuron -> (W_rec, bias)
 _DENSE = (nir.Linear, nir.Affine)
 _SYNAPSES = (*_DENSE, nir.Conv2d)
@@ -26,65 +31,60 @@ _SYNAPSES = (*_DENSE, nir.Conv2d)
 
 @dataclass(frozen=True)
 class FloatNet:
-    """A float-stage graph with what its integer decays round: ``neurons[lif]`` has the ideal leaks."""
+    """A float-stage graph with what its integer decays round: ``neurons[lif]`` has the ideal leaks.
+
+    ``readout``: what the network does after its last spiking population, on the host; None if it ends in spikes.
+    """
 
     graph: ir.Graph
     neurons: dict[str, Neurons]
+    readout: HostReadout | None = None
 
 
-def components(graph: nir.NIRGraph) -> list[list[str]]:
-    """Names of the nodes of each connected part, parts in the order of their first edge."""
-    part = {name: {name} for name in graph.nodes}
-    for source, target in graph.edges:
-        for end in (source, target):
-            if end not in part:
-                raise UnsupportedLayerError(f"edge {source} -> {target} names unknown node {end!r}")
-        if part[source] is not part[target]:
-            merged = part[source] | part[target]
-            part.update(dict.fromkeys(merged, merged))
-    order = [*(s for s, _ in graph.edges), *graph.nodes]
-    return [sorted(p) for p in {id(part[n]): part[n] for n in order}.values()]
-
-
-def float_net(graph: nir.NIRGraph, members: list[str], name: str, dt: float, prefix: str = "") -> FloatNet:
-    """Map one connected part.
+def float_net(
+    nodes: dict[str, nir.NIRNode], edges: Edges, name: str, dt: float, prefix: str = "", reset: str | None = None
+) -> FloatNet:
+    """Map one connected part, without nested graphs (`taaf.export.targets.nir.parts.inlined`).
 
     Parameters
     ----------
-    members : list of str
-        Nodes of the part.
     name : str
         Name of the IR graph.
     dt : float
         Time step in seconds.
     prefix : str
         What every NIR name begins with and no IR name does.
+    reset : str, optional
+        One of `taaf.export.targets.nir.neurons.RESETS`.
     """
-    builder = _Builder({n: graph.nodes[n] for n in members}, [(s, t) for s, t in graph.edges if s in members], name, prefix)
-    built = fold_batch_norm(lower_pool(builder.build()))
+    nodes, edges, readout = split_readout(nodes, edges, name, dt)
+    builder = _Builder(nodes, edges, name, prefix)
+    built = fold_batch_norm(fold_pool(fold_batch_norm(with_weights(builder.build()))))
+    if not any("v_th_mant" in node.metadata for node in builder.neurons.values()):  # our own files stay as they are
+        built = one_synapse_each(built)
     _require_layers(built)
     replaced: dict[str, ir.Node | None] = {}
     neurons: dict[str, Neurons] = {}
     for lif in built.lifs():
         where = f"{name}.{lif.name}"
-        mapped = map_neurons(where, builder.neurons[lif.name], built.shapes[lif.name], dt)
+        mapped = map_neurons(where, builder.neurons[lif.name], built.shapes[lif.name], dt, reset)
         neurons[lif.name] = mapped
         replaced[lif.name] = replace(lif, i_decay=mapped.i_decay, v_decay=mapped.v_decay, v_th_mant=mapped.v_th_mant or 64)
         first = True
         for node in built.synapses_of(lif.name):
             replaced[node.name] = _scaled(f"{name}.{node.name}", node, mapped, first)
             first = False
-    return FloatNet(built.rebuilt(replaced), neurons)
+    return FloatNet(built.rebuilt(replaced), neurons, readout)
 
 
 def _require_layers(graph: ir.Graph) -> None:
     """Synapses and flattening take spikes, neurons and joins take currents: all violations in one error."""
-    takes_spikes, gives_spikes = (ir.Conv2d, ir.Dense, ir.Flatten), (ir.Input, ir.Lif, ir.Flatten)
+    takes_spikes = (ir.Conv2d, ir.Dense, ir.Flatten, ir.Pool2d, ir.Concat)
     problems = [
         f"{graph.name}.{source} -> {graph.name}.{target}: "
         + ("currents where spikes are taken; put spiking neurons between" if wants else "spikes without weights; put a synapse between")
         for source, target in graph.edges
-        if (wants := isinstance(graph.nodes[target], takes_spikes)) != isinstance(graph.nodes[source], gives_spikes)
+        if (wants := isinstance(graph.nodes[target], takes_spikes)) != isinstance(graph.nodes[source], GIVES_SPIKES)
     ]  # fmt: skip
     if problems:
         raise UnsupportedLayerError("; ".join(problems))
@@ -92,7 +92,7 @@ def _require_layers(graph: ir.Graph) -> None:
 
 def _scaled(where: str, node: ir.Conv2d | ir.Dense, neurons: Neurons, first: bool) -> ir.Node:
     """Weights and bias in thresholds; the first synapse group also carries what v_leak adds."""
-    if node.bias is not None and node.bias.any() and neurons.k_syn < 1:
+    if node.bias is not None and node.bias.any() and (neurons.k_syn < 1).any():
         raise UnsupportedLayerError(
             f"{where}: its bias would pass the current filter of {neurons.kind} (tau_syn > dt), and the chip adds a bias to the "
             "voltage; train this layer without bias, or use LIF neurons"
@@ -137,19 +137,19 @@ class _Builder:
                 join = text(node.metadata.get("sum", f"{called}_sum"))
                 out.append(ir.Sum(join))
                 edges += [(self.rename(s), join) for s in sources] + [(join, called)]
-            elif len(sources) > 1:
+            elif len(sources) > 1 and not isinstance(node, ConcatNode):
                 raise self.refuse(name, f"fed by {', '.join(sources)}; only currents into neurons can be added")
             else:
                 edges += [(self.rename(s), called) for s in sources]
             out.append(self._node(name, node, recurrent))
         graph = ir.Graph(self.name, out, edges)
-        assert graph.output  # raises where it does not end in one population
+        _ = graph.output  # raises where it does not end in one population
         return graph
 
     def _check_kinds(self) -> None:
         ends = [sum(isinstance(n, kind) for n in self.nodes.values()) for kind in (nir.Input, nir.Output)]
         for name, node in self.nodes.items():
-            if not isinstance(node, (*_SYNAPSES, *NEURONS, *_SIMPLE, nir.Input, nir.Output)):
+            if not isinstance(node, (*_SYNAPSES, *NEURONS, *_SIMPLE, *_OWN, nir.Input, nir.Output)):
                 raise self.refuse(name, f"{_kind(node)} is not supported; allowed {', '.join(_ALLOWED)}")
         if ends != [1, 1]:
             raise UnsupportedLayerError(f"{self.name}: {ends[0]} Input and {ends[1]} Output nodes; allowed one each per branch")
@@ -195,13 +195,14 @@ class _Builder:
         if isinstance(node, NEURONS):
             return ir.Lif(called)
         if isinstance(node, nir.Input):
-            return ir.Input(called, self._input_shape(name, node))
+            fed = [self.nodes[t] for s, t in self.edges if s == name]
+            return ir.Input(called, input_shape(f"{self.name}.{called}", node, fed))
         if isinstance(node, _SYNAPSES):
             return self._synapse(name, node, recurrent)
-        if isinstance(node, nir.Scale):
-            return self._scale(name, node)
+        if isinstance(node, nir.Scale | BatchNormNode | ConcatNode):
+            return ir.Concat(called) if isinstance(node, ConcatNode) else self._norm(name, node)
         if isinstance(node, nir.Flatten):
-            if int(node.start_dim) != 0 or int(node.end_dim) not in (-1, 2):
+            if not flattens_all(node):
                 raise self.refuse(name, f"flattens dimensions {node.start_dim}..{node.end_dim}; allowed all of them (0..-1)")
             return ir.Flatten(called)
         return self._pool(name, node)
@@ -224,9 +225,8 @@ class _Builder:
 
     def _pool(self, name: str, node: Any) -> ir.Node:
         kernel, stride, padding = (self._pair(name, key, getattr(node, key)) for key in ("kernel_size", "stride", "padding"))
-        if (stride, padding) != (kernel, (0, 0)) or min(kernel) < 1:
-            raise self.refuse(name, f"kernel {kernel}, stride {stride}, padding {padding}; allowed stride = kernel, no padding")
-        return ir.Pool2d(self.rename(name), "sum" if isinstance(node, nir.SumPool2d) else "average", kernel)
+        kind = "max" if isinstance(node, SpikeMaxPool) else "sum" if isinstance(node, nir.SumPool2d) else "average"
+        return ir.Pool2d(self.rename(name), kind, kernel, None if stride == kernel else stride, padding)
 
     def _check_values(self, name: str, node: Any) -> None:
         for key in ("weight", "bias"):
@@ -236,14 +236,6 @@ class _Builder:
         bias = _bias(node)
         if bias is not None and bias.shape != node.weight.shape[:1]:
             raise self.refuse(name, f"bias {bias.shape} does not fit weight {tuple(node.weight.shape)}")
-
-    def _input_shape(self, name: str, node: nir.Input) -> tuple[int, ...]:
-        shape = tuple(int(n) for n in np.asarray(node.input_type["input"]).reshape(-1))
-        if len(shape) in (2, 4) and shape[0] == 1:
-            shape = shape[1:]  # a batch of one, which exporters leave in
-        if len(shape) not in (1, 3) or min(shape) < 1:
-            raise self.refuse(name, f"input shape {shape}; allowed (F,) or (C, H, W), also after a batch of 1")
-        return shape
 
     def _pair(self, name: str, key: str, value: Any) -> tuple[int, int]:
         try:
@@ -264,8 +256,10 @@ class _Builder:
             raise self.refuse(name, f"padding {mode!r}, stride {stride}, kernel {kernel}; 'same' needs stride 1, odd kernels")
         return dilation[0] * (kernel[0] // 2), dilation[1] * (kernel[1] // 2)
 
-    def _scale(self, name: str, node: nir.Scale) -> ir.Node:
-        """A factor per channel after a synapse: a batch norm with no offset, which folds."""
+    def _norm(self, name: str, node: Any) -> ir.Node:
+        """A batch norm, or a factor per channel after a synapse (one with no offset): it folds."""
+        if isinstance(node, BatchNormNode):
+            return ir.BatchNorm(self.rename(name), node.gain, node.offset, node.mean, node.var, node.eps)
         sources = self.sources(name)
         source = self.nodes[sources[0]] if sources else None
         if not isinstance(source, _SYNAPSES):
@@ -279,6 +273,7 @@ class _Builder:
 
 
 _SIMPLE = (nir.Flatten, nir.Scale, nir.SumPool2d, nir.AvgPool2d)
+_OWN = (BatchNormNode, SpikeMaxPool, ConcatNode)
 _ALLOWED = [k.__name__ for k in (nir.Input, nir.Output, *_SYNAPSES, *_SIMPLE, *NEURONS)]
 
 

@@ -1,107 +1,91 @@
-"""Norse cells -> NIR nodes with the same values per step; the mapping is in `taaf.export.targets.nir.read.from_norse`."""
+"""Norse's neurons -> NIR nodes with the same values per step; the mapping is in `taaf.export.targets.nir.read.from_norse`."""
 
-import warnings
 from typing import Any
 
 import nir
 import numpy as np
-import torch
+from norse import torch as norse
+from norse.torch.functional.reset import reset_subtract, reset_value
+from norse.torch.module.iaf import IAF
 from torch import nn
 
+from taaf.export.targets.nir.torch_layers import Layer, linear, plain_layer, recurrent, values
 from taaf.models.errors import UnsupportedLayerError
 
-_DEFAULT_DT = 1e-3
-_PLAIN = (nn.Linear, nn.Conv2d, nn.Flatten, nn.AvgPool2d)
+DEFAULT_DT = 1e-3
+TIMED = (norse.LIF, norse.LIFRecurrent, norse.LI, IAF, norse.Lift)
+_RECURRENT = (norse.LIFRecurrentCell, norse.LIFRecurrent)
+_CURRENT = (norse.LIFCell, norse.LIF, *_RECURRENT)
+_READOUTS = (norse.LICell, norse.LI, norse.LIBoxCell, norse.LILinearCell)
+_IAF = (norse.IAFCell, IAF)
+NEURONS = (norse.LIFBoxCell, *_CURRENT, *_IAF)
+_RESETS = {reset_value: "hard", reset_subtract: "subtract"}
 
 
-def norse_graph(module: nn.Module, sample: torch.Tensor, name: str) -> tuple[nir.NIRGraph, float]:
-    """Trace a network; returns its NIR graph and the time step of its cells."""
-    import nirtorch
-    from norse.torch import IAFCell, LIFBoxCell, LIFCell, SequentialState
-
-    cells = (LIFBoxCell, LIFCell, IAFCell)
-    leaves = {n or name: m for n, m in module.named_modules() if not any(True for _ in m.children())}
-    for called, part in module.named_modules():
-        if type(part) not in (nn.Sequential, SequentialState) and any(True for _ in part.children()):
+def norse_layer(where: str, module: nn.Module, shape: tuple[int, ...], dt: float) -> Layer | None:
+    """A layer of Norse or a plain one in NIR; None for other types."""
+    if type(module) is norse.Lift:
+        inner = plain_layer(where, module.lifted_module)
+        if inner is None:
             raise UnsupportedLayerError(
-                f"{name}.{called}: {type(part).__name__} holds other modules; allowed Sequential and SequentialState (what "
-                "another forward() does between modules cannot be traced with certainty; write such a network as NIR)"
+                f"{where}: Lift of {type(module.lifted_module).__name__}; allowed plain layers; LIF has its own time"
             )
-    steps = {}
-    for called, leaf in leaves.items():
-        where = f"{name}.{called}"
-        if not isinstance(leaf, (*cells, *_PLAIN)):
-            allowed = ", ".join(k.__name__ for k in (*cells, *_PLAIN))
-            raise UnsupportedLayerError(f"{where}: {type(leaf).__name__} is not supported; allowed {allowed}")
-        if isinstance(leaf, nn.Conv2d) and leaf.padding_mode != "zeros":
-            raise UnsupportedLayerError(f"{where}: Conv2d with padding mode {leaf.padding_mode!r}; allowed zeros")
-        if isinstance(leaf, nn.AvgPool2d) and (leaf.ceil_mode or leaf.divisor_override):
-            raise UnsupportedLayerError(f"{where}: AvgPool2d with ceil_mode or divisor_override; allowed neither")
-        if isinstance(leaf, cells):
-            steps[where] = float(leaf.dt)
-            _check_reset(where, leaf.p)
+        return inner
+    if type(module) in NEURONS:
+        return _neurons(where, module, dt)
+    if type(module) in _READOUTS:
+        return _integrator(module, dt)
+    return plain_layer(where, module)
+
+
+def time_step_of(module: nn.Module, name: str) -> float:
+    """The one dt of all cells."""
+    steps = {f"{name}.{n}": float(m.dt) for n, m in module.named_modules() if type(m) in (*NEURONS, *_READOUTS)}
     if len(set(steps.values())) > 1:
         raise UnsupportedLayerError(f"{name}: time steps differ: {', '.join(f'{k} {v:g}' for k, v in steps.items())}")
-    dt = next(iter(steps.values()), _DEFAULT_DT)
-
-    def to_nir(part: nn.Module) -> nir.NIRNode | None:
-        if isinstance(part, _PLAIN):
-            return _plain(part)
-        return _neurons(part, dt) if isinstance(part, cells) else None
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # nirtorch renames this function
-        try:
-            graph = nirtorch.extract_nir_graph(module, to_nir, sample, model_name=name)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise UnsupportedLayerError(
-                f"{name}: the network does not run on the sample {tuple(sample.shape)}: {error}"
-            ) from error
-    return graph, dt
+    return next(iter(steps.values()), DEFAULT_DT)
 
 
-def _check_reset(where: str, p: Any) -> None:
-    from norse.torch.functional.reset import reset_value
-
+def _neurons(where: str, cell: Any, dt: float) -> Layer:
+    p = cell.p
     method = getattr(p, "reset_method", reset_value)
-    if method is not reset_value:
-        raise UnsupportedLayerError(f"{where}: reset method {method.__name__}; allowed reset_value (the chip resets to zero)")
-    leak, reset = _array(getattr(p, "v_leak", p.v_reset)), _array(p.v_reset)
+    if method not in _RESETS:
+        raise UnsupportedLayerError(f"{where}: reset method {method.__name__}; allowed reset_value and reset_subtract")
+    metadata = {"reset": _RESETS[method]}
+    leak, reset = values(getattr(p, "v_leak", p.v_reset)), values(p.v_reset)
     if (leak != reset).any():
         raise UnsupportedLayerError(f"{where}: v_leak {leak} differs from v_reset {reset}; allowed equal values")
+    threshold, reset = np.broadcast_arrays(values(p.v_th), reset)
+    if type(cell) in _IAF:
+        return Layer(nir.IF(r=np.full_like(threshold, 1 / dt), v_threshold=threshold, v_reset=reset, metadata=metadata), "")
+    names = ("tau_mem_inv", "tau_syn_inv") if type(cell) in _CURRENT else ("tau_mem_inv",)
+    threshold, reset, leak, *inverse = np.broadcast_arrays(threshold, reset, leak, *(values(getattr(p, n)) for n in names))
+    with np.errstate(divide="ignore"):
+        tau = [1 / i for i in inverse]
+    common = {"r": np.ones_like(threshold), "v_leak": leak, "v_threshold": threshold, "v_reset": reset, "metadata": metadata}
+    if type(cell) not in _CURRENT:
+        return Layer(nir.LIF(tau=tau[0], **common), "")
+    lif = nir.CubaLIF(tau_mem=tau[0], tau_syn=tau[1], w_in=tau[1] / dt, **common)
+    if type(cell) not in _RECURRENT:
+        return Layer(lif, "")
+    return Layer(recurrent(lif, linear(cell.recurrent_weights), linear(cell.input_weights)), "lif", flat=True)
 
 
-def _array(value: Any) -> np.ndarray:
-    return np.asarray(torch.as_tensor(value).detach().cpu().numpy(), np.float64)
-
-
-def _neurons(cell: Any, dt: float) -> nir.NIRNode:
-    from norse.torch import IAFCell, LIFCell
-
+def _integrator(cell: Any, dt: float) -> Layer:
     p = cell.p
-    threshold, reset = np.broadcast_arrays(_array(p.v_th), _array(p.v_reset))
-    if isinstance(cell, IAFCell):
-        return nir.IF(r=np.full_like(threshold, 1 / dt), v_threshold=threshold, v_reset=reset)
-    names = ("tau_mem_inv", "tau_syn_inv") if isinstance(cell, LIFCell) else ("tau_mem_inv",)
-    threshold, reset, leak, *inverse = np.broadcast_arrays(
-        threshold, reset, _array(p.v_leak), *(_array(getattr(p, n)) for n in names)
-    )
+    names = ("tau_mem_inv",) if type(cell) is norse.LIBoxCell else ("tau_mem_inv", "tau_syn_inv")
+    leak, *inverse = np.broadcast_arrays(values(p.v_leak), *(values(getattr(p, n)) for n in names))
     tau = [1 / i for i in inverse]
-    common = {"r": np.ones_like(threshold), "v_leak": leak, "v_threshold": threshold, "v_reset": reset}
-    if isinstance(cell, LIFCell):
-        return nir.CubaLIF(tau_mem=tau[0], tau_syn=tau[1], w_in=tau[1] / dt, **common)
-    return nir.LIF(tau=tau[0], **common)
-
-
-def _plain(layer: nn.Module) -> nir.NIRNode:
-    if isinstance(layer, nn.Linear):
-        weight = _array(layer.weight)
-        return nir.Linear(weight) if layer.bias is None else nir.Affine(weight, _array(layer.bias))
-    if isinstance(layer, nn.Conv2d):
-        bias = np.zeros(layer.out_channels) if layer.bias is None else _array(layer.bias)
-        return nir.Conv2d(None, _array(layer.weight), layer.stride, layer.padding, layer.dilation, layer.groups, bias)
-    if isinstance(layer, nn.Flatten):
-        return nir.Flatten(None, layer.start_dim - 1 if layer.start_dim > 0 else layer.start_dim, layer.end_dim)
-    assert isinstance(layer, nn.AvgPool2d)
-    pairs = [np.broadcast_to(np.array(v), (2,)) for v in (layer.kernel_size, layer.stride, layer.padding)]
-    return nir.AvgPool2d(*pairs)
+    if type(cell) is norse.LIBoxCell:
+        return Layer(nir.LI(tau=tau[0], r=np.ones_like(leak), v_leak=leak))
+    integrator = nir.CubaLI(tau_mem=tau[0], tau_syn=tau[1], r=np.ones_like(leak), v_leak=leak, w_in=tau[1] / dt)
+    if type(cell) is not norse.LILinearCell:
+        return Layer(integrator)
+    nodes = {
+        "input": nir.Input(np.array([1])),
+        "w_in": linear(cell.input_weights),
+        "li": integrator,
+        "output": nir.Output(np.array([1])),
+    }
+    edges = [("input", "w_in"), ("w_in", "li"), ("li", "output")]
+    return Layer(nir.NIRGraph(nodes, edges, type_check=False), flat=True)

@@ -8,19 +8,18 @@ import h5py
 import numpy as np
 
 from taaf.export.bundle.reader import read_bundle
-from taaf.export.frontend import float_graphs
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, compile_graph, quantise
+from taaf.export.recorded import open_trained
 from taaf.export.targets.nir.file import save_nir
 from taaf.export.targets.nir.read import NirNets, read_nir
 from taaf.export.targets.nir.write import to_nir
-from taaf.models.checkpoint import load_model
 from taaf.models.errors import BundleError, ConfigError, ParityError
 from taaf.models.files.writing import sha256
 from taaf.models.ir import Graph
 
 
-def model_to_nir(model: Path, out: Path) -> dict[str, Any]:
+def model_to_nir(model: Path, out: Path, own_code: bool = False) -> dict[str, Any]:
     """Write the integer graphs of a checkpoint (before relay lowering) or of a bundle (as deployed) as one NIR file.
 
     The file is read back, and its integer graphs must be those that were written.
@@ -33,9 +32,9 @@ def model_to_nir(model: Path, out: Path) -> dict[str, Any]:
         bundle = read_bundle(model)
         graphs, encoded = bundle.graphs, list(bundle.encoders)
     else:
-        trained, _ = load_model(model)
-        encoded = list(trained.config.input_scales)
-        compiled = {b: compile_graph(g, saturate=True, report=CompileReport()) for b, g in float_graphs(trained).items()}
+        trained = open_trained(model, own_code)
+        encoded = list(trained.encoders)
+        compiled = {b: compile_graph(g, saturate=True, report=CompileReport()) for b, g in trained.graphs.items()}
         for _, chain in compiled.values():
             check_limits(chain)
         graphs = {b: integer for b, (integer, _) in compiled.items()}

@@ -46,7 +46,9 @@ def to_nir(graphs: dict[str, ir.Graph], dt: float = DT) -> nir.NIRGraph:
             node.metadata["position"] = position
             nodes[prefix + name] = node
         edges += [(prefix + s, prefix + t) for s, t in _edges(graph)]
-    return nir.NIRGraph(nodes, edges, {"dt": dt, "branches": " ".join(graphs), "written_by": "taaf"}, type_check=False)
+    return nir.NIRGraph(
+        nodes, edges, {"dt": dt, "branches": " ".join(graphs), "reset": "hard", "written_by": "taaf"}, type_check=False
+    )
 
 
 def _require_uniform(where: str, lif: ir.Lif) -> None:

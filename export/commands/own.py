@@ -1,0 +1,82 @@
+"""``taaf-export`` of a user's own network: FILE.py:FUNCTION, or --branch NAME=FILE.net."""
+
+import argparse
+import json
+from pathlib import Path
+
+from taaf.export.commands.bundle import print_result
+from taaf.export.netx_bundle import export_netx
+from taaf.export.own import file_network, import_module, load_weights, record_network
+from taaf.export.recorded import RecordedNetwork
+from taaf.export.targets.netx.read import read_netx_file
+from taaf.models.errors import ConfigError
+from taaf.training.datasets.arrays import read_windows
+
+
+def own_command(args: argparse.Namespace) -> int:
+    """Record or read the network, keep it if asked, and export it."""
+
+    def say(line: str) -> None:
+        if not args.json:
+            print(line, flush=True)
+
+    if args.inputs is None:
+        raise ConfigError("--inputs FILE: needed, the windows on which every spike is compared")
+    network = _of_files(args) if args.branch else _of_code(args)
+    for m, lag in _hidden_steps(network).items():
+        say(
+            f"note: {m}: SLAYER's delay_shift hides the last {lag} steps of a window, in which spikes still leave the chip; "
+            f"decisions by count leave them out here as there, and windows {lag} steps longer would show them"
+        )
+    if args.record is not None:
+        network.save(args.record)
+        say(f"{args.record}: written; export or fit it without your code")
+    if args.to is None:
+        if args.json:
+            print(json.dumps({"schema_version": 1, "recorded": str(args.record)}))
+        return 0
+    limit = args.windows or len(next(iter(network.inputs.values())).bits)
+    inputs = {m: x[:limit] for m, x in network.windows().items()}
+    labels = None if network.labels is None else network.labels[:limit]
+    result = export_netx(
+        network, args.out or Path("bundle"), inputs, labels, network.label_names, verify_lava=args.verify_lava,
+        quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
+    )  # fmt: skip
+    return print_result(result, args.json, say)
+
+
+def _hidden_steps(network: RecordedNetwork) -> dict[str, int]:
+    found = {}
+    for m, graph in network.graphs.items():
+        seen = network.evidence[m].get(graph.output)
+        if seen is not None and (lag := network.steps[m] - seen.shape[-1]):
+            found[m] = lag
+    return found
+
+
+def _of_code(args: argparse.Namespace) -> RecordedNetwork:
+    model = import_module(str(args.model))
+    names = () if hasattr(model, "forward") else tuple(m for m in model if m != "head")  # type: ignore[union-attr]
+    windows, labels, label_names = read_windows(args.inputs, names)
+    if args.weights is not None:
+        load_weights(model, args.weights, windows)
+    return record_network(model, windows, labels, head=args.head, label_names=label_names or None)
+
+
+def _of_files(args: argparse.Namespace) -> RecordedNetwork:
+    if args.weights is not None or args.record is not None:
+        raise ConfigError("--branch: files bring their weights and need no record; leave out --weights and --record")
+    branches: dict[str, Path] = {}
+    for entry in args.branch:
+        name, _, file = entry.partition("=")
+        if not file or name in branches:
+            raise ConfigError(f"--branch {entry}: expected NAME=FILE.net, every name once")
+        branches[name] = Path(file)
+    windows, labels, label_names = read_windows(args.inputs, tuple(branches))
+    graphs = {}
+    for m, path in branches.items():
+        if path.suffix == ".nir":
+            raise ConfigError(f"--branch {m}={path}: NIR is quantised first: taaf-export {path} --to netx --out backbone")
+        shape = windows[m].shape[1:-1]
+        graphs[m] = read_netx_file(path, m, input_shape=shape if len(shape) == 3 else None).graph
+    return file_network(branches, graphs, windows, labels, args.head, label_names)
