@@ -95,13 +95,13 @@ def _block(recorder: "Recorder", leaf: Leaf) -> Value:
     current = current_of(replace(leaf, module=block.input_synapse if recurrent else block.synapse))
     if recurrent and block.bias is not None:
         raise NoExactForm("has a bias of its own; use a norm")
-    made = _neurons(recorder, leaf, block.neuron, current, f"{leaf.name}_lif", block.recurrent_synapse if recurrent else None)
+    made = put_neurons(recorder, leaf, block.neuron, current, f"{leaf.name}_lif", block.recurrent_synapse if recurrent else None)
     out = replace(made, lag=made.lag + (block.delay_shift is True))
     return out if block.delay is None else _delayed(out, block.delay)
 
 
 def _neuron(recorder: "Recorder", leaf: Leaf) -> Value:
-    return _neurons(recorder, leaf, leaf.module, leaf.value, leaf.name or "neurons", None)
+    return put_neurons(recorder, leaf, leaf.module, leaf.value, leaf.name or "neurons", None)
 
 
 def _slayer_lif(recorder: "Recorder", leaf: Leaf) -> Value:
@@ -110,7 +110,7 @@ def _slayer_lif(recorder: "Recorder", leaf: Leaf) -> Value:
         terms=tuple(replace(t, map=maps.scaled(t.map, leaf.module.unit)) for t in leaf.value.terms),
         bias=None if leaf.value.bias is None else leaf.value.bias * leaf.module.unit,
     )
-    return _neurons(recorder, leaf, leaf.module.neuron, scaled, leaf.name, None)
+    return put_neurons(recorder, leaf, leaf.module.neuron, scaled, leaf.name, None)
 
 
 def _input(recorder: "Recorder", leaf: Leaf) -> Value:
@@ -124,11 +124,18 @@ def _input(recorder: "Recorder", leaf: Leaf) -> Value:
             raise NoExactForm("quantises what it is given; give it spikes")
         added = np.full(value.shape, bias) if bias else None
         driven = replace(value, terms=tuple(replace(t, map=maps.scaled(t.map, gain)) for t in value.terms), bias=added)
-        value = _neurons(recorder, leaf, block.neuron, driven, f"{leaf.name}_lif", None)
+        value = put_neurons(recorder, leaf, block.neuron, driven, f"{leaf.name}_lif", None)
     return replace(value, lag=value.lag + (block.delay_shift is True))
 
 
-def _neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name: str, recurrent: Any) -> Linear:
+def put_neurons(recorder: "Recorder", leaf: Leaf, neuron: Any, value: Linear, name: str, recurrent: Any) -> Linear:
+    """A population that does what SLAYER's CUBA neuron ``neuron`` would, fed by ``value``; what handlers of neurons end in.
+
+    Raises
+    ------
+    NoExactForm
+        Where the chip's neurons do something else.
+    """
     require_plain(value)
     if neuron.persistent_state is True and neuron in recorder.ran:
         raise NoExactForm(

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from dag_strategy import Dag, dags
+from engines import run_engines
 from hypothesis import HealthCheck, assume, given, settings
 from on_lava import run_on_lava
 
 from taaf.export.limits import check_limits
 from taaf.export.passes import CompileReport, or_pool, to_chain, with_guard
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError, UnsupportedLayerError
 from taaf.models.ir import Dense, Graph, RecurrentDense
@@ -55,7 +55,7 @@ def _check_guard(chain: Graph, spikes: np.ndarray, exact: dict[str, np.ndarray])
         return "no guard: " + str(error).partition(": ")[2][:20]
     stream = guarded.stream(spikes)
     late = np.concatenate([stream[..., guarded.guard_steps :], stream[..., : guarded.guard_steps]], axis=-1)
-    found = Engine(guarded.chain).run(late, keep_all=True).spikes
+    found = run_engines(guarded.chain, late).spikes
     for lif in chain.lifs():
         own = found[lif.name][:, : chain.shapes[lif.name][0]]
         np.testing.assert_array_equal(own[..., :steps], exact[lif.name], lif.name)
@@ -85,7 +85,7 @@ def test_chain_equals_graph() -> None:
         seen.update(["graphs", *dag.features, *(["relays"] if report.relays else [])])
         seen["unrolled"] += any("unrolled" in line for line in report.lines)
         seen["phases"] += any(max(p.factor) > 1 for p in parts)
-        fast = Engine(chain, relays=bool(seen["graphs"] % 2)).run(dag.spikes, keep_all=True).spikes
+        fast = run_engines(chain, dag.spikes, relays=bool(seen["graphs"] % 2)).spikes
         after = run_reference(chain, dag.spikes[0]).spikes
         for lif, spikes in _expected(dag, graph, chain, report).items():
             np.testing.assert_array_equal(fast[lif], spikes, lif)

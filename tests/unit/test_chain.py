@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from engines import run_engines
 from joined_graphs import Wired
 from small_graphs import chain_of, random_spikes, residual
 
 from taaf.export.passes import PASSES, CompileReport, How, compile_graph, flat, stages, to_chain
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import GraphError, UnsupportedLayerError
 from taaf.models.ir import BatchNorm, Concat, Conv2d, Dense, Graph, Input, Lif, Pool2d, RecurrentDense
@@ -75,7 +75,7 @@ def test_unrolled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [type(n).__name__ for n in chain.nodes.values()][-5:] == ["Flatten", "Dense", "Lif", "Dense", "Lif"]
     assert any(line.startswith("chain: net.y: unrolled, because y reads maps of different") for line in report.lines)
     spikes = random_spikes(np.random.default_rng(0), graph, 3, 6)
-    found = Engine(chain).run(spikes, keep_all=True).spikes
+    found = run_engines(chain, spikes).spikes
     before = [run_reference(graph, window).spikes for window in spikes]
     for lif, exact in report.expected(chain, {n: np.stack([t[n] for t in before]) for n in before[0]}).items():
         assert exact.any()

@@ -5,11 +5,11 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from engines import run_engines
 from small_graphs import chain_of, random_spikes
 from torch.nn import functional
 
 from taaf.export.passes import CompileReport, compile_graph, fold_batch_norm, fold_pool, or_pool
-from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.ir import BatchNorm, Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, Sum
@@ -113,7 +113,7 @@ def test_or_pool_makes_neurons_above_threshold() -> None:
     assert (conv.weight.shape, conv.stride, conv.padding, conv.groups) == ((2, 1, 3, 3), (2, 2), (1, 1), 2)
     assert (neurons.i_decay, neurons.v_decay, neurons.v_th_mant, neurons.bias) == (4096, 2048, 128, None)
     spikes = random_spikes(np.random.default_rng(0), graph, 3, 8)
-    for window, found in zip(spikes, Engine(pooled).run(spikes).spikes["both"], strict=True):
+    for window, found in zip(spikes, run_engines(pooled, spikes, False).spikes["both"], strict=True):
         np.testing.assert_array_equal(found, run_reference(graph, window).spikes["both"])
 
 
@@ -137,5 +137,5 @@ def test_pool_that_is_shared() -> None:
     integer, chain = compile_graph(Graph("net", nodes, edges), False, CompileReport())
     assert integer.nodes["a"].weight.shape == (2, 1, 6, 6) and integer.nodes["d"].weight.shape == (3, 36)  # type: ignore[attr-defined]
     spikes = random_spikes(rng, integer, 2, 5)
-    for window, found in zip(spikes, Engine(chain).run(spikes).spikes["out"], strict=True):
+    for window, found in zip(spikes, run_engines(chain, spikes, False).spikes["out"], strict=True):
         np.testing.assert_array_equal(found, run_reference(integer, window).spikes["out"])
