@@ -86,6 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="write decisions, probabilities and exit steps of a bundle (.csv or .npz), or the last layer's spikes of a .net file (.npy)",
     )  # fmt: skip
     net = parser.add_argument_group("only with a .net file")
+    net.add_argument(
+        "--input-shape", type=_shape, metavar="C,H,W", help="input of a file that starts with a convolution and does not say it"
+    )
     net.add_argument("--layers", type=positive, metavar="N", help="run only the first N layers of the file")
     net.add_argument("--steps", type=positive, metavar="T", help="steps per window (default: all of --input, else 32)")
     net.add_argument(
@@ -93,6 +96,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     net.add_argument("--seed", type=not_negative, metavar="K", help="without --input: seed of the generated spikes (default 0)")
     return parser
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    found = tuple(int(n) for n in text.split(","))
+    if len(found) != 3 or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected three whole numbers C,H,W from 1 on")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,8 +200,8 @@ def _net(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Calla
     from taaf.deploy.views.net_text import render_net
 
     request = NetRequest(
-        args.bundle, args.backend, args.input, args.samples, args.steps, args.rate, args.seed, args.layers, args.time_limit,
-        args.output, _wants_page(args), args.energy_study,
+        args.bundle, args.backend, args.input, args.samples, args.steps, args.rate, args.seed, args.layers, args.input_shape,
+        args.time_limit, args.output, _wants_page(args), args.energy_study,
     )  # fmt: skip
     return partial(deploy_net, request), render_net
 
@@ -200,7 +210,7 @@ def _require_options_for(args: argparse.Namespace, bare: bool) -> None:
     """Options of a bundle and of a NetX file do not mix, and a given one is not chosen by its head."""
     if args.head and args.bundle is not None:
         raise ConfigError(f"--head {args.head}: chooses a shipped bundle, found {args.bundle}; leave one of the two out")
-    names = ("split", "early_exit", "plot", "root", "cache") if bare else ("layers", "steps", "rate", "seed")
+    names = ("split", "early_exit", "plot", "root", "cache") if bare else ("layers", "input_shape", "steps", "rate", "seed")
     for name in names:
         if getattr(args, name) is not None:
             allowed = "only with a bundle, which has a head and labels" if bare else "only with a .net file"

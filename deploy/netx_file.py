@@ -40,6 +40,7 @@ class NetRequest:
     rate: float | None = None
     seed: int | None = None
     layers: int | None = None
+    input_shape: tuple[int, ...] | None = None
     time_limit_s: float | None = None
     output: Path | None = None
     details: bool = False  # also what the HTML report draws
@@ -61,7 +62,7 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
         raise ConfigError(f"{request.path}: backend loihi2 runs bundles; allowed for a NetX file: sim and fast")
     if not request.path.is_file():
         raise BundleError(f"{request.path}: no such file")
-    file = read_netx_file(request.path, request.path.stem, request.layers)
+    file = read_netx_file(request.path, request.path.stem, request.layers, request.input_shape)
     graph = file.graph
     check_limits(graph, pipelined=False, state=False, fill=request.backend == "sim")
     spikes, origin = _spikes(request, graph)

@@ -77,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--branch",
         action="append",
-        metavar="NAME=FILE.net",
-        help="make the bundle of NetX files, one per modality (repeatable)",
+        metavar="NAME=FILE",
+        help="make the bundle of .net or .nir files, one per modality (repeatable); .nir is quantised on --inputs",
     )
     parser.add_argument(
         "--own-code", action="store_true",

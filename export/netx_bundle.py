@@ -279,7 +279,9 @@ def _verify_head(trained: Trained, numpy_head: HeadOutput, rows: slice, features
 def _verify_on_lava(stage: Path, n_windows: int) -> dict[str, Any]:
     """Run the staged bundle with taaf-deploy in its own process (Lava forks; the exporter must not import it)."""
     command = [sys.executable, "-m", "taaf.deploy.cli", str(stage), "--backend", "sim", "--samples", str(n_windows)]
-    process = subprocess.Popen([*command, "--json", "-q"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--json", "-q"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
     try:
         stdout, stderr = process.communicate()
     except BaseException:  # killed at once it would leave its Lava processes behind

@@ -62,7 +62,13 @@ def _run_once(path: Path, file: NetxFile, spikes: np.ndarray, time_limit_s: floa
     lifs = graph.lifs()
     steps = n * window + len(lifs)
     with tempfile.TemporaryDirectory(prefix="taaf-net-") as folder, contextlib.redirect_stdout(io.StringIO()):
-        how = {"num_layers": file.n_layers, "skip_layers": file.skip_layers, "reset_interval": window, "reset_offset": 1}
+        how: dict[str, Any] = {
+            "num_layers": file.n_layers,
+            "skip_layers": file.skip_layers,
+            "reset_interval": window,
+            "reset_offset": 1,
+        }
+        how["input_shape"] = tuple(reversed(graph.input.shape))  # for files that do not say it
         try:
             network = Network(net_config=str(path), **how)
         except Exception as error:
