@@ -5,6 +5,7 @@ there without either.
 """
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from taaf.export.trained import Traced, TrainedNetwork, blocks_of
 from taaf.models.checkpoint import FORMAT, VERSION, read_checkpoint
 from taaf.models.encoder import HostEncoder
-from taaf.models.errors import CheckpointError, TaafError
+from taaf.models.errors import CheckpointError, TaafError, UnsupportedLayerError
 from taaf.models.files.writing import write_at_once
 from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
@@ -164,23 +165,21 @@ def head_to_onnx(head: nn.Module, features: list[torch.Tensor]) -> np.ndarray:
 
     Raises
     ------
-    CheckpointError
+    UnsupportedLayerError
         With torch's reason if it cannot be exported.
     """
     buffer = io.BytesIO()
     names = [f"features_{i}" for i in range(len(features))]
     axes = {name: {0: "windows"} for name in [*names, "logits"]}
     try:
-        torch.onnx.export(
-            head.eval(),
-            tuple(features),
-            buffer,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes=axes,
-            opset_version=17,
-        )
+        with warnings.catch_warnings():  # of the tracer; what it makes is compared with torch on every window
+            warnings.simplefilter("ignore")
+            told = {"input_names": names, "output_names": ["logits"], "dynamic_axes": axes, "opset_version": 17}
+            torch.onnx.export(head.eval(), tuple(features), buffer, **told)
     except Exception as error:  # what torch raises here is not listed anywhere
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"head {type(head).__name__}: torch cannot export it to ONNX ({first[:300]})") from error
+        raise UnsupportedLayerError(
+            f"what the module does behind the chip cannot become ONNX: torch says {first[:300]!r}; write that part of forward otherwise, "
+            "or leave it out with head none (the spikes that leave the chip are then the result)"
+        ) from error
     return np.frombuffer(buffer.getvalue(), np.uint8)

@@ -47,7 +47,8 @@ def test_branches_of_any_depth(kind: str, window: int, steps: dict[str, int], de
     arrays, spec = _head(rng, kind, steps)
     spikes = {m: (rng.random((n, N_FEATURES, window)) < 0.5).astype(np.int32) for m in steps}
     head: Any = HOST_HEADS[len(steps)](
-        arrays=arrays, spec=spec, n_windows=n, window_steps=window, delays=delays, shapes=dict.fromkeys(steps, (N_FEATURES,)),
+        arrays=arrays, spec=spec, n_windows=n, window_steps=window, guard_steps=0, delays=delays,
+        shapes=dict.fromkeys(steps, (N_FEATURES,)),
         n_outputs=1 + len(steps), classes=CLASSES,
     )  # fmt: skip
     total = n * window + max(delays.values())

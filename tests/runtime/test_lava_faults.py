@@ -29,7 +29,7 @@ def run_fault(how: str, shm: Path, limit_s: float = 60) -> dict:
     ("how", "limit_s", "cause"),
     [
         ("raise", 60, "process Faulty (Process_1) failed: ValueError: planted in run_spk"),
-        ("kill", 60, "process Faulty (Process_1) died (killed by SIGKILL)"),
+        ("kill", 60, "process Faulty (Process_1) died (killed by SIGKILL, as the system does when memory runs out"),
         ("init", 60, "ValueError: planted in __init__"),
         ("sleep", 3, "time limit of 3 s exceeded"),
     ],

@@ -1,8 +1,6 @@
 """The sim backend where pipelines are awkward: windows shorter than the chains, unequal depths, chains that start flat."""
 
-import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from small_graphs import chain_of, weights
 
 from taaf.deploy.backends.fast import run_fast
 from taaf.deploy.backends.sim import run_sim
+from taaf.export.bundle.reader import Bundle
 from taaf.export.limits import check_limits
 from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.early_exit import anytime_logits, cut
@@ -31,7 +30,7 @@ def _layers(rng: np.random.Generator, n: int, *sizes: int) -> list[Node]:
     return nodes
 
 
-def _bundle(folder: Path, window: int) -> SimpleNamespace:
+def _bundle(folder: Path, window: int) -> Bundle:
     """What `run_sim` reads of a bundle: one flat start and one layer against five layers."""
     rng = np.random.default_rng(3)
     event = [Input("input", (2, 3, 4)), Flatten("flatten"), *_layers(rng, 24, 5)]
@@ -43,14 +42,11 @@ def _bundle(folder: Path, window: int) -> SimpleNamespace:
     arrays = {f"align_{m}_weight": rng.uniform(0.2, 1, (2, window, 3)) for m in MODALITIES}
     arrays |= {f"align_{m}_bias": np.full(2, -0.2) for m in MODALITIES}
     arrays |= {"classifier_weight": rng.normal(0, 1, (3, 10)), "classifier_bias": np.zeros(3)}
-    manifest = {"branches": {m: {"file": f"{m}.net"} for m in MODALITIES}, "labels": ["a", "b", "c"]}
+    branches = {m: {"file": f"{m}.net", "input_steps": window} for m in MODALITIES}
+    manifest = {"branches": branches, "labels": ["a", "b", "c"], "window_steps": window}
     inputs = {m: {"shape": [5], "steps": window} for m in MODALITIES}
     spec = {"type": "taaf", "classes": 3, "inputs": inputs, "aligned_steps": 2}
-    return SimpleNamespace(
-        path=folder, depth=5, window_steps=window, graphs=graphs, manifest=json.loads(json.dumps(manifest)),
-        head=HostHead(arrays | {"query": np.eye(3), "key": np.eye(3)}, spec),
-        input_steps=lambda branch: window, features_of=lambda branch, spikes: spikes,
-    )  # fmt: skip
+    return Bundle(folder, manifest, graphs, HostHead(arrays | {"query": np.eye(3), "key": np.eye(3)}, spec), {})
 
 
 @pytest.mark.parametrize("window", [1, 2, 4])
