@@ -9,12 +9,14 @@ import numpy as np
 
 from taaf.export.commands.bundle import print_result
 from taaf.export.netx_bundle import export_netx
-from taaf.export.own import file_network, import_module, load_weights, record_network
+from taaf.export.own import file_network, record_network
+from taaf.export.own_code import import_module, load_weights
 from taaf.export.passes import CompileReport, quantise
 from taaf.export.ptq.calibrate import calibrate, measure
 from taaf.export.recorded import RecordedNetwork
 from taaf.export.targets.netx.read import read_netx_file
 from taaf.export.targets.nir.read import read_nir
+from taaf.models.config import MODALITY
 from taaf.models.errors import ConfigError
 from taaf.models.ir import Graph
 from taaf.training.datasets.arrays import read_windows
@@ -53,12 +55,8 @@ def own_command(args: argparse.Namespace) -> int:
 
 
 def _hidden_steps(network: RecordedNetwork) -> dict[str, int]:
-    found = {}
-    for m, graph in network.graphs.items():
-        seen = network.evidence[m].get(graph.output)
-        if seen is not None and (lag := network.steps[m] - seen.shape[-1]):
-            found[m] = lag
-    return found
+    counted = getattr(network.head.head, "counted", tuple(network.steps.values()))  # of head "rate"
+    return {m: steps - n for (m, steps), n in zip(network.steps.items(), counted, strict=True) if n < steps}
 
 
 def _of_code(args: argparse.Namespace) -> RecordedNetwork:
@@ -95,8 +93,10 @@ def _of_files(args: argparse.Namespace, say: Callable[[str], None]) -> RecordedN
     branches: dict[str, Path] = {}
     for entry in args.branch:
         name, _, file = entry.partition("=")
-        if not file or name in branches:
-            raise ConfigError(f"--branch {entry}: expected NAME=FILE.net or NAME=FILE.nir, every name once")
+        if not file or not MODALITY.fullmatch(name) or name in branches:
+            raise ConfigError(
+                f"--branch {entry}: expected NAME=FILE.net or NAME=FILE.nir, every NAME once, of lower-case letters, digits and _"
+            )
         branches[name] = Path(file)
     windows, labels, label_names = read_windows(args.inputs, tuple(branches))
     graphs = {}
