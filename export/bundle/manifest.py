@@ -30,6 +30,8 @@ def manifest_problems(manifest: dict[str, Any]) -> list[str]:
     _text(_table(manifest, "training", found), "training.checkpoint_sha256", "checkpoint_sha256", found)
     _text(_table(manifest, "head", found), "head.file", "file", found)
     _text(_table(manifest, "golden", found), "golden.file", "file", found)
+    if not isinstance(manifest.get("data", {}), dict):
+        found.append("data: expected an object")
     labels = manifest.get("labels")
     if not isinstance(labels, list) or len(labels) > MAX_LABELS or any(not _is_text(x) for x in labels):
         found.append(f"labels: expected up to {MAX_LABELS} short texts")

@@ -1,5 +1,8 @@
 """A user's network on its way to a bundle: which classes, which windows, which names, and recordings that do not fit together."""
 
+import io
+import json
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -8,14 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import assert_refused, run_in_process
 from torch import nn
 
-from taaf import export
+from taaf import deploy, export
 from taaf.export.cli import main
 from taaf.export.own_code import load_weights
 from taaf.export.recorded import RecordedNetwork
 from taaf.export.verify import shown_of
-from taaf.models.errors import CheckpointError, ConfigError, DataError
+from taaf.models.checkpoint import read_checkpoint
+from taaf.models.errors import BundleError, CheckpointError, ConfigError, DataError
+from taaf.models.files.writing import sha256
 
 pytestmark = pytest.mark.needs_slayer
 N, STEPS = 6, 8
@@ -140,6 +146,9 @@ def test_a_pool_at_the_end_is_compared_with_slayers(tmp_path: Path) -> None:
     pool = network.graphs["event"].output
     kept = network.evidence["event"][pool]
     assert shown_of({pool: kept.bits}, f"{pool}_lif") is kept.bits
+    network.save(tmp_path / "r.pt")
+    again = RecordedNetwork.load(tmp_path / "r.pt")
+    assert [type(n) for n in again.graphs["event"].nodes.values()] == [type(n) for n in network.graphs["event"].nodes.values()]
     network.evidence["event"][pool] = type(kept)(kept.bits ^ 1, kept.shape)
     with pytest.raises(Exception, match=f"{pool}_lif .*SLAYER"):
         export.to_bundle(network, out=tmp_path / "c")
@@ -198,3 +207,81 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     torch.save(state | {first: state[first] * float("nan")}, tmp_path / "nan.pt")
     with pytest.raises(CheckpointError, match=f"{first} holds values that are NaN"):
         load_weights(net, tmp_path / "nan.pt", inputs)
+
+
+Arrays = dict[str, np.ndarray]
+WINDOWS: dict[str, tuple[str, Callable[[Arrays], Any], str]] = {
+    "float": ("windows.npz", lambda a: a.update(imu=a["imu"].astype(float)), "imu is float64"),
+    "fewer": ("windows.npz", lambda a: a.update(imu=a["imu"][:2]), "no 6 windows of 8 steps"),
+    "none": ("windows.npz", lambda a: a.update(imu=a["imu"][:0]), "no 6 windows of 8 steps"),
+    "number": ("windows.npz", lambda a: a.update(imu=np.uint8(3)), r"imu is uint8 \(\)"),
+    "class": ("golden.npz", lambda a: a.update(labels=a["labels"] + 9), r"golden labels 9\.\.12, the manifest names 4"),
+}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own") / "bundle"
+    export.to_bundle(_net(), {"imu": _windows()}, np.arange(N) % 4, out=folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_bundles_whose_windows_lie(case: str, bundle: Path, tmp_path: Path) -> None:
+    """Sums are right, the arrays are not those of the manifest."""
+    name, change, mention = WINDOWS[case]
+    shutil.copytree(bundle, tmp_path / "b")
+    arrays = dict(np.load(bundle / name))
+    change(arrays)
+    np.savez(tmp_path / "b" / name, **arrays)  # type: ignore[arg-type]
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"][name] = sha256(tmp_path / "b" / name)
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=mention):
+        deploy.run(tmp_path / "b", "fast")
+
+
+def test_data_of_a_bundle_is_a_table(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "b")
+    manifest = json.loads((bundle / "manifest.json").read_text()) | {"data": []}
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="data: expected an object"):
+        deploy.run(tmp_path / "b", "fast")
+
+
+def test_what_is_no_checkpoint_is_recognised(bundle: Path, tmp_path: Path) -> None:
+    """A bundle, a folder of a training, Python code, a damaged archive."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.pt").touch()
+    (tmp_path / "nets.py").write_text("def build(): ...")
+    whole = io.BytesIO()
+    np.savez(whole, x=np.zeros(3))
+    (tmp_path / "cut.pt").write_bytes(b"\x00" * 50 + whole.getvalue()[-60:])
+    for path, mention in (
+        (bundle, "a bundle, exported already; run it with `taaf-deploy`"), (tmp_path / "run", "give .*run/model.pt"),
+        (tmp_path / "nets.py", "name the function in it .*nets.py:FUNCTION"), (tmp_path / "cut.pt", "not a readable checkpoint"),
+    ):  # fmt: skip
+        with pytest.raises(CheckpointError, match=mention):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "mention"),
+    [
+        (("nets.py:build",), "record FILE.py:FUNCTION with --record FILE.pt first"),
+        (("--branch", "imu=imu.net"), "give the bundle of --branch"), (("b", "--inputs", "w.npz"), "--inputs: not with --fit"),
+        (("b", "--weights", "w.pt"), "--weights: not with --fit"),
+    ],
+)  # fmt: skip
+def test_fitting_takes_files(options: tuple[str, ...], mention: str) -> None:
+    assert_refused(run_in_process(main, "--fit", "loihi2", *options), 2, mention)
+
+
+def test_branches_of_files_say_what_does_not_fit(bundle: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", imu=_windows()[:, :3])
+    for branch, mention in (
+        (f"imu={bundle / 'imu.net'}", "imu is (3,) per step"),
+        (f"={bundle / 'imu.net'}", "every NAME once"),
+    ):
+        command = ("--branch", branch, "--inputs", tmp_path / "w.npz", "--to", "netx", "--out", tmp_path / "b")
+        assert_refused(run_in_process(main, *command), 2, mention)
