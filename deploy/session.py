@@ -130,7 +130,7 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     if request.early_exit is not None and result.exit_steps is not None:
         from taaf.deploy.studies.early_exit import early_exit_report
 
-        report["early_exit"] = early_exit_report(bundle, inputs, split.labels[:n], request.early_exit)
+        report["early_exit"] = early_exit_report(bundle, inputs, None if labels is None else labels[:n], request.early_exit)
         report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
     if request.study:
         report["energy_study"] = _study(bundle, result)

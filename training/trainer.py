@@ -17,6 +17,7 @@ from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.models.files.writing import write_at_once
 from taaf.models.heads import find_head
 from taaf.models.heads import names as head_names
+from taaf.models.heads.base import UNTRAINED
 from taaf.models.network import MultimodalSnn
 from taaf.models.qat import freeze_statistics
 from taaf.training.config import TrainConfig, from_dict
@@ -210,6 +211,8 @@ def _contradiction(config: TrainConfig) -> str | None:
     head, balance = config.network.build_head(), config.loss.balance
     if not head.outputs:
         return f"head.type (={head.kind!r}): decides nothing, so that there is nothing to train; choose another head"
+    if head.strategies == UNTRAINED:
+        return f"head.type (={head.kind!r}): is made by exporting a module of one's own, not trained here; choose another head"
     claimed = {s for name in head_names() for s in find_head(name).strategies} - set(head.strategies)
     allowed = head.strategies or tuple(s for s in STRATEGIES if s not in claimed)
     if balance not in allowed:

@@ -123,8 +123,9 @@ def _early_exit(r: dict[str, Any]) -> str:
     for x in [*e["curve"], full]:
         name = "never" if x is full else f"{x['confidence']:g}"
         mark = "*" if x["confidence"] == e["confidence"] else " "
+        right = "      –  " if x["accuracy_percent"] is None else f"{x['accuracy_percent']:7.1f} %"
         lines.append(
-            f" {mark}{name:>12s} {x['accuracy_percent']:7.1f} % {x['same_as_full_percent']:6.1f} % {x['mean_steps']:11.2f} "
+            f" {mark}{name:>12s} {right} {x['same_as_full_percent']:6.1f} % {x['mean_steps']:11.2f} "
             f"{x['effective_synops']:10,.0f} {100 * x['effective_synops'] / full['effective_synops']:6.0f} % "
             f"{x['neuron_updates']:9,.0f}"
         )

@@ -15,6 +15,7 @@ from taaf.models.errors import ConfigError
 Arrays = Mapping[str, Any]
 Project = Callable[[str, Any], Any]  # name, (..., n_in) -> current (..., n_out)
 FUSED = "fused"  # the output of all modalities together
+UNTRAINED = ("-",)  # strategies of a head that nothing here trains
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from taaf.models.heads.base import Arrays, Head, Ops, Project, StepOutputs
+from taaf.models.heads.base import UNTRAINED, Arrays, Head, Ops, Project, StepOutputs
 
 
 class NoHead(Head):
     """Decides nothing."""
 
     kind = "none"
-    strategies = ("-",)  # nothing to train
+    strategies = UNTRAINED
 
     @property
     def outputs(self) -> tuple[str, ...]:

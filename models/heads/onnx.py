@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from taaf.models.errors import BundleError
-from taaf.models.heads.base import FUSED, Array, Arrays, Features, Head, Ops, Project, StepOutputs, silenced
+from taaf.models.heads.base import FUSED, UNTRAINED, Array, Arrays, Features, Head, Ops, Project, StepOutputs, silenced
 from taaf.models.settings import Range
 
 MAX_BYTES = 1 << 28
@@ -42,7 +42,7 @@ class OnnxHead(Head):
     kind = "onnx"
     options_type = Options
     options: Options
-    strategies = ("-",)  # trained by whoever made it
+    strategies = UNTRAINED  # whoever made it did
 
     def __init__(self, inputs: Mapping[str, Features], classes: int, options: Options) -> None:
         super().__init__(inputs, classes, options)

@@ -34,6 +34,16 @@ def _labelled(folder: Path, **changed: np.ndarray) -> Path:
     return folder / "labelled.npz"
 
 
+def test_early_exit_without_labels_claims_no_accuracy(windows: Path, tmp_path: Path) -> None:
+    given = (BUNDLE, "--backend", "fast", "--input", windows, "--early-exit", "0.9")
+    done = run_in_process(main, *given, "--json", "--plot", tmp_path / "exit.png")
+    early = json.loads(done.stdout)["early_exit"]
+    assert all(x["accuracy_percent"] is None for x in (early["chosen"], early["full"], *early["curve"]))
+    assert early["full"]["same_as_full_percent"] == 100 and (tmp_path / "exit.png").stat().st_size > 1000
+    text = run_in_process(main, *given, "--report", tmp_path / "r.html")
+    assert text.returncode == 0 and " 0.0 %  " not in text.stdout.split("Early exit")[1].split("updates")[1]
+
+
 def _golden() -> dict[str, np.ndarray]:
     return dict(np.load(BUNDLE / "golden.npz"))
 

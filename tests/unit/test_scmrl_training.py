@@ -105,6 +105,7 @@ def test_head_and_strategy_go_together() -> None:
     )
     rate = {"branches": {"event": {**EVENT, "features": 20}, "audio": {**AUDIO, "features": 20}}, "head": {"type": "rate"}}
     counted = NetworkConfig.from_dict(rate)
+    onnx = NetworkConfig.from_dict(rate | {"head": {"type": "onnx"}})
     for config, mention in (
         (TrainConfig(network=small_config()), r"loss\.balance \(='taaf'\): head 'scmrl' is trained with scmrl"),
         (
@@ -112,6 +113,7 @@ def test_head_and_strategy_go_together() -> None:
             r"\(='scmrl'\): head 'taaf' is trained with none, la, taaf, ogm_ge, pmr, agm$",
         ),
         (TrainConfig(loss=LossConfig(balance="readout")), r"\(='readout'\): head 'taaf' is trained with none"),
+        (TrainConfig(network=onnx), r"\(='onnx'\): is made by exporting a module of one's own, not trained here"),
         (TrainConfig(network=counted), r"\(='taaf'\): head 'rate' is trained with readout"),
     ):
         with pytest.raises(ConfigError, match=mention):

@@ -35,9 +35,11 @@ def attention_figure(details: dict[str, Any]) -> Markup:
     )  # fmt: skip
 
 
-def class_figure(details: dict[str, Any]) -> Markup:
-    """Fused alpha(t) per class as a map of cells, the value written in each."""
+def class_figure(details: dict[str, Any]) -> list[Markup]:
+    """Fused alpha(t) per class as a map of cells, the value written in each; nothing where no window's class is known."""
     rows = [(k, r) for k, r in enumerate(details["alpha"]["outputs"]["fused"]["per_class"]) if r is not None][:MAX_CLASSES]
+    if not rows:
+        return []
     steps = len(rows[0][1])
     top = max(v for _, r in rows for v in r) or 1.0
     wide, high, left = 64.0, 24.0, 140.0
@@ -59,7 +61,8 @@ def class_figure(details: dict[str, Any]) -> Markup:
             strong = "strong t0" if v > 0.6 * top else ""
             parts += [box, text(left + (t + 0.5) * wide - 1, y + 15, f"{v:.2f}", strong, "middle")]
     told = "; ".join(f"{details['labels'][k]}: {', '.join(f'{v:.2f}' for v in r)}" for k, r in rows)
-    return figure(
+    found = figure(
         "fig-alpha-class", "alpha(t) of the fused output per class", told, (left + steps * wide + 16, 28 + len(rows) * high),
         join(parts), "Rows: true class, mean over its windows. Stronger colour: more attention.",
     )  # fmt: skip
+    return [found]

@@ -55,7 +55,7 @@ def _sections(report: dict[str, Any], details: dict[str, Any]) -> list[tuple[str
          [energy_figure(report), component_figure(report), energy_table(report), energy_notes(report)]) if counted else None,
         ("study", "Energy study: the paper’s comparison", study_part(report["energy_study"])) if "energy_study" in report else None,
         ("cores", "Core map", core_part(details["core_maps"])),
-        ("alpha", "Temporal attention", [attention_figure(details), class_figure(details)]) if details["alpha"] else None,
+        ("alpha", "Temporal attention", [attention_figure(details), *class_figure(details)]) if details["alpha"] else None,
         ("agreement", "Agreement", [verdict(report), agreement_table(report)]),
         ("provenance", "Provenance", [provenance_part(report, details)]),
     ]  # fmt: skip
