@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ from taaf.models.heads.base import UNTRAINED
 from taaf.models.network import MultimodalSnn
 from taaf.models.qat import freeze_statistics
 from taaf.training.config import TrainConfig, from_dict
-from taaf.training.data import Batch, MultimodalDataset, load_batches
+from taaf.training.data import Batch, InMemory, MultimodalDataset, load_batches
 from taaf.training.distributed import Ranks
 from taaf.training.losses import all_sum
 from taaf.training.schedule import make_schedule
@@ -238,9 +239,13 @@ def _misfit(config: TrainConfig, data: MultimodalDataset) -> str | None:
             return f"branches.{m}.steps (={spec.steps}): the data set gives {x.shape[-1]}"
         if shape != spec.shape and (spec.scale or math.prod(shape) != math.prod(spec.shape)):
             return f"branches.{m}.shape (={list(spec.shape)}): the data set gives {list(shape)}"
-        if not spec.scale and not ((x == 0) | (x == 1)).all():
+        if not spec.scale and not _spikes(data.inputs[m] if isinstance(data, InMemory) else x.numpy()):
             return f"branches.{m}: its inputs are real numbers; give scale, levels per unit: its first convolution is then an encoder"
     return _too_large(network, inputs)
+
+
+def _spikes(x: np.ndarray) -> bool:
+    return x.dtype == np.uint8 and x.max(initial=0) <= 1 or bool(((x == 0) | (x == 1)).all())
 
 
 def _too_large(network: NetworkConfig, inputs: dict[str, torch.Tensor]) -> str | None:

@@ -7,12 +7,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from taaf.models.config import InputSpec
+from taaf.models.config import InputSpec, NetworkConfig
 from taaf.models.errors import ConfigError, DataError
-from taaf.training.config import DataConfig
+from taaf.training.config import DataConfig, LossConfig, TrainConfig
+from taaf.training.data import InMemory
 from taaf.training.datasets.arrays import open_arrays, read_windows
+from taaf.training.datasets.own import OwnDataset
+from taaf.training.distributed import Ranks
 from taaf.training.sources import open_split, open_windows
+from taaf.training.trainer import Trainer
 
 RNG = np.random.default_rng(0)
 N = 6
@@ -156,3 +161,44 @@ def test_files_that_are_no_arrays(name: str, content: bytes | str | None, mentio
 def test_class_names_are_numbers_unless_given(tmp_path: Path) -> None:
     arrays = {k: x for k, x in ARRAYS.items() if k != "names"}
     assert open_arrays(_npz(tmp_path / "x", arrays), ("event",), "test").label_names == ("0", "1", "2")
+
+
+class _Own(list):
+    modalities, label_names = ("imu",), ("a", "b")
+
+
+_X = np.zeros((3, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("samples", "mention"),
+    [
+        (None, "sample 0: TypeError"), (_Own(), "sample 0: IndexError"), (_Own([1]), "sample 0: TypeError.*expected"),
+        (_Own([(_X, "a")]), "sample 0: TypeError: 'str'"), (_Own([(_X, 0.5)]), "sample 0: TypeError: 'float'"),
+        (_Own([("x", 0)]), "sample 0: "), (_Own([({"gyro": _X}, 0)]), "sample 0: KeyError: 'imu'"),
+        (_Own([(_X, _X, 0)]), "sample 0 has 2 inputs for 1 modalities"),
+        (_Own([(_X, 0), (_X, 2)]), "sample 1 is of class 2; allowed 0 to 1"),
+        (_Own([(_X, 0), (_X[:, :3], 1)]), r"sample 1 has \(3, 3\) where the first has \(3, 4\)"), ([(_X, 0)], "no attribute modalities"),
+    ],
+)  # fmt: skip
+def test_samples_of_ones_own_that_do_not_fit(samples: Any, mention: str) -> None:
+    """One line that names the sample, whatever the user's code does."""
+    with pytest.raises(DataError, match=mention):
+        OwnDataset(samples, "data.set x:y").batch([0, 1])
+
+
+def test_samples_of_ones_own() -> None:
+    own = OwnDataset(_Own([(_X, torch.tensor(1)), (_X + 1, np.int64(0))]), "x")
+    inputs, labels = own.batch([0, 1])
+    assert labels.tolist() == [1, 0] and inputs["imu"].sum() == 12 and own.specs()["imu"].steps == 4
+
+
+def test_training_looks_at_every_window(tmp_path: Path) -> None:
+    """A value that is no spike in the last window: refused before training, not at the export."""
+    x = np.zeros((4, 3, 4), np.float32)
+    x[-1, 0, 0] = 0.5
+    data = InMemory({"imu": x}, np.arange(4) % 2, ("a", "b"))
+    tables = {"branches": {"imu": {"network": "dense", "hidden": 3, "features": 2}}, "head": {"type": "rate", "classes": 2}}
+    config = TrainConfig(network=NetworkConfig.from_dict(tables), loss=LossConfig(balance="readout"))
+    with pytest.raises(ConfigError, match="branches.imu: its inputs are real numbers"):
+        Trainer(config, data, data, Ranks.single())

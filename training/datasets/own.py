@@ -5,6 +5,7 @@ modalities in an attribute ``modalities`` (not needed with dictionaries) and its
 """
 
 import importlib
+import operator
 from typing import Any
 
 import torch
@@ -19,19 +20,19 @@ class OwnDataset(MultimodalDataset):
     Raises
     ------
     DataError
-        If it names no modalities or classes.
+        If it names no modalities or classes, or a sample is not what the first is: shapes, number of inputs, a known class.
     """
 
     def __init__(self, dataset: Any, where: str) -> None:
         self.dataset, self.where = dataset, where
-        first = dataset[0]
+        first = self._sample(0)
         keys = tuple(first[0]) if isinstance(first[0], dict) else ()
-        self.modalities = tuple(getattr(dataset, "modalities", keys))
-        names = getattr(dataset, "label_names", getattr(dataset, "classes", ()))
-        self.label_names = tuple(map(str, names))
+        self.modalities = _names(getattr(dataset, "modalities", keys))
+        self.label_names = _names(getattr(dataset, "label_names", getattr(dataset, "classes", ())))
         if not self.modalities or not self.label_names:
             missing = "modalities" if not self.modalities else "label_names (or classes)"
             raise DataError(f"{where}: the data set has no attribute {missing}; add it, a sequence of names")
+        self._shapes = [x.shape for x in self._arrays(0, first)]
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -39,11 +40,44 @@ class OwnDataset(MultimodalDataset):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        *inputs, label = self.dataset[index]
-        given = [inputs[0][m] for m in self.modalities] if isinstance(inputs[0], dict) else inputs
-        if len(given) != len(self.modalities):
-            raise DataError(f"{self.where}: sample {index} has {len(given)} inputs for {len(self.modalities)} modalities")
-        return (*(torch.as_tensor(x, dtype=torch.float32) for x in given), int(label))
+        *_, label = sample = self._sample(index)
+        arrays = self._arrays(index, sample)
+        if (shapes := [x.shape for x in arrays]) != self._shapes:
+            told = (", ".join(str(tuple(n)) for n in found) for found in (shapes, self._shapes))
+            raise DataError(
+                f"{self.where}: sample {index} has {' where the first has '.join(told)}; all are of the same shapes"
+            )
+        if not 0 <= label < len(self.label_names):
+            raise DataError(f"{self.where}: sample {index} is of class {label}; allowed 0 to {len(self.label_names) - 1}")
+        return (*arrays, label)
+
+    def _sample(self, index: int) -> tuple[Any, ...]:
+        """The user's sample, its label a number."""
+        try:
+            *inputs, label = self.dataset[index]
+            return (*inputs, operator.index(label.item() if hasattr(label, "item") else label))
+        except Exception as error:  # whatever the user's code does
+            raise self._unlike(index, error) from error
+
+    def _arrays(self, index: int, sample: tuple[Any, ...]) -> list[torch.Tensor]:
+        try:
+            given = [sample[0][m] for m in self.modalities] if isinstance(sample[0], dict) else sample[:-1]
+            found = [torch.as_tensor(x, dtype=torch.float32) for x in given]
+        except Exception as error:  # keys, texts, ragged lists
+            raise self._unlike(index, error) from error
+        if len(found) != len(self.modalities):
+            raise DataError(f"{self.where}: sample {index} has {len(found)} inputs for {len(self.modalities)} modalities")
+        return found
+
+    def _unlike(self, index: int, error: Exception) -> DataError:
+        return DataError(
+            f"{self.where}: sample {index}: {type(error).__name__}: {error}; expected (x_1, ..., x_M, label) or ({{modality: x}}, label), "
+            "arrays (*shape, steps) and the class's index"
+        )
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(map(str, given))
 
 
 def open_own(name: str, split: str) -> OwnDataset:
