@@ -134,8 +134,8 @@ class Head(ABC):
     ----------
     options_type : type
         Dataclass of the settings in ``[head]`` beside ``type`` and ``classes``.
-    strategies : tuple of str or None
-        Names of the training strategies that go with it; None: all but those that name this in theirs.
+    strategies : tuple of str
+        Names of the training strategies that go with it; empty: all that no head names; `UNTRAINED`: none.
     """
 
     options_type: type[Any] = NoOptions

@@ -45,7 +45,8 @@ class RateHead(Head):
             raise ConfigError(
                 f"head.counted_steps (={list(options.counted_steps)}): allowed one number per branch, {len(self.inputs)}, or none"
             )
-        self.counted = options.counted_steps or tuple(self.input_steps.values())
+        every = tuple(self.input_steps.values())
+        self.counted = tuple(map(min, options.counted_steps or every, every))
 
     def run(
         self, ops: Ops, arrays: Arrays, project: Project, features: Mapping[str, Any], which: Sequence[str] | None = None

@@ -20,7 +20,7 @@ from taaf.export.own_code import load_weights
 from taaf.export.recorded import RecordedNetwork
 from taaf.export.verify import shown_of
 from taaf.models.checkpoint import read_checkpoint
-from taaf.models.errors import BundleError, CheckpointError, ConfigError, DataError
+from taaf.models.errors import BundleError, CheckpointError, ConfigError, DataError, ParityError
 from taaf.models.files.writing import sha256
 
 pytestmark = pytest.mark.needs_slayer
@@ -150,7 +150,7 @@ def test_a_pool_at_the_end_is_compared_with_slayers(tmp_path: Path) -> None:
     again = RecordedNetwork.load(tmp_path / "r.pt")
     assert [type(n) for n in again.graphs["event"].nodes.values()] == [type(n) for n in network.graphs["event"].nodes.values()]
     network.evidence["event"][pool] = type(kept)(kept.bits ^ 1, kept.shape)
-    with pytest.raises(Exception, match=f"{pool}_lif .*SLAYER"):
+    with pytest.raises(ParityError, match=f"{pool}_lif .*SLAYER"):
         export.to_bundle(network, out=tmp_path / "c")
 
 
