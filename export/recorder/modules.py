@@ -95,7 +95,9 @@ def _block(recorder: "Recorder", leaf: Leaf) -> Value:
     current = current_of(replace(leaf, module=block.input_synapse if recurrent else block.synapse))
     if recurrent and block.bias is not None:
         raise NoExactForm("has a bias of its own; use a norm")
-    made = put_neurons(recorder, leaf, block.neuron, current, f"{leaf.name}_lif", block.recurrent_synapse if recurrent else None)
+    made = put_neurons(
+        recorder, leaf, block.neuron, current, f"{leaf.name}_lif", block.recurrent_synapse if recurrent else None
+    )
     out = replace(made, lag=made.lag + (block.delay_shift is True))
     return out if block.delay is None else _delayed(out, block.delay)
 
