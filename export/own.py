@@ -104,7 +104,8 @@ def record_network(
         behind the chip; or a torch module that takes the output spikes (N, *shape, T) of every modality in order and returns
         logits (N, C). By default the module's own if it has one, else "rate" with labels and "none" without.
     label_names : list of str, optional
-        By default "0", "1", ...
+        Class names; by default "0", "1", ... With head "rate" every class has one output neuron, or, where names are given and
+        there are more neurons, as many each, one class after the other.
 
     Raises
     ------
@@ -133,11 +134,12 @@ def record_network(
     names = label_names or ([] if known is None else [str(k) for k in range(int(known.max(initial=0)) + 1)])
     steps = {m: x.shape[-1] for m, x in windows.items()}
     features = {m: Features(g.shapes[g.output], steps[m]) for m, g in recording.graphs.items()}
-    host, logits, tolerance, names = _head(kind, recording, evidence, features, names)
+    host, logits, tolerance, names = _head(kind, recording, evidence, features, names, label_names is not None)
     return RecordedNetwork(
         recording.graphs, host, steps, {m: Spikes.of(x) for m, x in windows.items()}, known, names,
         {m: _kept(recording.graphs[m], evidence, m) for m in recording.graphs}, logits, tolerance, {"checkpoint_sha256": "", "config": {}},
-        name=recording.name,
+        name="own network" if isinstance(model, Mapping) else recording.name,
+        hidden_steps={m: n for m, n in recording.output_lags.items() if n},
     )  # fmt: skip
 
 
@@ -170,23 +172,38 @@ def _kept(graph: Graph, evidence: Evidence, modality: str) -> dict[str, Spikes]:
 _Found = tuple[HostHead, dict[str, np.ndarray], float, list[str]]
 
 
-def _head(kind: str, recording: Recording, evidence: Evidence, features: Mapping[str, Features], names: list[str]) -> _Found:
+def _rate_names(features: Mapping[str, Features], names: list[str], told: bool) -> list[str]:
+    """Class names of head "rate": a neuron per class, or as many per class as the user's own list of names (``told``) leaves."""
+    if told:
+        return names
+    n = min(x.size for x in features.values())
+    if len(names) > n:
+        raise DataError(
+            f"labels go up to {len(names) - 1}, {n} output neurons decide between {n} classes; give label_names for more per class"
+        )
+    return [str(k) for k in range(n)]
+
+
+def _head(
+    kind: str, recording: Recording, evidence: Evidence, features: Mapping[str, Features], names: list[str], told: bool
+) -> _Found:
     if kind == OWN:
         return _own_head(recording, evidence, features, names)
     find = find_head(kind)
     if kind == "none":
         return HostHead({}, find(features, len(names), find.options_type())), {}, 0.0, names
-    sizes = {m: x.size for m, x in features.items()}
+    names = _rate_names(features, names, told)
     classes = len(names)
-    if not classes or any(n % classes for n in sizes.values()):
-        classes = min(sizes.values())  # a neuron per class, some of which no label names
-        names = [*names, *map(str, range(len(names), classes))][:classes] if len(names) <= classes else names
-    shown = {m: evidence.feature_steps[m] for m in features}
-    hidden = any(shown[m] < x.steps for m, x in features.items())
-    host = HostHead({}, find(features, classes, find.options_type(min(shown.values()) if hidden else 0)))
+    left = {m: x.steps - recording.output_lags[m] for m, x in features.items()}  # steps that leave SLAYER's module
+    hidden = any(left[m] < x.steps for m, x in features.items())
+    if min(left.values()) < 1:
+        raise DataError(
+            f"windows of {', '.join(str(x.steps) for x in features.values())} steps: none leaves the module, which delays more"
+        )
+    host = HostHead({}, find(features, classes, find.options_type(tuple(left.values()) if hidden else ())))
     counts = {}
     for m in features:  # as SLAYER's user counts: all that leaves the module
-        spikes = evidence.features[m][..., : min(shown.values()) if hidden else shown[m]]
+        spikes = evidence.features[m][..., : left[m]]
         counts[m] = spikes.reshape(len(spikes), classes, -1).sum(-1).astype(np.float64)
     return host, {FUSED: sum(counts.values(), np.zeros(())), **counts}, 0.0, names
 
@@ -339,8 +356,8 @@ def file_network(
     steps = {m: x.shape[-1] for m, x in windows.items()}
     features = {m: Features(g.shapes[g.output], steps[m]) for m, g in graphs.items()}
     names = label_names or ([] if known is None else [str(k) for k in range(int(known.max(initial=0)) + 1)])
-    if kind == "rate" and not names:
-        names = [str(k) for k in range(min(x.size for x in features.values()))]
+    if kind == "rate":
+        names = _rate_names(features, names, bool(label_names))
     find = find_head(kind)
     host = HostHead({}, find(features, len(names), find.options_type()))
     outputs = {m: Engine(g).run(windows[m]).spikes[g.output] for m, g in graphs.items()}

@@ -66,6 +66,8 @@ class RecordedNetwork:
         Modality -> population -> SLAYER's spikes on these windows; time may end earlier (``delay_shift``).
     logits : dict
         Output of the head -> torch's readout of these windows, (N, C) float64.
+    hidden_steps : dict
+        Modality -> last steps of a window whose spikes leave the chip but, late by ``delay_shift``, not SLAYER's module.
     """
 
     graphs: dict[str, Graph]
@@ -81,6 +83,7 @@ class RecordedNetwork:
     name: str = "own network"
     proven_by: str = "SLAYER CPU forward of the user's module, recorded on these windows"
     encoders: dict[str, HostEncoder] = field(default_factory=dict)
+    hidden_steps: dict[str, int] = field(default_factory=dict)
 
     def windows(self) -> dict[str, np.ndarray]:
         """The windows it was recorded on, (N, *shape, T) per modality."""
@@ -108,7 +111,7 @@ class RecordedNetwork:
             "evidence": {m: _packed(found) for m, found in self.evidence.items()},
             "logits": {u: _tensor(x) for u, x in self.logits.items()}, "logit_tolerance": self.logit_tolerance,
             "head": {"spec": self.head.head.spec(), "arrays": {k: _tensor(v) for k, v in self.head.arrays.items()}},
-            "provenance": self.provenance,
+            "provenance": self.provenance, "hidden_steps": self.hidden_steps, "name": self.name,
         }  # fmt: skip
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -127,7 +130,8 @@ class RecordedNetwork:
                 None if labels is None else _array(labels), [str(n) for n in content["label_names"]],
                 {m: _unpacked(found) for m, found in content["evidence"].items()},
                 {u: _array(x) for u, x in content["logits"].items()}, float(content["logit_tolerance"]),
-                dict(content["provenance"]),
+                dict(content["provenance"]), name=str(content["name"]),
+                hidden_steps={m: int(n) for m, n in content["hidden_steps"].items()},
             )  # fmt: skip
         except TaafError as error:
             raise CheckpointError(f"{path}: {error}") from error

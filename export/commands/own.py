@@ -30,7 +30,7 @@ def own_command(args: argparse.Namespace) -> int:
     if args.inputs is None:
         raise ConfigError("--inputs FILE: needed, the windows on which every spike is compared")
     network = _of_files(args, say) if args.branch else _of_code(args)
-    for m, lag in _hidden_steps(network).items():
+    for m, lag in network.hidden_steps.items():
         say(
             f"note: {m}: SLAYER's delay_shift hides the last {lag} steps of a window, in which spikes still leave the chip; "
             f"decisions by count leave them out here as there, and windows {lag} steps longer would show them"
@@ -50,15 +50,6 @@ def own_command(args: argparse.Namespace) -> int:
         quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
     )  # fmt: skip
     return print_result(result, args.json, say)
-
-
-def _hidden_steps(network: RecordedNetwork) -> dict[str, int]:
-    found = {}
-    for m, graph in network.graphs.items():
-        seen = network.evidence[m].get(graph.output)
-        if seen is not None and (lag := network.steps[m] - seen.shape[-1]):
-            found[m] = lag
-    return found
 
 
 def _of_code(args: argparse.Namespace) -> RecordedNetwork:

@@ -10,7 +10,6 @@ from typing import Any
 
 from taaf.models.errors import ConfigError
 from taaf.models.heads.base import FUSED, Arrays, Features, Head, Ops, Project, StepOutputs
-from taaf.models.settings import Count
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,12 @@ class Options:
 
     Attributes
     ----------
-    counted_steps : int
-        Only the first so many steps of a window are counted; 0: all. SLAYER's ``delay_shift`` costs a step per block, and its
-        window ends before the last spikes arrive: with L blocks it counts the first T - L steps.
+    counted_steps : tuple of int
+        Of each modality only the first so many steps of a window are counted; empty: all. SLAYER's ``delay_shift`` costs a step
+        per block, and its window ends before the last spikes arrive: with L blocks it counts the first T - L steps.
     """
 
-    counted_steps: Count = 0
+    counted_steps: tuple[int, ...] = ()
 
 
 class RateHead(Head):
@@ -41,12 +40,17 @@ class RateHead(Head):
             raise ConfigError(
                 f'head.type (="rate"): {", ".join(wrong)} feature neurons; allowed multiples of classes (={classes})'
             )
+        steps, counted = self.input_steps, options.counted_steps
+        if counted and (len(counted) != len(steps) or any(n > most for n, most in zip(counted, steps.values(), strict=True))):
+            told = ", ".join(f"{m} {n}" for m, n in steps.items())
+            raise ConfigError(f"head.counted_steps (={list(counted)}): allowed one number per branch, up to its steps: {told}")
+        self.counted = dict(zip(steps, counted, strict=True)) if counted else steps
 
     def run(
         self, ops: Ops, arrays: Arrays, project: Project, features: Mapping[str, Any], which: Sequence[str] | None = None
     ) -> StepOutputs:
         steps = max(x.steps for x in self.inputs.values())
-        logits = {m: self._per_class(ops.whole_steps(features[m], steps)) for m in self.modalities}
+        logits = {m: self._per_class(ops.whole_steps(features[m][..., : self.counted[m]], steps)) for m in self.modalities}
         fused = logits[self.modalities[0]]
         for m in self.modalities[1:]:
             fused = fused + logits[m]
@@ -54,16 +58,17 @@ class RateHead(Head):
         return StepOutputs(logits, {u: ops.ones_like(o[..., 0]) for u, o in logits.items()})
 
     def _per_class(self, x: Any) -> Any:
-        """Spikes (N, T, F) -> spikes per class (N, T, C), the steps that are not counted left out."""
-        counted = self.options.counted_steps or x.shape[1]
-        return x[:, :counted].reshape(len(x), -1, self.classes, x.shape[-1] // self.classes).sum(-1)
+        """Spikes (N, T, F) -> spikes per class (N, T, C)."""
+        return x.reshape(len(x), -1, self.classes, x.shape[-1] // self.classes).sum(-1)
 
     def mac_parts(self) -> dict[str, int]:
         return {"counting": 0}
 
     def stages(self) -> list[tuple[str, str]]:
-        counted = self.options.counted_steps
-        return [("spike count", f"{self.classes} classes, {f'first {counted}' if counted else 'all'} steps")]
+        counted = (
+            ", ".join(f"first {n} steps of {m}" for m, n in self.counted.items()) if self.options.counted_steps else "all steps"
+        )
+        return [("spike count", f"{self.classes} classes, {counted}")]
 
 
 HEAD = RateHead
