@@ -107,6 +107,8 @@ FAULTS = (
           "tests/unit/test_intervals.py"),
     Fault("life after Lava: Lava imported at the top", "export/targets/netx/read.py", "import h5py\n", "import h5py\nimport lava.lib\n",
           "tests/unit/test_without_lava.py"),
+    Fault("compiler: a pooling neuron misses single spikes", "export/passes/pool.py", "*node.kernel), RELAY_WEIGHT, np.int32)",
+          "*node.kernel), 1, np.int32)", "tests/unit/test_pool_passes.py"),
     Fault("compiler: relays above the kernel's centre", "export/passes/maps.py", "columns, at, identity",
           "columns, (at[0] - 1, at[1]), identity", "tests/conformance/test_three_way.py"),
 )  # fmt: skip
