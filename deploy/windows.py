@@ -66,11 +66,16 @@ def _of_bundle(bundle: Bundle, name: str) -> Windows:
         arrays = read_npz(bundle.path / name, MAX_BYTES)
     except ValueError as error:
         raise BundleError(f"{bundle.path / name}: not readable ({error}); export the bundle again") from error
-    inputs = {}
+    inputs, n = {}, len(bundle.golden["labels"])
     for m, spec in bundle.specs().items():
         if m not in arrays:
             raise BundleError(f"{bundle.path / name}: no array {m!r}; export the bundle again")
-        inputs[m] = arrays[m] if spec.scale else np.unpackbits(arrays[m], axis=-1, count=spec.steps)
+        x, last = arrays[m], spec.steps if spec.scale else -(-spec.steps // 8)
+        if x.dtype != (np.int8 if spec.scale else np.uint8) or x.ndim < 3 or x.shape[-1] != last or len(x) != n:
+            raise BundleError(
+                f"{bundle.path / name}: {m} is {x.dtype} {x.shape}, no {n} windows of {spec.steps} steps; export it again"
+            )
+        inputs[m] = x if spec.scale else np.unpackbits(x, axis=-1, count=spec.steps)
     return Windows(inputs, bundle.golden["labels"], tuple(bundle.manifest["labels"]))
 
 

@@ -165,12 +165,17 @@ def _own(args: argparse.Namespace) -> int:
 def _fit(args: argparse.Namespace) -> int:
     other = {
         "--to": args.to, "--root": args.root, "--cache": args.cache, "--second": args.second, "--dt": args.dt,
-        "--reset": args.reset, "--calibrate": args.calibrate,
+        "--reset": args.reset, "--calibrate": args.calibrate, "--weights": args.weights, "--inputs": args.inputs,
+        "--head": args.head, "--record": args.record,
     }  # fmt: skip
     given = [option for option, value in other.items() if value is not None]
     if given or args.verify_lava or args.allow_saturation:
         named = ", ".join(given) or ("--verify-lava" if args.verify_lava else "--allow-saturation")
         raise ConfigError(f"{named}: not with --fit, which writes and runs nothing; leave it out")
+    if args.branch or (args.model is not None and _is_code(args.model)):
+        raise ConfigError(
+            "--fit: takes files; record FILE.py:FUNCTION with --record FILE.pt first, or give the bundle of --branch"
+        )
     if args.out is not None:
         check_target("--out", args.out)
     from taaf.export.commands.fit import fit_model

@@ -1,8 +1,5 @@
 """A user's own network: recorded from its torch module, or read from .net files, with a head and windows to prove it on."""
 
-import importlib.util
-import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,25 +8,24 @@ import numpy as np
 import torch
 from torch import nn
 
+from taaf.export.bundle.manifest import MAX_TEXT
 from taaf.export.netx_bundle import ExportResult, export_netx
-from taaf.export.recorded import RecordedNetwork, Spikes, head_to_onnx
+from taaf.export.own_code import Module
+from taaf.export.recorded import ONNX_TOLERANCE, RecordedNetwork, Spikes, head_to_onnx
 from taaf.export.recorder import Evidence, Recording, record
 from taaf.export.trained import blocks_of
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
-from taaf.models.errors import CheckpointError, ConfigError, DataError, did_you_mean
-from taaf.models.files.torch_archive import read_tensor_archive
+from taaf.models.config import MODALITY
+from taaf.models.errors import ConfigError, DataError, UnsupportedLayerError, did_you_mean
 from taaf.models.files.writing import sha256
 from taaf.models.heads import find_head
 from taaf.models.heads.base import FUSED, Features
 from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
-from taaf.models.slayer_lif import require_lava_dl
 
-Module = nn.Module | Mapping[str, nn.Module]
 OWN = "own"  # the head that the user's module brings
 HEADS = ("rate", "none", OWN)
-ONNX_TOLERANCE = 1e-4
 
 
 def to_bundle(
@@ -104,8 +100,8 @@ def record_network(
         behind the chip; or a torch module that takes the output spikes (N, *shape, T) of every modality in order and returns
         logits (N, C). By default the module's own if it has one, else "rate" with labels and "none" without.
     label_names : list of str, optional
-        Class names; by default "0", "1", ... With head "rate" every class has one output neuron, or, where names are given and
-        there are more neurons, as many each, one class after the other.
+        By default "0", "1", ... With head "rate" they say how many classes there are, each of equally many output neurons;
+        without names every output neuron is a class.
 
     Raises
     ------
@@ -121,6 +117,8 @@ def record_network(
         model, head = {**model, "head": head}, OWN
     example = {m: torch.from_numpy(x[:1].astype(np.float32)) for m, x in windows.items()}
     recording = record(model, example)
+    steps = {m: x.shape[-1] for m, x in windows.items()}
+    _require_shown(recording, steps)
     evidence = recording.trace(windows)
     known = _labels(labels, len(next(iter(windows.values()))))
     kind = head or (OWN if recording.host is not None else "rate" if known is not None else "none")
@@ -131,19 +129,49 @@ def record_network(
             f"head (={kind!r}): the module {'computes on the host behind its spikes' if recording.host else 'ends in spikes'}; "
             f"allowed {'own, none' if recording.host else 'rate, none'}"
         )
-    names = label_names or ([] if known is None else [str(k) for k in range(int(known.max(initial=0)) + 1)])
-    steps = {m: x.shape[-1] for m, x in windows.items()}
     features = {m: Features(g.shapes[g.output], steps[m]) for m, g in recording.graphs.items()}
-    host, logits, tolerance, names = _head(kind, recording, evidence, features, names, label_names is not None)
+    names = _class_names(kind, features, label_names or [], known)
+    host, logits, tolerance, names = _head(kind, recording, evidence, features, names)
     return RecordedNetwork(
         recording.graphs, host, steps, {m: Spikes.of(x) for m, x in windows.items()}, known, names,
         {m: _kept(recording.graphs[m], evidence, m) for m in recording.graphs}, logits, tolerance, {"checkpoint_sha256": "", "config": {}},
         name="own network" if isinstance(model, Mapping) else recording.name,
-        hidden_steps={m: n for m, n in recording.output_lags.items() if n},
     )  # fmt: skip
 
 
+def _require_shown(recording: Recording, steps: Mapping[str, int]) -> None:
+    """Refuse windows of which SLAYER shows no step at its output: nothing could be compared there."""
+    for m, lag in recording.output_lags.items():
+        if steps[m] <= lag:
+            raise DataError(
+                f"{recording.name}: {m} has windows of {steps[m]} steps, and SLAYER's delay_shift hides {lag}, so that nothing of its "
+                "output is known; give longer windows"
+            )
+
+
+def _class_names(kind: str, features: Mapping[str, Features], given: list[str], labels: np.ndarray | None) -> list[str]:
+    """Names of the classes: those given, or else numbers; head "rate" has a class per output neuron unless names say how many."""
+    if strange := [n for n in given if not n.isprintable() or len(n) > MAX_TEXT]:
+        raise DataError(f"names: {strange[0][:40]!r}: allowed printable texts of up to {MAX_TEXT} characters")
+    highest = -1 if labels is None else int(labels.max(initial=-1))
+    if kind != "rate":
+        names = given or [str(k) for k in range(highest + 1)]
+    else:
+        fewest = min(x.size for x in features.values())
+        grouped = given and not any(x.size % len(given) for x in features.values())
+        names = given if grouped else [*given, *map(str, range(len(given), fewest))]
+        if len(names) > fewest:
+            raise DataError(f"names lists {len(names)} classes, head rate decides between {fewest} output neurons")
+    if highest >= len(names):
+        raise DataError(f"labels go up to {highest}, there are {len(names)} classes ({'names' if given else 'output neurons'})")
+    return names
+
+
 def _spikes(name: str, x: Any) -> np.ndarray:
+    if not MODALITY.fullmatch(name):
+        raise ConfigError(
+            f"inputs: {name[:40]!r}: a modality is named with up to 32 lower-case letters, digits and _, from a letter on"
+        )
     array = np.asarray(x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else x)
     if array.ndim not in (3, 5) or 0 in array.shape or not ((array == 0) | (array == 1)).all():
         raise DataError(
@@ -172,40 +200,26 @@ def _kept(graph: Graph, evidence: Evidence, modality: str) -> dict[str, Spikes]:
 _Found = tuple[HostHead, dict[str, np.ndarray], float, list[str]]
 
 
-def _rate_names(features: Mapping[str, Features], names: list[str], told: bool) -> list[str]:
-    """Class names of head "rate": a neuron per class, or as many per class as the user's own list of names (``told``) leaves."""
-    if told:
-        return names
-    n = min(x.size for x in features.values())
-    if len(names) > n:
-        raise DataError(
-            f"labels go up to {len(names) - 1}, {n} output neurons decide between {n} classes; give label_names for more per class"
-        )
-    return [str(k) for k in range(n)]
-
-
-def _head(
-    kind: str, recording: Recording, evidence: Evidence, features: Mapping[str, Features], names: list[str], told: bool
-) -> _Found:
+def _head(kind: str, recording: Recording, evidence: Evidence, features: Mapping[str, Features], names: list[str]) -> _Found:
     if kind == OWN:
         return _own_head(recording, evidence, features, names)
     find = find_head(kind)
     if kind == "none":
         return HostHead({}, find(features, len(names), find.options_type())), {}, 0.0, names
-    names = _rate_names(features, names, told)
     classes = len(names)
-    left = {m: x.steps - recording.output_lags[m] for m, x in features.items()}  # steps that leave SLAYER's module
-    hidden = any(left[m] < x.steps for m, x in features.items())
-    if min(left.values()) < 1:
-        raise DataError(
-            f"windows of {', '.join(str(x.steps) for x in features.values())} steps: none leaves the module, which delays more"
+    shown = {m: x.steps - recording.output_lags[m] for m, x in features.items()}
+    hidden = any(recording.output_lags[m] for m in features)
+    host = HostHead({}, find(features, classes, find.options_type(tuple(shown.values()) if hidden else ())))
+    seen = {m: evidence.features[m][..., :n] for m, n in shown.items()}  # as SLAYER's user counts: all that leaves the module
+    logits = {m: x.reshape(len(x), classes, -1).sum(-1).astype(np.float64) for m, x in seen.items()}
+    fused = sum(logits.values(), np.zeros(()))
+    own = sum((x.reshape(len(x), classes, -1).sum(-1) for x in evidence.outputs), np.zeros(()))
+    if not np.array_equal(fused, own):
+        raise UnsupportedLayerError(
+            f"{recording.name}: its spikes counted on the chip are not those that leave the module (axonal delays behind its last "
+            "neurons push some out of the window); leave the delays out there, or take head none"
         )
-    host = HostHead({}, find(features, classes, find.options_type(tuple(left.values()) if hidden else ())))
-    counts = {}
-    for m in features:  # as SLAYER's user counts: all that leaves the module
-        spikes = evidence.features[m][..., : left[m]]
-        counts[m] = spikes.reshape(len(spikes), classes, -1).sum(-1).astype(np.float64)
-    return host, {FUSED: sum(counts.values(), np.zeros(())), **counts}, 0.0, names
+    return host, {FUSED: fused, **logits}, 0.0, names
 
 
 def _own_head(recording: Recording, evidence: Evidence, features: Mapping[str, Features], names: list[str]) -> _Found:
@@ -221,6 +235,17 @@ def _own_head(recording: Recording, evidence: Evidence, features: Mapping[str, F
                 f"{recording.name}: behind the chip it returns {shape}; a head returns logits (windows, classes): read out over "
                 "time in forward, or end in spikes and take head rate"
             )
+        if not torch.isfinite(readout).all():
+            window = int((~torch.isfinite(readout)).any(1).nonzero()[0])
+            raise ConfigError(
+                f"{recording.name}: its logits of window {window} are NaN or infinite; correct forward, or the weights"
+            )
+        first = host(*(x[:1] for x in given.values()))
+        if not (first - readout[:1]).abs().max() <= ONNX_TOLERANCE * readout[:1].abs().max().clamp_min(1):
+            raise ConfigError(
+                f"{recording.name}: decides otherwise on a window alone than on a batch; a chip sees one window at a time: leave out "
+                "what mixes the windows of a batch behind the spikes"
+            )
         alone = {m: host(*(given[n] if n == m else silent[n] for n in given)) for m in given}
     logits = {FUSED: readout, **alone}
     model = head_to_onnx(host, [x[:2] for x in given.values()])
@@ -231,100 +256,6 @@ def _own_head(recording: Recording, evidence: Evidence, features: Mapping[str, F
     kind = find_head("onnx")
     head = HostHead({"onnx": model}, kind(features, classes, kind.options_type(len(model), False, ONNX_TOLERANCE)))
     return head, {u: x.double().numpy() for u, x in logits.items()}, ONNX_TOLERANCE, names
-
-
-def import_module(spec: str) -> Module:
-    """Call ``file.py:function`` (or ``module:function``), which is the user's own code, and return its module or modules.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be imported, or returns something else.
-    """
-    require_lava_dl()  # quietly, before the user's file imports it
-    path, _, function = spec.rpartition(":")
-    if not path or not function.isidentifier():
-        raise ConfigError(f"{spec}: expected FILE.py:FUNCTION, a function without arguments that builds the network")
-    try:
-        found = getattr(_import(path), function)
-    except (Exception, SystemExit) as error:  # whatever the user's file does
-        raise ConfigError(f"{spec}: cannot be imported ({type(error).__name__}: {error})") from error
-    try:
-        required = [
-            p for p in inspect.signature(found).parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL
-        ]
-        if required:
-            raise TypeError(f"needs arguments: {', '.join(p.name for p in required)}")
-        model = found()
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{spec}: {function}() failed ({type(error).__name__}: {error})") from error
-    if isinstance(model, nn.Module):
-        return model
-    if isinstance(model, Mapping) and model and all(isinstance(m, nn.Module) for m in model.values()):
-        return dict(model)
-    raise ConfigError(f"{spec}: {function}() returned {type(model).__name__}; allowed a torch module or {{modality: module}}")
-
-
-def _import(path: str) -> Any:
-    file = Path(path)
-    if file.suffix != ".py":
-        return importlib.import_module(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no such file {file}")
-    sys.path.insert(0, str(file.resolve().parent))  # what it imports lies beside it
-    module_spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[file.stem] = module
-    module_spec.loader.exec_module(module)
-    return module
-
-
-def load_weights(model: Module, path: Path, inputs: Mapping[str, np.ndarray]) -> None:
-    """Load a state dict, which is not trusted, into the user's module or modules.
-
-    The module runs once first: SLAYER makes the decays and delays of its neurons at the first forward.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is none, or does not fit; names the first key that does not.
-    """
-    try:
-        content = read_tensor_archive(path)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not a readable state dict: {error}") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"{path}: holds {type(content).__name__}; allowed a state dict, torch.save(model.state_dict(), path)"
-        )
-    for key in ("state_dict", "model_state_dict", "model", "state"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    modules = {"": model} if isinstance(model, nn.Module) else dict(model)
-    for name, module in modules.items():
-        given = [x for m, x in inputs.items() if name in ("", m)]
-        state = content.get(name) if name and isinstance(content.get(name), Mapping) else content
-        if name and state is content:
-            state = {k.removeprefix(f"{name}."): v for k, v in content.items() if k.startswith(f"{name}.")}
-        where = f"{path} ({name})" if name else str(path)
-        _load(module, dict(state or {}), [torch.from_numpy(x[:1].astype(np.float32)) for x in given], where)
-
-
-def _load(module: nn.Module, state: dict[str, torch.Tensor], inputs: list[torch.Tensor], where: str) -> None:
-    if inputs:
-        was_training = module.training
-        with torch.no_grad():
-            module.eval()(*inputs)
-        module.train(was_training)
-    try:
-        wrong = module.load_state_dict(state, strict=False)
-    except Exception as error:  # shapes
-        raise CheckpointError(f"{where}: does not fit the network ({str(error).splitlines()[-1].strip()})") from error
-    if problem := [*wrong.missing_keys, *wrong.unexpected_keys][:1]:
-        kind = "missing in the file" if wrong.missing_keys else "not in the network"
-        raise CheckpointError(f"{where}: {problem[0]} is {kind}; give the weights of this very network")
 
 
 class FileNetwork(RecordedNetwork):
@@ -353,11 +284,12 @@ def file_network(
     kind = head or ("rate" if known is not None else "none")
     if kind not in ("rate", "none"):
         raise ConfigError(f"--head {kind}: branches of files take rate or none")
+    for m, graph in graphs.items():
+        if windows[m].shape[1:-1] != graph.input.shape:
+            raise DataError(f"inputs: {m} is {windows[m].shape[1:-1]} per step, {branches[m]} takes {graph.input.shape}")
     steps = {m: x.shape[-1] for m, x in windows.items()}
     features = {m: Features(g.shapes[g.output], steps[m]) for m, g in graphs.items()}
-    names = label_names or ([] if known is None else [str(k) for k in range(int(known.max(initial=0)) + 1)])
-    if kind == "rate":
-        names = _rate_names(features, names, bool(label_names))
+    names = _class_names(kind, features, label_names, known)
     find = find_head(kind)
     host = HostHead({}, find(features, len(names), find.options_type()))
     outputs = {m: Engine(g).run(windows[m]).spikes[g.output] for m, g in graphs.items()}

@@ -5,6 +5,7 @@ there without either.
 """
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,14 +18,17 @@ from torch import nn
 
 from taaf.export.trained import Traced, TrainedNetwork, blocks_of
 from taaf.models.checkpoint import FORMAT, VERSION, read_checkpoint
+from taaf.models.config import MAX_STEPS, MODALITY
 from taaf.models.encoder import HostEncoder
 from taaf.models.errors import CheckpointError, TaafError, UnsupportedLayerError
-from taaf.models.files.writing import write_at_once
+from taaf.models.files.writing import sha256, write_at_once
+from taaf.models.heads.base import Features
 from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
 from taaf.models.ir.plain import from_plain, to_plain
 
 KIND = "recorded"
+ONNX_TOLERANCE = 1e-4  # of a head of the user's: between torch and onnxruntime, both float32
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class Spikes:
     @staticmethod
     def of(values: np.ndarray) -> "Spikes":
         return Spikes(np.packbits(values.reshape(len(values), -1), axis=1), values.shape)
+
+    def holds(self, shape: tuple[int, ...], fewest: int, most: int) -> bool:
+        """Whether these are spikes (*shape, T) with T from ``fewest`` to ``most``, and all bits are there."""
+        size = -(-math.prod(self.shape[1:]) // 8)
+        fits = self.bits.dtype == np.uint8 and self.bits.shape == (shape[0], size)
+        return fits and self.shape[:-1] == shape and fewest <= self.shape[-1] <= most
 
     def rows(self, rows: slice) -> np.ndarray:
         """Some windows."""
@@ -66,8 +76,6 @@ class RecordedNetwork:
         Modality -> population -> SLAYER's spikes on these windows; time may end earlier (``delay_shift``).
     logits : dict
         Output of the head -> torch's readout of these windows, (N, C) float64.
-    hidden_steps : dict
-        Modality -> last steps of a window whose spikes leave the chip but, late by ``delay_shift``, not SLAYER's module.
     """
 
     graphs: dict[str, Graph]
@@ -83,7 +91,6 @@ class RecordedNetwork:
     name: str = "own network"
     proven_by: str = "SLAYER CPU forward of the user's module, recorded on these windows"
     encoders: dict[str, HostEncoder] = field(default_factory=dict)
-    hidden_steps: dict[str, int] = field(default_factory=dict)
 
     def windows(self) -> dict[str, np.ndarray]:
         """The windows it was recorded on, (N, *shape, T) per modality."""
@@ -111,7 +118,6 @@ class RecordedNetwork:
             "evidence": {m: _packed(found) for m, found in self.evidence.items()},
             "logits": {u: _tensor(x) for u, x in self.logits.items()}, "logit_tolerance": self.logit_tolerance,
             "head": {"spec": self.head.head.spec(), "arrays": {k: _tensor(v) for k, v in self.head.arrays.items()}},
-            "provenance": self.provenance, "hidden_steps": self.hidden_steps, "name": self.name,
         }  # fmt: skip
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -119,24 +125,55 @@ class RecordedNetwork:
 
     @staticmethod
     def load(path: Path) -> "RecordedNetwork":
-        """Inverse of `save`; raises `CheckpointError` that says what is wrong with the file."""
+        """Inverse of `save`, of a file that is not trusted; raises `CheckpointError` that says what is wrong with it."""
         content = read_checkpoint(path)
         try:
             labels = content["labels"]
-            return RecordedNetwork(
+            found = RecordedNetwork(
                 {m: from_plain(g, _array) for m, g in content["graphs"].items()},
                 HostHead({k: _array(v) for k, v in content["head"]["arrays"].items()}, content["head"]["spec"]),
                 {m: int(n) for m, n in content["steps"].items()}, _unpacked(content["inputs"]),
                 None if labels is None else _array(labels), [str(n) for n in content["label_names"]],
                 {m: _unpacked(found) for m, found in content["evidence"].items()},
                 {u: _array(x) for u, x in content["logits"].items()}, float(content["logit_tolerance"]),
-                dict(content["provenance"]), name=str(content["name"]),
-                hidden_steps={m: int(n) for m, n in content["hidden_steps"].items()},
+                {"checkpoint_sha256": sha256(path), "config": {}},
             )  # fmt: skip
+            if problem := next(found._misfits(), None):
+                raise CheckpointError(f"{problem}; record the network again")
+            return found
         except TaafError as error:
             raise CheckpointError(f"{path}: {error}") from error
         except Exception as error:  # of values that nobody checked
             raise CheckpointError(f"{path}: not a recorded network ({type(error).__name__}: {error})") from error
+
+    def _misfits(self) -> Iterator[str]:
+        """What of a stored network does not fit together; what comes after the first may fail."""
+        n = len(next(iter(self.inputs.values())).bits) if self.inputs else 0
+        head = self.head.head
+        if not n or not self.graphs.keys() == self.steps.keys() == self.inputs.keys() == self.evidence.keys():
+            yield "graphs, steps, inputs and evidence are not of the same modalities, one or more, or hold no windows"
+        if head.modalities != tuple(self.graphs) or not all(MODALITY.fullmatch(m) for m in self.graphs):
+            yield f"the head reads {', '.join(head.modalities)}, the graphs are {', '.join(self.graphs)}"
+        for m, graph in self.graphs.items():
+            steps, taken = self.steps[m], head.inputs[m]
+            if not 1 <= steps <= MAX_STEPS or taken != Features(graph.shapes[graph.output], steps):
+                yield f"{m}: {steps} steps and output {graph.shapes[graph.output]}, the head takes {taken}"
+            if not self.inputs[m].holds((n, *graph.input.shape), steps, steps):
+                yield f"{m}: its windows are {self.inputs[m].shape}, its graph takes {graph.input.shape} at {steps} steps"
+            for name in dict.fromkeys([*(lif.name for lif in graph.lifs()), graph.output]):
+                if name not in self.evidence[m] or not self.evidence[m][name].holds((n, *graph.shapes[name]), 1, steps):
+                    yield f"{m}.{name}: no evidence of {n} windows of {graph.shapes[name]}"
+        if set(self.logits) != set(head.outputs) or any(x.shape != (n, head.classes) for x in self.logits.values()):
+            yield f"its logits are not those of {n} windows and {head.classes} classes"
+        if not 0 <= self.logit_tolerance <= ONNX_TOLERANCE:
+            yield f"logit_tolerance (={self.logit_tolerance:g}): allowed up to {ONNX_TOLERANCE:g}"
+        if head.classes != len(self.label_names):
+            yield f"it names {len(self.label_names)} classes, the head has {head.classes}"
+        known = self.labels
+        if known is not None and (
+            known.shape != (n,) or known.dtype.kind not in "iu" or known.min() < 0 or known.max() >= head.classes
+        ):
+            yield f"labels: {known.dtype} {known.shape}; expected {n} class indices below {head.classes}"
 
 
 def open_trained(path: Path, own_code: bool = False) -> "RecordedNetwork | TrainedNetwork":

@@ -23,7 +23,7 @@ def blocks_of(n: int, graphs: Iterable[Graph], steps: int, most: int) -> Iterato
     """Slices of up to ``most`` windows, such that the widest layer's spikes of a block stay within bounds."""
     widest = max(int(np.prod(shape)) for graph in graphs for shape in graph.shapes.values())
     size = max(1, min(most, _BLOCK_VALUES // (widest * steps)))
-    return (slice(start, start + size) for start in range(0, n, size))
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 class Trained(Protocol):

@@ -132,11 +132,17 @@ def verify_branch(
     return checks, np.concatenate(features)
 
 
+def shown_of(found: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The trained network's spikes of a population, which bears the name of the pool it was made of where it pools."""
+    return found[name] if name in found else found[name.removesuffix("_lif")]
+
+
 def _trained(found: dict[str, np.ndarray], name: str, graph: Graph) -> np.ndarray | None:
-    """The trained network's spikes of a population; None of neurons that pool, where its module says nothing of them."""
-    if name not in found and isinstance(graph.nodes.get(name.removesuffix("_lif")), Pool2d):
+    """`shown_of`; None of neurons that pool, where the trained module says nothing of them."""
+    pool = name.removesuffix("_lif")
+    if name not in found and pool not in found and isinstance(graph.nodes.get(pool), Pool2d):
         return None
-    return found[name]
+    return shown_of(found, name)
 
 
 def verify_encoder(trained: Trained, branch: str, encoder: HostEncoder, levels: np.ndarray) -> tuple[LayerCheck, np.ndarray]:

@@ -31,6 +31,8 @@ def save_checkpoint(path: Path, model: MultimodalSnn, config: dict[str, Any], **
 @naming_placeholders
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read and check a checkpoint, of version 2 in today's terms; raises `CheckpointError` that says what is wrong with the file."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: not a taaf checkpoint ({recognised(path)}); `taaf-train` writes one")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; `taaf-train` writes model.pt into its --out folder")
     try:

@@ -27,7 +27,7 @@ from taaf.models.wiring import Wiring
 MAX_STEPS = 1024
 MAX_SCALE = 64  # of an encoder: a current is then a multiple of the chip's own unit
 MAX_INPUT = 1 << 24  # values of one time step
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+MODALITY = re.compile(r"[a-z][a-z0-9_]{0,31}")  # names of branches, which become names of files
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class NetworkConfig:
 
 
 def _branch(name: str, table: Any, where: str) -> BranchConfig:
-    if not _NAME.fullmatch(name):
+    if not MODALITY.fullmatch(name):
         raise ConfigError(f"{where}: the name has to be up to 32 lower-case letters, digits and _, from a letter on")
     if not isinstance(table, Mapping):
         raise ConfigError(f"{where}: found {type(table).__name__}, expected a table")

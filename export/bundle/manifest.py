@@ -1,10 +1,9 @@
 """What a bundle's manifest.json must hold, and within which limits; everything that is used later is checked here."""
 
 import math
-import re
 from typing import Any
 
-from taaf.models.config import MAX_STEPS
+from taaf.models.config import MAX_STEPS, MODALITY
 
 FORMAT, VERSION = "taaf-bundle", 3
 READABLE = (2, VERSION)
@@ -12,7 +11,6 @@ MAX_BRANCHES = 64
 MAX_LABELS = 1 << 16
 MAX_TEXT = 1000
 MAX_COUNT = 1 << 53  # numbers that are only reported
-_MODALITY = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 def modalities_of(manifest: dict[str, Any]) -> tuple[str, ...]:
@@ -32,13 +30,15 @@ def manifest_problems(manifest: dict[str, Any]) -> list[str]:
     _text(_table(manifest, "training", found), "training.checkpoint_sha256", "checkpoint_sha256", found)
     _text(_table(manifest, "head", found), "head.file", "file", found)
     _text(_table(manifest, "golden", found), "golden.file", "file", found)
+    if not isinstance(manifest.get("data", {}), dict):
+        found.append("data: expected an object")
     labels = manifest.get("labels")
     if not isinstance(labels, list) or len(labels) > MAX_LABELS or any(not _is_text(x) for x in labels):
         found.append(f"labels: expected up to {MAX_LABELS} short texts")
     _integer(manifest, "window_steps", "window_steps", MAX_STEPS, found)
     branches = _table(manifest, "branches", found)
     names = modalities_of(manifest)
-    named = 1 <= len(names) <= MAX_BRANCHES and all(isinstance(n, str) and _MODALITY.fullmatch(n) for n in names)
+    named = 1 <= len(names) <= MAX_BRANCHES and all(isinstance(n, str) and MODALITY.fullmatch(n) for n in names)
     if not named or len(set(names)) != len(names) or "fused" in names:
         allowed = f"expected 1 to {MAX_BRANCHES} different names of up to 32 lower-case letters, digits and _"
         return [*found, f"branches: {allowed}"]

@@ -270,6 +270,9 @@ def _check_fit(bundle: Bundle) -> None:
         raise BundleError(
             f"{bundle.path}: golden.npz has {bundle.golden['labels'].shape} labels, or logits that are not finite"
         )
+    least, most = bundle.golden["labels"].min(), bundle.golden["labels"].max()
+    if least < -1 or most >= len(bundle.manifest["labels"]):
+        raise BundleError(f"{bundle.path}: golden labels {least}..{most}, the manifest names {len(bundle.manifest['labels'])}")
     for name in bundle.graphs:
         _check_branch(bundle, name, n)
     if bundle.modalities != tuple(bundle.graphs):

@@ -9,12 +9,14 @@ import numpy as np
 
 from taaf.export.commands.bundle import print_result
 from taaf.export.netx_bundle import export_netx
-from taaf.export.own import file_network, import_module, load_weights, record_network
+from taaf.export.own import file_network, record_network
+from taaf.export.own_code import import_module, load_weights
 from taaf.export.passes import CompileReport, quantise
 from taaf.export.ptq.calibrate import calibrate, measure
 from taaf.export.recorded import RecordedNetwork
 from taaf.export.targets.netx.read import read_netx_file
 from taaf.export.targets.nir.read import read_nir
+from taaf.models.config import MODALITY
 from taaf.models.errors import ConfigError
 from taaf.models.ir import Graph
 from taaf.training.datasets.arrays import read_windows
@@ -30,7 +32,7 @@ def own_command(args: argparse.Namespace) -> int:
     if args.inputs is None:
         raise ConfigError("--inputs FILE: needed, the windows on which every spike is compared")
     network = _of_files(args, say) if args.branch else _of_code(args)
-    for m, lag in network.hidden_steps.items():
+    for m, lag in _hidden_steps(network).items():
         say(
             f"note: {m}: SLAYER's delay_shift hides the last {lag} steps of a window, in which spikes still leave the chip; "
             f"decisions by count leave them out here as there, and windows {lag} steps longer would show them"
@@ -50,6 +52,11 @@ def own_command(args: argparse.Namespace) -> int:
         quiet=args.quiet or args.json, allow_saturation=args.allow_saturation, say=say,
     )  # fmt: skip
     return print_result(result, args.json, say)
+
+
+def _hidden_steps(network: RecordedNetwork) -> dict[str, int]:
+    counted = getattr(network.head.head, "counted", tuple(network.steps.values()))  # of head "rate"
+    return {m: steps - n for (m, steps), n in zip(network.steps.items(), counted, strict=True) if n < steps}
 
 
 def _of_code(args: argparse.Namespace) -> RecordedNetwork:
@@ -86,8 +93,10 @@ def _of_files(args: argparse.Namespace, say: Callable[[str], None]) -> RecordedN
     branches: dict[str, Path] = {}
     for entry in args.branch:
         name, _, file = entry.partition("=")
-        if not file or name in branches:
-            raise ConfigError(f"--branch {entry}: expected NAME=FILE.net or NAME=FILE.nir, every name once")
+        if not file or not MODALITY.fullmatch(name) or name in branches:
+            raise ConfigError(
+                f"--branch {entry}: expected NAME=FILE.net or NAME=FILE.nir, every NAME once, of lower-case letters, digits and _"
+            )
         branches[name] = Path(file)
     windows, labels, label_names = read_windows(args.inputs, tuple(branches))
     graphs = {}

@@ -19,6 +19,7 @@ def recognised(path: Path) -> str | None:
         (head.startswith(_HDF5), "an HDF5 file: a .net is exported with --branch NAME=FILE, windows are given with --inputs"),
         (_is_safetensors(head), "a safetensors file: load it in the function that builds the module, FILE.py:FUNCTION"),
         (_is_onnx(head), "an ONNX model, which holds no spiking network; record the torch module instead"),
+        (path.suffix == ".py", f"Python code: name the function in it that builds the module, {path}:FUNCTION"),
         (head[:1] == b"\x80", "a pickle, which is code and is not opened; save model.state_dict() and give --weights"),
     )
     found = next((what for is_so, what in known if is_so), None)
@@ -42,8 +43,11 @@ def _folder(path: Path) -> str | None:
 
 
 def _archive(path: Path) -> str | None:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # damaged
+        return None
     if any(n.endswith(".npy") for n in names):
         return "an .npz file of arrays; windows are given with --inputs"
     if any("/code/" in n or n.endswith("constants.pkl") for n in names):

@@ -19,8 +19,8 @@ class Options:
     Attributes
     ----------
     counted_steps : tuple of int
-        Of each modality only the first so many steps of a window are counted; empty: all. SLAYER's ``delay_shift`` costs a step
-        per block, and its window ends before the last spikes arrive: with L blocks it counts the first T - L steps.
+        Per modality: only the first so many steps of a window are counted; empty: all. SLAYER's ``delay_shift`` costs a step per
+        block, and its window ends before the last spikes arrive: with L blocks it counts the first T - L steps.
     """
 
     counted_steps: tuple[int, ...] = ()
@@ -41,16 +41,22 @@ class RateHead(Head):
                 f'head.type (="rate"): {", ".join(wrong)} feature neurons; allowed multiples of classes (={classes})'
             )
         steps, counted = self.input_steps, options.counted_steps
-        if counted and (len(counted) != len(steps) or any(n > most for n, most in zip(counted, steps.values(), strict=True))):
+        if counted and (
+            len(counted) != len(steps) or any(not 0 < n <= most for n, most in zip(counted, steps.values(), strict=True))
+        ):
             told = ", ".join(f"{m} {n}" for m, n in steps.items())
-            raise ConfigError(f"head.counted_steps (={list(counted)}): allowed one number per branch, up to its steps: {told}")
-        self.counted = dict(zip(steps, counted, strict=True)) if counted else steps
+            raise ConfigError(
+                f"head.counted_steps (={list(counted)}): allowed one number per branch, up to its steps: {told}; or none"
+            )
+        self.counted = options.counted_steps or tuple(self.input_steps.values())
 
     def run(
         self, ops: Ops, arrays: Arrays, project: Project, features: Mapping[str, Any], which: Sequence[str] | None = None
     ) -> StepOutputs:
         steps = max(x.steps for x in self.inputs.values())
-        logits = {m: self._per_class(ops.whole_steps(features[m][..., : self.counted[m]], steps)) for m in self.modalities}
+        logits = {}
+        for m, counted in zip(self.modalities, self.counted, strict=True):
+            logits[m] = self._per_class(ops.whole_steps(features[m][..., :counted], steps))
         fused = logits[self.modalities[0]]
         for m in self.modalities[1:]:
             fused = fused + logits[m]
@@ -65,10 +71,9 @@ class RateHead(Head):
         return {"counting": 0}
 
     def stages(self) -> list[tuple[str, str]]:
-        counted = (
-            ", ".join(f"first {n} steps of {m}" for m, n in self.counted.items()) if self.options.counted_steps else "all steps"
-        )
-        return [("spike count", f"{self.classes} classes, {counted}")]
+        every = self.counted == tuple(self.input_steps.values())
+        counted = "all" if every else f"first {' and '.join(map(str, dict.fromkeys(self.counted)))}"
+        return [("spike count", f"{self.classes} classes, {counted} steps")]
 
 
 HEAD = RateHead

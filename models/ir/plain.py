@@ -36,7 +36,7 @@ def to_plain(graph: Graph, array: Convert = lambda x: x) -> dict[str, Any]:
         plain = {
             k: array(v) if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v for k, v in values.items()
         }
-        nodes.append({"kind": type(node).__name__, **plain})
+        nodes.append({"node": type(node).__name__, **plain})
     return {"name": graph.name, "nodes": nodes, "edges": [list(e) for e in graph.edges]}
 
 
@@ -56,7 +56,7 @@ def from_plain(content: Mapping[str, Any], array: Callable[[Any], Any] = lambda 
 
 
 def _node(entry: dict[str, Any], array: Callable[[Any], Any]) -> Node:
-    kind = _KINDS[entry.pop("kind")]
+    kind = _KINDS[entry.pop("node")]
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(entry) - known):
         raise ValueError(f"unknown field {unknown[0]} of {kind.__name__}")

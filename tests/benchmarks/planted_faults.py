@@ -90,7 +90,7 @@ FAULTS = (
           "tests/unit/test_wiring.py::test_training_equals_float_graph_equals_integers[patch_stem, pooled]"),
     Fault("wiring: one threshold for all neurons", "export/frontend.py", "p.v_decay, p.v_th_mant), sources", "p.v_decay, 128), sources",
           "tests/unit/test_wiring.py::test_training_equals_float_graph_equals_integers[conv]"),
-    Fault("heads: a step too many is counted", "models/heads/rate.py", "[..., : self.counted[m]]", "[..., : self.counted[m] + 1]",
+    Fault("heads: a step too many is counted", "models/heads/rate.py", "[..., :counted]", "[..., : counted + 1]",
           "tests/unit/test_heads.py::test_rate_counts_spikes"),
     Fault("heads: a modality is weighed against itself", "training/strategies/balance.py", "if n != m] or [own]", "] or [own]",
           "tests/unit/test_balance.py::test_any_number_of_modalities"),

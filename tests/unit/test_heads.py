@@ -46,20 +46,19 @@ def _both(head: Head, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found.logits
 
 
-@pytest.mark.parametrize("hidden", [None, 0, 1, 2])
+@pytest.mark.parametrize("counted", [(), (1, 1, 1), (4, 2, 1)])
 @pytest.mark.parametrize("inputs", [_inputs((6, 7)), _inputs((3, 7), (12, 5)), _inputs((6, 4), (3, 9), (9, 1))], ids=len)
-def test_rate_counts_spikes(inputs: dict[str, Features], hidden: int | None) -> None:
-    """Sums over the neurons of a class, one after the other, and over each modality's counted steps; modalities add up; in loops."""
-    steps = {m: max(1, x.steps - (hidden or 0)) for m, x in inputs.items()}
-    head = RateHead(inputs, 3, RateOptions(() if hidden is None else tuple(steps.values())))
+def test_rate_counts_spikes(inputs: dict[str, Features], counted: tuple[int, ...]) -> None:
+    """Sums over the neurons of a class, one after the other, and over the counted steps of each; modalities add up; in loops."""
+    head = RateHead(inputs, 3, RateOptions(counted[: len(inputs)]))
     features = _spikes(head)
     found = _both(head, features)
     total = np.zeros((40, 3))
-    for m, x in features.items():
+    for i, (m, x) in enumerate(features.items()):
         own, per_class = np.zeros((40, 3)), x.shape[1] // 3
         for neuron in range(x.shape[1]):
             for step in range(x.shape[2]):
-                own[:, neuron // per_class] += x[:, neuron, step] if step < steps[m] else 0
+                own[:, neuron // per_class] += x[:, neuron, step] if not counted or step < counted[i] else 0
         np.testing.assert_array_equal(found[m], own)
         total += own
     np.testing.assert_array_equal(found["fused"], total)
@@ -183,9 +182,10 @@ RATE: dict[str, Any] = {"type": "rate", "classes": 2, "inputs": {"a": {"shape": 
         ({"inputs": {"a": {"shape": [1 << 25], "steps": 3}}}, r"inputs\.a"),
         ({"inputs": {"a": {"shape": ["4"], "steps": 3}}}, "inputs|TypeError"),
         ({"inputs": {"fused": {"shape": [4], "steps": 3}}}, "this name is taken"),
-        ({"counted_steps": -1}, r"counted_steps \(=-1\): expected whole numbers from 1"),
-        ({"counted_steps": [4]}, r"counted_steps \(=\[4\]\): allowed one number per branch, up to its steps: a 3"),
-        ({"counted_steps": [1, 1]}, "one number per branch"), ({"counted": 1}, r"head\.counted: unknown key; did you mean 'counted_steps'"),
+        ({"counted_steps": [-1]}, r"counted_steps \(=\[-1\]\): expected whole numbers from 1"),
+        ({"counted_steps": [3, 3]}, "allowed one number per branch, up to its steps: "),
+        ({"counted_steps": [99]}, "allowed one number per branch, up to its steps: "),
+        ({"counted": 1}, r"head\.counted: unknown key; did you mean 'counted_steps'"),
         ({"type": "taaf", "fusion": "film"}, "is defined for two branches, found 1"), ({"type": "taaf", "fusion": 3}, "expected str"),
         ({"type": "taaf", "aligned_steps": 0}, "aligned_steps"), ({"type": "taaf"}, "classifier_weight.* missing; export the bundle again"),
     ],
