@@ -122,7 +122,8 @@ def export_netx(
             write_netx(graph, stage / f"{name}.net")
         for name, encoder in encoders.items():
             np.savez(stage / f"encoder_{name}.npz", **encoder.arrays())
-        np.savez(stage / "head.npz", **trained.head.arrays)
+        arrays = sorted(trained.head.arrays.items(), key=lambda item: item[0].startswith("align_"))
+        np.savez(stage / "head.npz", **dict(arrays))
         if data is None:
             np.savez_compressed(stage / WINDOWS, **{m: _packed(x) for m, x in inputs.items()})
         found["golden"] = _trained_results(trained, unlowered, encoders, inputs, known)

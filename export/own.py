@@ -135,7 +135,7 @@ def record_network(
     return RecordedNetwork(
         recording.graphs, host, steps, {m: Spikes.of(x) for m, x in windows.items()}, known, names,
         {m: _kept(recording.graphs[m], evidence, m) for m in recording.graphs}, logits, tolerance, {"checkpoint_sha256": "", "config": {}},
-        name=recording.name,
+        name="own network" if isinstance(model, Mapping) else recording.name,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def did_you_mean(found: str, allowed: Iterable[str]) -> str:
     """
     names = list(allowed)
     spelled = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(found.lower(), spelled, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(found.lower(), spelled, n=1)
     between = "; " if any("," in name for name in names) else ", "
     return f"did you mean {spelled[near[0]]!r}?" if near else f"allowed: {between.join(names) or 'none'}"
 

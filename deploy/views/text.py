@@ -24,7 +24,7 @@ def _summary(r: dict[str, Any]) -> str:
     lines = [
         f"{r['model']} on {WHERE[r['backend']]}",
         f"  bundle      {r['bundle']}",
-        f"  windows     {r['samples']} of {_origin(r['split'])}, {r['time_steps']:,} time steps, {r['seconds']['run']:.2f} s running",
+        f"  windows     {r['samples']} of {origin(r['split'])}, {r['time_steps']:,} time steps, {r['seconds']['run']:.2f} s running",
     ]
     if acc:
         lines.append(f"  accuracy    {_accuracies(acc)}")
@@ -60,7 +60,8 @@ def _summary(r: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _origin(split: str) -> str:
+def origin(split: str) -> str:
+    """What the windows are."""
     return f"the {split} split" if split in ("test", "human") else split
 
 

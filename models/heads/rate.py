@@ -40,10 +40,13 @@ class RateHead(Head):
             raise ConfigError(
                 f'head.type (="rate"): {", ".join(wrong)} feature neurons; allowed multiples of classes (={classes})'
             )
-
-        if options.counted_steps and len(options.counted_steps) != len(self.inputs):
+        steps, counted = self.input_steps, options.counted_steps
+        if counted and (
+            len(counted) != len(steps) or any(not 0 < n <= most for n, most in zip(counted, steps.values(), strict=True))
+        ):
+            told = ", ".join(f"{m} {n}" for m, n in steps.items())
             raise ConfigError(
-                f"head.counted_steps (={list(options.counted_steps)}): allowed one number per branch, {len(self.inputs)}, or none"
+                f"head.counted_steps (={list(counted)}): allowed one number per branch, up to its steps: {told}; or none"
             )
         every = tuple(self.input_steps.values())
         self.counted = tuple(map(min, options.counted_steps or every, every))

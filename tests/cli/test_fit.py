@@ -65,7 +65,7 @@ def test_what_does_not_fit(too_wide: Path, tmp_path: Path) -> None:
         (["--fit", "loihi2", "x.pt", "--to", "netx"], ["--to", "--fit"]),
         (["x.pt", "--to", "netx", "--chips", "2"], ["--chips", "--fit"]),
         (["x.pt"], ["--to netx", "--fit"]),
-        (["--fit", "loihi2", "--out", "/nowhere/fit.json"], ["--out", "/nowhere"]),
+        (["--fit", "loihi2", "--out", "/proc/nowhere/fit.json"], ["--out", "/proc/nowhere"]),
     ],
 )
 def test_refused_in_one_line(args: list[str], mentions: list[str], capsys: pytest.CaptureFixture[str]) -> None:

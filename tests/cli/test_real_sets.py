@@ -214,7 +214,7 @@ def test_scmrl_on_urbansound8k_av(tmp_path: Path, capsys: pytest.CaptureFixture)
     assert export_main([str(run / "model.pt"), "--to", "netx", "--out", str(bundle), "--json", "-q"]) == 0
     checks = json.loads(capsys.readouterr().out)["layers"]
     layers = [x["layer"] for x in checks if x["spikes"]]
-    chip = ["conv2_lif", "conv3_lif", "conv4_lif", "tokens_lif", "tokens"]
+    chip = ["conv2_lif", "conv3_lif", "conv4_lif", "position_lif", "tokens_lif"]
     assert layers == [f"{m}.{x}" for m in ("visual", "audio") for x in ("encoder (host)", *chip)]
     page = tmp_path / "r.html"
     study = ["--energy-study", "--report", str(page)]

@@ -85,7 +85,7 @@ def test_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureFixture) 
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     capsys.readouterr()
     assert deploy_main([str(bundle), "--backend", "fast"]) == 2
-    assert "type (='mystery'): unknown; allowed: none, rate, scmrl, taaf" in capsys.readouterr().err
+    assert "type (='mystery'): unknown; allowed: none, onnx, rate, scmrl, taaf" in capsys.readouterr().err
 
 
 @pytest.mark.needs_slayer

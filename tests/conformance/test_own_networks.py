@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from user_networks import NETWORKS, UserNetwork, built, examples
 
 from taaf import deploy, export
@@ -85,3 +86,32 @@ def test_heads_that_give_no_logits_are_refused(name: str) -> None:
     network = next(n for n in NETWORKS if n.name == name)
     with pytest.raises(ConfigError, match="a head returns logits"):
         export.record_network(built(network), examples(network, 1), head="own")
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    {
+        "conv chain with delay_shift and weight norm": {"event": 4},
+        "nmnist tutorial": {"event": 3},
+        "recurrent": {"audio": 3},
+        "three branches, T = 8, 20, 5": {"frames": 2, "events": 2, "touch": 1},
+    }.items(),
+)
+def test_decisions_by_spike_count_are_slayers(name: str, hidden: dict[str, int], tmp_path: Path) -> None:
+    """Counts of all that leaves SLAYER's module: with delay_shift not the last steps, of each modality its own."""
+    network = next(n for n in NETWORKS if n.name == name)
+    module, inputs = built(network), examples(network, 8)
+    found = export.record_network(module, inputs, np.zeros(8, np.int64), head="rate")
+    export.to_bundle(found, out=tmp_path / "bundle", allow_saturation=True)
+    parts = module if isinstance(module, dict) else dict.fromkeys(inputs, module)
+    with torch.no_grad():
+        counts = sum(parts[m].eval()(x).sum(-1).reshape(8, -1) for m, x in inputs.items())
+    report = deploy.run(tmp_path / "bundle", "fast")
+    assert report["agreement"]["exact"] and report["agreement"]["decision_mismatches"] == 0
+    golden = dict(np.load(tmp_path / "bundle" / "golden.npz"))
+    np.testing.assert_array_equal(golden["logits"], counts.numpy())
+    assert np.ptp(golden["logits"]) > 1
+    found.save(tmp_path / "network.pt")
+    again = export.RecordedNetwork.load(tmp_path / "network.pt")
+    counted = dict(zip(inputs, again.head.head.counted, strict=True))
+    assert {m: n - counted[m] for m, n in again.steps.items() if counted[m] < n} == hidden

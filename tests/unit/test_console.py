@@ -129,7 +129,7 @@ def test_a_hostile_environment(tmp_path: Path) -> None:
     """All of it at once: a notebook's backend, no place for caches, no home, no locale, no temporary folder, no locks, ASCII."""
     environment = {
         "PATH": os.environ["PATH"], "MPLBACKEND": "module://matplotlib_inline.backend_inline", "MPLCONFIGDIR": "/proc/none",
-        "HDF5_USE_FILE_LOCKING": "NONSENSE", "OMP_NUM_THREADS": "0", "TMPDIR": "/nowhere", "LC_ALL": "C",
+        "HDF5_USE_FILE_LOCKING": "NONSENSE", "OMP_NUM_THREADS": "0", "TMPDIR": "/proc/nowhere", "LC_ALL": "C",
         "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii",
     }  # fmt: skip
     program = Path(sys.executable).with_name("taaf-export")

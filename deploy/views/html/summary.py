@@ -6,7 +6,7 @@ from taaf.deploy.views.html.energy import CITED
 from taaf.deploy.views.html.markup import Markup, element, join
 from taaf.deploy.views.html.numbers import engineering, number
 from taaf.deploy.views.html.tables import table
-from taaf.deploy.views.text import WHERE
+from taaf.deploy.views.text import WHERE, origin
 from taaf.hw_sim.energy import CONVENTIONS, load_chip
 
 
@@ -22,7 +22,7 @@ def cards(report: dict[str, Any]) -> Markup:
     for u, percent in report.get("accuracy_percent", {}).items():
         name = "accuracy, fused" if u == "fused" else f"{u} only"
         found.append(_card(name, number(percent, f"accuracy_percent.{u}", f"{percent:.1f} %")))
-    split = f"windows of the {report['split']} split" if "split" in report else "windows"
+    split = "windows" + (f" of {origin(report['split'])}" if "split" in report else "")
     found.append(_card(split, number(n, "samples", f"{n:,}")))
     if "totals" in report:
         for name, field in (("SynOps per window", "effective_synops"), ("spikes per window", "spikes_out")):

@@ -16,7 +16,7 @@ from taaf.export.targets.nir.read import NirNets, read_nir
 from taaf.export.targets.nir.write import to_nir
 from taaf.models.errors import BundleError, ConfigError, ParityError
 from taaf.models.files.writing import sha256
-from taaf.models.ir import Graph
+from taaf.models.ir import Concat, Graph
 
 
 def model_to_nir(model: Path, out: Path, own_code: bool = False) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def model_to_nir(model: Path, out: Path, own_code: bool = False) -> dict[str, An
         compiled = {b: compile_graph(g, saturate=True, report=CompileReport()) for b, g in trained.graphs.items()}
         for _, chain in compiled.values():
             check_limits(chain)
-        graphs = {b: integer for b, (integer, _) in compiled.items()}
+        graphs = {b: chain if _lies_beside(integer) else integer for b, (integer, chain) in compiled.items()}
     with tempfile.TemporaryDirectory(prefix=".taaf-nir.") as folder:
         draft = Path(folder) / "draft.nir"
         save_nir(draft, to_nir(graphs))
@@ -47,6 +47,11 @@ def model_to_nir(model: Path, out: Path, own_code: bool = False) -> dict[str, An
         "nir": str(out), "sha256": sha256(out), "without_encoder": encoded,
         "branches": {b: {"nodes": len(g.nodes), "layers": [lif.name for lif in g.lifs()]} for b, g in graphs.items()},
     }  # fmt: skip
+
+
+def _lies_beside(graph: Graph) -> bool:
+    """Whether spikes lie beside each other, for which NIR has no node: relays say the same."""
+    return any(isinstance(node, Concat) for node in graph.nodes.values())
 
 
 def integer_graphs(found: NirNets) -> dict[str, Graph]:
