@@ -269,5 +269,5 @@ def test_registry(root: Path) -> None:
     assert len(open_dataset("ead-nmnist", root, "test", steps=3)) == 10
     with pytest.raises(DataError, match="data set 'CREMA_D' unknown; did you mean 'crema-d'"):
         open_dataset("CREMA_D", root, "test")
-    with pytest.raises(DataError, match="data set ave: unknown option 'scale'; allowed: steps, cache"):
-        open_dataset("ave", root, "test", scale=4)
+    with pytest.raises(DataError, match="data set ave: unknown option 'zoom'; allowed: steps, cache"):
+        open_dataset("ave", root, "test", zoom=4)
