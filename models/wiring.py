@@ -136,6 +136,9 @@ class Wiring:
         self.output = self.operations[found.name]
         if self.output is not list(self.operations.values())[-1]:
             raise ConfigError(f"the network returns {found.name}, but {list(self.operations)[-1]} was wired after it")
+        for o in self.operations.values():
+            if isinstance(o, Recurrence) and not [type(r) for r in self.readers(o.name)] == [Neurons]:
+                raise ConfigError(f"{o.name}: a recurrent current goes straight into one .lif(...), with nothing added to it")
         if real and (self.boundary == "input" or not isinstance(self.operations[self.first_synapse], Convolution)):
             raise ConfigError(
                 "real numbers at the input: the first layer must be one convolution with its neurons (the encoder)"

@@ -99,7 +99,12 @@ def _find_offset(net: SpikingNet, neurons: Neurons, values: dict[str, torch.Tens
         else:
             high = middle
     path = net.wiring.currents(neurons)
-    first = _synapses(net, next(o for o in path if isinstance(o, Convolution | FullyConnected)))
+    weighted = [o for o in path if isinstance(o, Convolution | FullyConnected)]
+    if not weighted:
+        raise ConfigError(
+            f"calibration: {neurons.name} is fed by no weights, so that nothing sets its rate; train the network instead"
+        )
+    first = _synapses(net, weighted[0])
     limit = BIAS_LIMIT / first.v_th_mant
     first.offset.copy_((first.offset + (low + high) / 2).clamp(-limit, limit))
     for operation in path:

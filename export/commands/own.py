@@ -34,8 +34,8 @@ def own_command(args: argparse.Namespace) -> int:
     network = _of_files(args, say) if args.branch else _of_code(args)
     for m, lag in _hidden_steps(network).items():
         say(
-            f"note: {m}: SLAYER's delay_shift hides the last {lag} steps of a window, in which spikes still leave the chip; "
-            f"decisions by count leave them out here as there, and windows {lag} steps longer would show them"
+            f"note: {m}: SLAYER's delay_shift hides the end of a window ({lag} step(s)), in which spikes still leave the chip; "
+            f"decisions by count leave it out here as there, and windows longer by as much would show it"
         )
     if args.record is not None:
         network.save(args.record)

@@ -12,7 +12,8 @@ from taaf.export.verify import LayerCheck
 from taaf.models.checkpoint import load_model, save_checkpoint
 from taaf.models.config import InputSpec, NetworkConfig
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
-from taaf.models.network import MultimodalSnn
+from taaf.models.network import MultimodalSnn, SpikingNet
+from taaf.models.wiring import Wiring
 from taaf.training.calibrate import ALLOWED_RATES, calibrate, calibrated, population_rates, require_alive
 from taaf.training.config import from_dict
 from taaf.training.data import InMemory
@@ -50,6 +51,14 @@ def test_inputs_that_do_not_vary_are_a_finding() -> None:
         TrainingFailedError, match=r"visual\.\w+_lif\d? is (nearly dead|dead|saturated): fires at .* \(allowed 5-20 %\)"
     ):
         require_alive(list(population_rates(model, black)))
+
+
+def test_neurons_without_weights_of_their_own() -> None:
+    """A shortcut alone has no batch norm that could set a rate."""
+    model = MultimodalSnn(WIDER)
+    model.branches["visual"] = SpikingNet(Wiring((6,), lambda x: x.dense("d", 4).lif("d_lif").through("t").lif("t_lif")))
+    with pytest.raises(ConfigError, match="calibration: t_lif is fed by no weights"):
+        calibrate(model, {"visual": torch.ones(2, 6, 3)})
 
 
 def test_recurrent_branches_are_trained_instead() -> None:

@@ -38,6 +38,9 @@ WRONG: dict[str, tuple[tuple[int, ...], bool, Callable[[Spikes], object], str]] 
     "not the last": (MAP, False, lambda x: (y := x.conv("a", 4, 3).lif("l"), y.conv("b", 4, 3).lif("m"))[0], "returns l, but m was"),
     "dense on a map": (MAP, False, lambda x: x.dense("d", 4), r"d: reads input of shape \(2, 8, 8\); flatten\(\) it first"),
     "recurrent on a map": (MAP, False, lambda x: x.recurrent("d", 4), r"d: reads input of shape .* flatten\(\) it first"),
+    "added to a recurrent current": (
+        (9,), False, lambda x: (x.recurrent("r", 4) + x.dense("d", 4)).lif("l"), "r: a recurrent current goes straight into one"
+    ),
     "conv on a row": ((9,), False, lambda x: x.conv("c", 4, 3), r"c: reads input of shape \(9,\); allowed \(C, H, W\)"),
     "pool on a row": ((9,), False, lambda x: x.max_pool("p"), r"allowed \(C, H, W\)"),
     "sum over a row": ((9,), False, lambda x: x.dense_over_map("p", 3), r"allowed \(C, H, W\)"),
