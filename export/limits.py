@@ -16,7 +16,7 @@ def check_limits(
     graph: Graph, pipelined: bool = True, state: bool = True, fill: bool = True, window_steps: int | None = None,
     allow_saturation: bool = False,
 ) -> None:  # fmt: skip
-    """Check an integer graph against the ranges of LAVA.md.
+    """Check an integer graph against what Lava and NetX hold exactly.
 
     Weights: even, within [-256, 254]; of a dense layer also not all zero and representable in the sign mode Lava chooses.
     Convolution fields: up to 127. Neurons: decays 1..4096 (current) and 0..4096 (voltage), threshold 1..131071, bias

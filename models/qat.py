@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-WEIGHT_MIN, WEIGHT_MAX = -256, 254  # even integers: 8-bit mantissa, exponent 1 (LAVA.md)
+WEIGHT_MIN, WEIGHT_MAX = -256, 254  # even integers: 8-bit mantissa, exponent 1
 BIAS_LIMIT = 4095  # 13-bit signed mantissa, symmetric
 EPS = 1e-5
 _MOMENTUM = 0.1

@@ -1,4 +1,4 @@
-"""Losses of TAAF-SNN (arXiv 2505.14535, Eqs 8-10) and TET (Deng et al. 2022), as we read them (METHOD.md).
+"""Losses of TAAF-SNN (arXiv 2505.14535, Eqs 8-10) and TET (Deng et al. 2022), as we read them.
 
 Sums over the batch go through `all_sum`, so that under torchrun they run over the global batch.
 """
@@ -55,7 +55,7 @@ def agl_loss(
 def entropy_deficit(alpha: torch.Tensor, floor: float) -> torch.Tensor:
     """``mean_N max(0, floor log T - H(alpha))``: zero while the attention's entropy is above a fraction of its maximum.
 
-    Ours: gradients flow through alpha, which can collapse on the easiest step (METHOD.md). ``floor`` in 0..1.
+    Ours: gradients flow through alpha, which can collapse on the easiest step. ``floor`` in 0..1.
     """
     entropy = -(alpha * alpha.clamp_min(1e-12).log()).sum(1)
     return (floor * math.log(alpha.shape[1]) - entropy).clamp_min(0).mean()

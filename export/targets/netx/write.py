@@ -1,6 +1,6 @@
 """NetX HDF5: writes an integer chain as a file that stock lava-dl loads (`taaf.export.targets.netx.read` reads it).
 
-Layer 0 is an ``input`` layer without neurons: it only tells the loader the input shape. Keys and quirks: LAVA.md.
+Layer 0 is an ``input`` layer without neurons: it only tells the loader the input shape.
 """
 
 import io
