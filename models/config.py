@@ -129,7 +129,12 @@ class NetworkConfig:
 
     def build_head(self) -> Head:
         """The head on the branches' feature spikes; raises `ConfigError` if they do not fit together."""
-        features = {m: Features(b.wiring().output.shape, b.input.steps) for m, b in self.branches.items()}
+        features = {}
+        for m, b in self.branches.items():
+            try:
+                features[m] = Features(b.wiring().output.shape, b.input.steps)
+            except ConfigError as error:
+                raise ConfigError(f"branches.{m}: {error}") from error
         return find_head(self.head.type)(features, self.head.classes, self.head.options)
 
     def completed(self, found: Mapping[str, InputSpec]) -> "NetworkConfig":

@@ -206,3 +206,10 @@ def test_functions_of_ones_own_that_fail() -> None:
         config = NetworkConfig.from_dict({"branches": {"a": table}, "head": {"type": "none"}})
         with pytest.raises(ConfigError, match=mention):
             SpikingNet(config.check().branches["a"].wiring())
+
+
+def test_messages_name_the_branch() -> None:
+    """A layer's name alone does not say in which of several branches it is."""
+    branches = {"a": {"network": "dense", "shape": [9], "steps": 3}, "b": {"network": "conv", "shape": [9], "steps": 3}}
+    with pytest.raises(ConfigError, match=r"^branches\.b: stem: reads input of shape \(9,\)"):
+        NetworkConfig.from_dict({"branches": branches, "head": {"type": "none"}}).check()
