@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from taaf.models.config import InputSpec
-from taaf.models.errors import ConfigError, did_you_mean
+from taaf.models.errors import ConfigError, TaafError, did_you_mean
 
 Sample = tuple[Any, ...]  # one tensor per modality, then the label
 Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
@@ -135,15 +135,25 @@ class SomeModalities(_View):
         return {m: inputs[m] for m in self.modalities}, labels
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Batch | TaafError]):
     def __init__(self, data: MultimodalDataset) -> None:
         self.data = data
 
-    def __getitem__(self, indices: Sequence[int]) -> Batch:  # type: ignore[override]
-        return self.data.batch(indices)
+    def __getitem__(self, indices: Sequence[int]) -> Batch | TaafError:  # type: ignore[override]
+        try:
+            return self.data.batch(indices)
+        except TaafError as error:  # raised, torch would write the worker's traceback into its message
+            return error
 
 
 def load_batches(data: MultimodalDataset, batches: Sequence[Sequence[int]], workers: int = 0) -> Iterator[Batch]:
     """Iterate over the given batches of indices, loaded by ``workers`` background processes (0: in this one)."""
-    loader: DataLoader[Batch] = DataLoader(_Batches(data), sampler=batches, batch_size=None, num_workers=workers)
-    return iter(loader)
+    loader: DataLoader[Batch | TaafError] = DataLoader(_Batches(data), sampler=batches, batch_size=None, num_workers=workers)
+    return _sound(iter(loader))
+
+
+def _sound(batches: Iterator[Batch | TaafError]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, TaafError):
+            raise batch
+        yield batch

@@ -12,7 +12,7 @@ import torch
 from taaf.models.config import InputSpec, NetworkConfig
 from taaf.models.errors import ConfigError, DataError
 from taaf.training.config import DataConfig, LossConfig, TrainConfig
-from taaf.training.data import InMemory
+from taaf.training.data import InMemory, load_batches
 from taaf.training.datasets.arrays import open_arrays, read_windows
 from taaf.training.datasets.own import OwnDataset
 from taaf.training.distributed import Ranks
@@ -191,6 +191,16 @@ def test_samples_of_ones_own() -> None:
     own = OwnDataset(_Own([(_X, torch.tensor(1)), (_X + 1, np.int64(0))]), "x")
     inputs, labels = own.batch([0, 1])
     assert labels.tolist() == [1, 0] and inputs["imu"].sum() == 12 and own.specs()["imu"].steps == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_errors_of_workers_are_one_line(workers: int) -> None:
+    """torch would put the worker's traceback into the message."""
+    data = OwnDataset(_Own([(_X, 0), (_X, 1), (_X[:, :3], 1)]), "data.set x:y")
+    batches = load_batches(data, [[0, 1], [1, 2]], workers)
+    assert next(batches)[1].tolist() == [0, 1]
+    with pytest.raises(DataError, match=r"^data.set x:y: sample 2 has \(3, 3\) where [^\n]*$"):
+        next(batches)
 
 
 def test_training_looks_at_every_window(tmp_path: Path) -> None:
