@@ -157,7 +157,7 @@ def test_small_files_that_ask_for_memory(tmp_path: Path) -> None:
     for start in (18, at + 20):  # both say that the member is longer than it is
         content = content[:start] + struct.pack("<II", 1 << 30, 1 << 30) + content[start + 8 :]
     cut.write_bytes(content)
-    with pytest.raises(ValueError, match="declares"):
+    with pytest.raises(ValueError, match="declares|possible zip bomb"):  # newer Pythons notice it themselves
         read_npz(cut, 1 << 31)
 
 
