@@ -48,8 +48,7 @@ class RateHead(Head):
             raise ConfigError(
                 f"head.counted_steps (={list(counted)}): allowed one number per branch, up to its steps: {told}; or none"
             )
-        every = tuple(self.input_steps.values())
-        self.counted = tuple(map(min, options.counted_steps or every, every))
+        self.counted = counted or tuple(steps.values())
 
     def run(
         self, ops: Ops, arrays: Arrays, project: Project, features: Mapping[str, Any], which: Sequence[str] | None = None
