@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from taaf.models.checkpoint import read_archive
 from taaf.models.errors import CheckpointError, ConfigError
-from taaf.models.files.recognise import recognised
-from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.models.slayer_lif import require_lava_dl
 
 Module = nn.Module | Mapping[str, nn.Module]
@@ -78,11 +77,7 @@ def load_weights(model: Module, path: Path, inputs: Mapping[str, np.ndarray]) ->
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such file; give --weights the file of torch.save(model.state_dict(), FILE)")
-    try:
-        content = read_tensor_archive(path)
-    except ValueError as error:
-        what = recognised(path)
-        raise CheckpointError(f"{path}: not a readable state dict: {error}{f' ({what})' if what else ''}") from error
+    content = read_archive(path, "state dict")
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path}: holds {type(content).__name__}; allowed a state dict, torch.save(model.state_dict(), path)"

@@ -126,7 +126,10 @@ class RecordedNetwork:
     @staticmethod
     def load(path: Path) -> "RecordedNetwork":
         """Inverse of `save`, of a file that is not trusted; raises `CheckpointError` that says what is wrong with it."""
-        content = read_checkpoint(path)
+        return RecordedNetwork._of(path, read_checkpoint(path))
+
+    @staticmethod
+    def _of(path: Path, content: dict[str, Any]) -> "RecordedNetwork":
         try:
             labels = content["labels"]
             found = RecordedNetwork(
@@ -178,9 +181,10 @@ class RecordedNetwork:
 
 def open_trained(path: Path, own_code: bool = False) -> "RecordedNetwork | TrainedNetwork":
     """A checkpoint of taaf-train or a recorded network; raises `CheckpointError` that says what is wrong with the file."""
-    if read_checkpoint(path).get("kind") == KIND:
-        return RecordedNetwork.load(path)
-    return TrainedNetwork(path, own_code)
+    content = read_checkpoint(path)
+    if content.get("kind") == KIND:
+        return RecordedNetwork._of(path, content)
+    return TrainedNetwork(path, own_code, content)
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """A trained network as the exporter sees it, wherever it came from."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,6 +81,8 @@ class TrainedNetwork:
         The checkpoint.
     own_code : bool
         Whether code that it names may be imported (`taaf.models.checkpoint.load_model`).
+    content : dict, optional
+        What the file holds, if it was read before.
 
     Raises
     ------
@@ -90,12 +92,13 @@ class TrainedNetwork:
 
     path: Path
     own_code: bool = False
+    content: InitVar[dict[str, Any] | None] = None
     proven_by: str = "SLAYER CPU forward and float64 head of the checkpoint"
     logit_tolerance: float = 1e-9  # torch float64 against NumPy float64
     name: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.model, content = load_model(self.path, self.own_code)
+    def __post_init__(self, content: dict[str, Any] | None) -> None:
+        self.model, content = load_model(self.path, self.own_code, content)
         config = self.model.config
         self.name = {"taaf": "taaf-snn", "scmrl": "s-cmrl"}.get(config.head.type, "snn")
         self.graphs, self.encoders = float_graphs(self.model), host_encoders(self.model)

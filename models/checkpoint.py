@@ -28,6 +28,15 @@ def save_checkpoint(path: Path, model: MultimodalSnn, config: dict[str, Any], **
     write_at_once(path, buffer.getvalue())
 
 
+def read_archive(path: Path, kind: str) -> Any:
+    """The content of a file of tensors; raises `CheckpointError` that says what was found instead of this ``kind`` of file."""
+    try:
+        return read_tensor_archive(path)
+    except ValueError as error:
+        what = recognised(path)
+        raise CheckpointError(f"{path}: not a readable {kind}: {error}{f' ({what})' if what else ''}") from error
+
+
 @naming_placeholders
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read and check a checkpoint, of version 2 in today's terms; raises `CheckpointError` that says what is wrong with the file."""
@@ -35,11 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a taaf checkpoint ({recognised(path)}); `taaf-train` writes one")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; `taaf-train` writes model.pt into its --out folder")
-    try:
-        content = read_tensor_archive(path)
-    except ValueError as error:
-        what = recognised(path)
-        raise CheckpointError(f"{path}: not a readable checkpoint: {error}{f' ({what})' if what else ''}") from error
+    content = read_archive(path, "checkpoint")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         what = recognised(path) or "no format mark " + repr(FORMAT)
         raise CheckpointError(f"{path}: not a taaf checkpoint ({what}); `taaf-train` writes one")
@@ -80,7 +85,9 @@ def require_known_code(path: Path, config: Any, allowed: bool = False) -> None:
         )
 
 
-def load_model(path: Path, own_code: bool = False) -> tuple[MultimodalSnn, dict[str, Any]]:
+def load_model(
+    path: Path, own_code: bool = False, content: dict[str, Any] | None = None
+) -> tuple[MultimodalSnn, dict[str, Any]]:
     """Rebuild the network of a checkpoint in eval mode; returns it and the checkpoint's content.
 
     Parameters
@@ -89,6 +96,8 @@ def load_model(path: Path, own_code: bool = False) -> tuple[MultimodalSnn, dict[
         The checkpoint.
     own_code : bool
         Whether networks and data sets that it names as ``module:function`` may be imported, that is, run.
+    content : dict, optional
+        What `read_checkpoint` found there, if it was read before.
 
     Raises
     ------
@@ -96,7 +105,7 @@ def load_model(path: Path, own_code: bool = False) -> tuple[MultimodalSnn, dict[
         If the file is missing, truncated, foreign, of other shapes than its own configuration says, or not finite, or names
         code of its own that is not allowed.
     """
-    content = read_checkpoint(path)
+    content = content or read_checkpoint(path)
     require_known_code(path, content.get("config"), own_code)
     try:
         config = NetworkConfig.from_dict(content["config"]).check()
