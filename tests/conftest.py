@@ -24,6 +24,17 @@ def _lacks_browser(item: pytest.Item) -> bool:
     return find_browser() is None
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks are slower on several threads: tiny convolutions lose more than they gain."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs Lava, or a browser, where there is none."""
     for item in items:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recorder_checks import one_thread, require_same_spikes  # noqa: F401
+from recorder_checks import require_same_spikes
 from torch import nn
 from user_networks import NETWORKS, UserNetwork, built, examples
 
 from taaf.export.recorder import record
 
-pytestmark = pytest.mark.needs_slayer
+pytestmark = [pytest.mark.needs_slayer, pytest.mark.usefixtures("one_thread")]
 
 
 def _parts(module: Any) -> list[nn.Module]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from recorder_checks import one_thread, require_same_spikes  # noqa: F401
+from recorder_checks import require_same_spikes
 from torch import nn
 from torch.nn import functional as F
 from user_networks import NETWORKS, REFUSED, Blocks, built, examples, lif
@@ -13,7 +13,7 @@ from taaf.export.recorder.maps import Conv, Map, Matrix, Scale, mixed, then, unr
 from taaf.export.recorder.values import plain, reshaped_layout
 from taaf.models.ir import Concat, Dense, Lif, Pool2d, RecurrentDense
 
-pytestmark = pytest.mark.needs_slayer
+pytestmark = [pytest.mark.needs_slayer, pytest.mark.usefixtures("one_thread")]
 BY_NAME = {n.name: n for n in [*NETWORKS, *REFUSED]}
 
 

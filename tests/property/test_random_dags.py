@@ -1,11 +1,9 @@
 """Random graphs with joins, skips, concatenations and pools: the chain has every spike of the graph, relays those they repeat."""
 
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from dag_strategy import Dag, dags
 from engines import run_engines
 from hypothesis import HealthCheck, assume, given, settings
@@ -17,19 +15,12 @@ from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import LimitExceededError, UnsupportedLayerError
 from taaf.models.ir import Dense, Graph, RecurrentDense
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 N_GRAPHS, N_ON_LAVA = 150, 12
 FEATURES = {
     "relays", "phases", "unrolled", "stride", "or pool", "concat", "output beside", "join of 2", "join of 3", "flat join", "recurrent",
     "delayed", "thresholds per channel",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _settings(n: int) -> settings:

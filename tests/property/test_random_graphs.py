@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +22,13 @@ from taaf.hw_sim.engines import torch_engine
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Graph
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 N_GRAPHS, N_ON_LAVA = 500, 25
 REPRODUCED = "----- runs on its own -----\n"
 FEATURES = {
     "conv", "dense", "recurrent", "pool", "residual", "identity shortcut", "1x1 shortcut", "3x3 shortcut", "flatten",
     "stride", "padding", "dilation", "groups", "non-square", "bias", "batch norm", "current memory", "several windows",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny convolutions lose more than they gain from a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _hypothesis(n: int) -> settings:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from recorder_checks import one_thread  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
 from user_networks import NOW, lif
@@ -14,7 +13,7 @@ from taaf.export.recorder import record
 from taaf.hw_sim.engine import Engine
 from taaf.models.errors import UnsupportedLayerError
 
-pytestmark = pytest.mark.needs_slayer
+pytestmark = [pytest.mark.needs_slayer, pytest.mark.usefixtures("one_thread")]
 REASONS = (
     "needs weights of",
     "max pooling of something",

@@ -1,24 +1,12 @@
 """The comparison that every recorded network must pass: SLAYER, reference and engine, every spike."""
 
-from collections.abc import Iterator
-
 import numpy as np
-import pytest
 import torch
 
 from taaf.export.recorder import Recording
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.reference import run_reference
 from taaf.models.ir.stage import require_integer_stage
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks are slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def require_same_spikes(recording: Recording, inputs: dict[str, torch.Tensor]) -> None:

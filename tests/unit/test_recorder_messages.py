@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from recorder_checks import one_thread  # noqa: F401
 from torch import nn
 from user_networks import REFUSED, Blocks, UserNetwork, built, examples, lif
 
 from taaf.export.recorder import record
 from taaf.models.errors import DataError, TaafError, UnsupportedLayerError
 
-pytestmark = pytest.mark.needs_slayer
+pytestmark = [pytest.mark.needs_slayer, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.mark.parametrize("network", REFUSED, ids=lambda n: n.name)
