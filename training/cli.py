@@ -64,6 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument("--seeds", type=positive, help="seeds per cell of --ablation (default 3)")
     study.add_argument("--jobs", type=positive, help="cells of --ablation trained at a time (default 2)")
+    study.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="train the cells of --ablation on the workers of this dask scheduler, tcp://HOST:PORT",
+    )
     study.add_argument("--tables", type=Path, metavar="FOLDER", help="where --ablation writes its tables (default --out)")
     study.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="plot finished runs side by side (with --plot)")
     study.add_argument("--plot", type=Path, metavar="FILE.png", help="picture for --compare (default curves.png)")
@@ -80,9 +85,11 @@ def _work(args: argparse.Namespace) -> int:
         raise ConfigError(f"--plot {args.plot}: needs --compare")
     if args.head and (args.config or args.ablation or args.compare):
         raise ConfigError(f"--head {args.head}: takes a shipped configuration; leave it out and set [head] type in --config")
-    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs}
+    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs, "--scheduler": args.scheduler}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
+    if args.jobs and args.scheduler:
+        raise ConfigError(f"--jobs {args.jobs}: the cluster at --scheduler has its own workers; leave one of the two out")
     if args.compare:
         return _compare(args)
     if args.ablation:

@@ -12,6 +12,7 @@ from taaf.models.errors import ConfigError
 from taaf.models.files.writing import make_folder
 from taaf.training.config import TrainConfig, load_config
 from taaf.training.studies.cells import run_cells
+from taaf.training.studies.workers import Workers
 
 BASE_CONFIG = Path(__file__).parents[1] / "configs" / "ablation.toml"
 FUSED_ROWS = ("concat", "sum", "film", "gated")
@@ -125,7 +126,7 @@ def _taaf_study(args: argparse.Namespace, base: TrainConfig, out: Path, tables: 
 
     cells, quiet = cells_of(args.ablation), args.quiet or args.json
     results = []
-    for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs or 2, quiet):
+    for cell, seed, metrics in run_cells(cells, base, seeds, out, Workers(args.jobs or 2, args.scheduler), quiet):
         results.append((cell, seed, metrics))
         if not quiet:
             print(

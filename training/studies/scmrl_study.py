@@ -15,6 +15,7 @@ from taaf.models.errors import ConfigError
 from taaf.models.files.writing import write_at_once
 from taaf.training.config import DataConfig, LossConfig, TrainConfig
 from taaf.training.studies.cells import run_cells, train_cell
+from taaf.training.studies.workers import Workers
 
 BASE_CONFIG = Path(__file__).parents[1] / "configs" / "scmrl_study.toml"
 SNR_DB = (30.0, 20.0, 10.0, 0.0)
@@ -102,7 +103,7 @@ def _test_set(data: DataConfig) -> Any:
     return open_split(data, NetworkConfig.from_dict({}).inputs, "test")
 
 
-def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict[str, Any]:
+def train_and_measure(values: dict[str, Any], folder: str) -> dict[str, Any]:
     """`train_cell`, then the accuracy of every output under every condition, kept in ``noise.json``; a worker's task.
 
     Networks are trained on the data as configured; the noise of `conditions` is in the test set only.
@@ -110,7 +111,7 @@ def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict
     from taaf.models.checkpoint import load_model
     from taaf.training.trainer import evaluate
 
-    metrics = train_cell(values, folder, threads)
+    metrics = train_cell(values, folder)
     checkpoint, kept = Path(folder) / "model.pt", Path(folder) / NOISE_FILE
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     found = _read(kept)
@@ -144,7 +145,9 @@ def scmrl_study(args: argparse.Namespace, base: TrainConfig, out: Path, tables: 
     cells = [*system_cells(base), *ablation_cells(), *option_cells(base)]
     quiet = args.quiet or args.json
     results = []
-    for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs or 2, quiet, train_and_measure):
+    for cell, seed, metrics in run_cells(
+        cells, base, seeds, out, Workers(args.jobs or 2, args.scheduler), quiet, train_and_measure
+    ):
         results.append((cell, seed, metrics))
         if not quiet:
             print(f"{cell.row} seed {seed}: {metrics['test_fused']:.1f} %", file=sys.stderr, flush=True)
