@@ -94,10 +94,10 @@ def _work(args: argparse.Namespace) -> int:
         return _compare(args)
     if args.ablation:
         from taaf.models.slayer_lif import require_lava_dl
-        from taaf.training.studies.ablation import ablation_command
+        from taaf.training.commands.study import study_command
 
         require_lava_dl()
-        return ablation_command(args)
+        return study_command(args)
     return _trainings(args)
 
 

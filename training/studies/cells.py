@@ -1,13 +1,45 @@
 """Trainings of a study: every (cell, seed) that is not finished yet, by parallel workers, resumable."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from taaf.models.config import InputSpec
 from taaf.models.errors import CheckpointError
 from taaf.training.config import DataConfig, TrainConfig
 from taaf.training.studies.workers import Workers, run_tasks
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a study is asked for.
+
+    Attributes
+    ----------
+    which : str
+        Its name on the command line.
+    out, tables : Path
+        Folders of checkpoints, and of what is written about them.
+    seeds : range
+        Seeds of every cell.
+    quiet : bool
+        No progress.
+    """
+
+    which: str
+    out: Path
+    tables: Path
+    seeds: range
+    workers: Workers
+    quiet: bool
+
+    def tell(self, line: str) -> None:
+        """A line about a finished training."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
 
 
 class StudyCell(Protocol):
@@ -26,12 +58,11 @@ Task = Callable[[dict[str, Any], str], dict[str, Any]]  # configuration, folder 
 
 
 @lru_cache(maxsize=2)
-def splits(data: DataConfig) -> Any:
-    """EAD-mini's training and test part; simulated once per worker."""
-    from taaf.models.config import NetworkConfig
-    from taaf.training.sources import open_split
+def _splits(data: DataConfig, specs: tuple[tuple[str, InputSpec], ...]) -> Any:
+    """The parts of a data set; simulated once per worker."""
+    from taaf.training.sources import open_splits
 
-    return tuple(open_split(data, NetworkConfig.from_dict({}).inputs, split) for split in ("train", "test"))
+    return open_splits(data, dict(specs))
 
 
 def train_cell(values: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -52,9 +83,9 @@ def train_cell(values: dict[str, Any], folder: str) -> dict[str, Any]:
     if finished is not None:
         return finished
     resume = (out / "last.pt").is_file() and read_checkpoint(out / "last.pt")["config"] == values
-    train_set, test_set = splits(config.data)
+    parts = _splits(config.data, tuple(config.network.inputs.items()))
     out.mkdir(parents=True, exist_ok=True)
-    return Trainer(config, train_set, test_set, Ranks.single()).run(out, resume=resume)
+    return Trainer(config, parts.train, parts.test, Ranks.single(), validation=parts.validation).run(out, resume=resume)
 
 
 def _finished(out: Path, values: dict[str, Any]) -> dict[str, Any] | None:
