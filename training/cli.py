@@ -145,13 +145,13 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
     from taaf.models.files.writing import make_folder
-    from taaf.training.sources import open_split
+    from taaf.training.sources import open_split, open_splits
     from taaf.training.studies.curves import TensorBoardLog, plot_runs
     from taaf.training.trainer import Trainer, evaluate
 
     quiet = args.quiet or args.json
-    train_set, test_set = (open_split(config.data, config.network.inputs, split, quiet) for split in ("train", "test"))
-    trainer = Trainer(config, train_set, test_set, ranks, quiet)
+    parts = open_splits(config.data, config.network.inputs, quiet)
+    trainer = Trainer(config, parts.train, parts.test, ranks, quiet, validation=parts.validation)
     if args.init is not None:
         trainer.start_from(args.init)
     make_folder(out)
@@ -222,10 +222,14 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
 
 def describe(m: dict[str, Any], epochs: int, modalities: tuple[str, ...]) -> str:
     """One line about an epoch."""
-    accuracy = "  ".join(f"{u} {m[f'test_{u}']:.1f} %" for u in ("fused", *modalities))
+    accuracy = "".join(f"  {part}: {_accuracies(m, part, modalities)}" for part in ("val", "test") if f"{part}_fused" in m)
     k = " ".join(f"{u} {m[f'k_{u}']:.2f}" for u in modalities if f"k_{u}" in m)
     balance = f"  k {k}" if k else ""
-    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}  test: {accuracy}{balance}  {m['seconds']:.1f} s"
+    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}{accuracy}{balance}  {m['seconds']:.1f} s"
+
+
+def _accuracies(m: dict[str, Any], part: str, modalities: tuple[str, ...]) -> str:
+    return "  ".join(f"{u} {m[f'{part}_{u}']:.1f} %" for u in ("fused", *modalities))
 
 
 def _compare(args: argparse.Namespace) -> int:
