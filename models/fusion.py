@@ -213,7 +213,7 @@ FUSIONS: dict[str, Fusion] = {
     "misnet": Fusion(
         misnet_shapes,
         misnet,
-        "interaction cell of ISNet (public code SinoLeu/ISNet), trained with `balance = \"misnet\"`: MLIF with both potentials halved "
+        'interaction cell of ISNet (public code SinoLeu/ISNet), trained with `balance = "misnet"`: MLIF with both potentials halved '
         "in the comparison, soft reset, spikes added to the cell's input, a head per output. As in the paper the currents are a "
         "projection of the features (the code computes it and then feeds the features themselves). Ours: one cell behind the "
         "branches, weights on a 1/64 grid, no batch norm. Not built, MISNET-L and -XL: cells between the convolution stages of both "

@@ -146,8 +146,8 @@ class Trainer:
         order = [b.tolist() for b in torch.randperm(len(self.train_set), generator=rng).split(o.batch_size)]
         own = [self.ranks.share(b) for b in order]
 
-        def plain(n_samples: int) -> Any:
-            batches = own[: -(-n_samples // o.batch_size)]
+        def plain(share: float) -> Any:
+            batches = own[: max(1, int(share * len(own)))]
             return (self._to_device(b) for b in load_batches(self.train_set, batches))
 
         self.balance.start_epoch(self.model, epoch, epoch < config.loss.modulation_end, plain)
@@ -231,10 +231,8 @@ def _contradiction(config: TrainConfig) -> str | None:
     allowed = head.strategies or tuple(s for s in STRATEGIES if s not in claimed)
     if balance not in allowed:
         return f"loss.balance (={balance!r}): head {head.kind!r} is trained with {', '.join(allowed)}"
-    if STRATEGIES[balance].pairs_only and len(head.modalities) != 2:
-        return f"loss.balance (={balance!r}): is defined for two branches, found {len(head.modalities)}"
-    if balance == "la" and getattr(head.options, "attention", "uniform") != "uniform":
-        return 'loss.balance "la" weights all steps equally and cannot train attention; set head.attention = "uniform"'
+    if wrong := STRATEGIES[balance].misfit(head):
+        return f"loss.balance (={balance!r}): {wrong}"
     return None
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from torch.nn import functional
 
-from taaf.models.heads.base import StepOutputs
+from taaf.models.heads.base import Head, StepOutputs
 from taaf.models.network import MultimodalSnn
 from taaf.models.settings import Fraction, NotNegative, Range
 from taaf.training.losses import agl_loss, batch_mean, entropy_deficit, modulation, total_loss, true_class_score
@@ -62,9 +62,20 @@ class Balance:
         self.epoch = 0
         self.scales: dict[str, torch.Tensor] = {}
 
-    def start_epoch(self, model: MultimodalSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
-        """Called before an epoch; ``batches(n)`` iterates over (inputs, labels): this rank's part of n samples or more."""
+    def start_epoch(self, model: MultimodalSnn, epoch: int, active: bool, batches: Callable[[float], Any]) -> None:
+        """Called before an epoch; ``batches(share)`` iterates over (inputs, labels): this rank's part of the first ``share`` of its
+        batches, rounded down, at least one, as they are read.
+        """
         self.epoch, self.active = epoch, active
+
+    @classmethod
+    def misfit(cls, head: Head) -> str | None:
+        """Why this strategy cannot train this head, or None."""
+        if cls.pairs_only and len(head.modalities) != 2:
+            return f"is defined for two branches, found {len(head.modalities)}"
+        if not cls.weighs_time and getattr(head.options, "attention", "uniform") != "uniform":
+            return 'weights all steps equally and cannot train attention; set head.attention = "uniform"'
+        return None
 
     def output_losses(self, output: StepOutputs, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """L_u of every output (Eqs 8, 9)."""
