@@ -68,6 +68,11 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     study.add_argument("--seeds", type=positive, help="seeds per cell of --ablation (default 3)")
     study.add_argument("--jobs", type=positive, help="cells of --ablation trained at a time (default 2)")
+    study.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="train the cells of --ablation on the workers of this dask scheduler, tcp://HOST:PORT",
+    )
     study.add_argument("--tables", type=Path, metavar="FOLDER", help="where --ablation writes its tables (default --out)")
     study.add_argument(
         "--probe", type=Path, metavar="MODEL.pt",
@@ -88,48 +93,26 @@ def _work(args: argparse.Namespace) -> int:
         raise ConfigError(f"--plot {args.plot}: needs --compare")
     if args.head and (args.config or args.ablation or args.compare):
         raise ConfigError(f"--head {args.head}: takes a shipped configuration; leave it out and set [head] type in --config")
-    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs}
+    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs, "--scheduler": args.scheduler}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
     if args.probe is not None:
-        _require_unused(args)
-        from taaf.training.probes import probe_command
+        from taaf.training.commands.probe import probe_command
 
         return probe_command(args)
     if args.only and (args.ablation or args.compare):
         raise ConfigError(f"--only {args.only}: trains one network; leave out --ablation and --compare")
+    if args.jobs and args.scheduler:
+        raise ConfigError(f"--jobs {args.jobs}: the cluster at --scheduler has its own workers; leave one of the two out")
     if args.compare:
         return _compare(args)
     if args.ablation:
         from taaf.models.slayer_lif import require_lava_dl
-        from taaf.training.studies.ablation import ablation_command
+        from taaf.training.commands.study import study_command
 
         require_lava_dl()
-        return ablation_command(args)
+        return study_command(args)
     return _trainings(args)
-
-
-def _require_unused(args: argparse.Namespace) -> None:
-    """Raise `ConfigError` if ``--probe`` comes with options of a training or a study."""
-    stray = (
-        "ablation",
-        "calibrate_only",
-        "compare",
-        "epochs",
-        "head",
-        "init",
-        "only",
-        "out",
-        "overwrite",
-        "resume",
-        "seed",
-        "tensorboard",
-    )
-    given = [f"--{name.replace('_', '-')}" for name in stray if getattr(args, name) not in (None, False)]
-    if args.device != "cpu":
-        given.append("--device")
-    if given:
-        raise ConfigError(f"--probe {args.probe}: trains nothing and has no use for {', '.join(given)}; leave out")
 
 
 def _trainings(args: argparse.Namespace) -> int:

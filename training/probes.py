@@ -11,18 +11,19 @@ validation part, of equals the smallest; without a validation part it is `FIXED`
 probe of all features together. Linear probing of jointly trained branches: Peng et al., CVPR 2022 (OGM-GE).
 """
 
-import argparse
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from taaf.models.checkpoint import load_model
 from taaf.models.heads.base import FUSED
 from taaf.models.network import MultimodalSnn
+from taaf.training.config import from_dict
 from taaf.training.data import MultimodalDataset
+from taaf.training.sources import open_splits
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FIXED = 1e-2
@@ -146,35 +147,8 @@ def probe_model(
     return found
 
 
-def table(probes: Mapping[str, Probe]) -> str:
-    """The probes as text, one line each."""
-    lines = [f"{'':12s}{'probe':>9s}{'head':>9s}{'train':>9s}{'validation':>12s}{'features':>10s}{'C':>9s}"]
-    for name, p in probes.items():
-        own, checked = (f"{x:.1f} %" if x is not None else "-" for x in (p.head, p.validation))
-        lines.append(f"{name:12s}{p.test:>7.1f} %{own:>9s}{p.train:>7.1f} %{checked:>12s}{p.features:>10,d}{p.strength:>9g}")
-    return "\n".join(lines)
-
-
-def probe_command(args: argparse.Namespace) -> int:
-    """``taaf-train --probe MODEL.pt``: probes of a checkpoint on the data set it was trained with."""
-    from dataclasses import replace
-
-    from taaf.models.checkpoint import load_model, own_code, read_checkpoint
-    from taaf.models.slayer_lif import require_lava_dl
-    from taaf.training.config import from_dict, load_config, with_root
-    from taaf.training.sources import open_splits
-
-    content = read_checkpoint(args.probe)
-    known = own_code(load_config(args.config, {}).to_dict()) if args.config else {}
-    require_lava_dl()
-    model, _ = load_model(args.probe, set(own_code(content["config"]).values()) <= set(known.values()), content)
-    data = with_root(from_dict(content["config"], f"{args.probe}: config").data, args.root, args.cache)
-    parts = open_splits(replace(data, train_pairs=args.limit or data.train_pairs), model.config.inputs, args.quiet or args.json)
-    probes = probe_model(model, parts.train, parts.test, parts.validation)
-    if args.json:
-        told = {name: asdict(p) for name, p in probes.items()}
-        print(json.dumps({"schema_version": 1, "model": str(args.probe), "probes": told}))
-        return 0
-    how = f"C = {FIXED:g}, no validation part" if parts.validation is None else "C chosen on the validation part"
-    print(f"{args.probe}: linear probes of time-averaged feature spikes ({how}), test accuracy\n{table(probes)}")
-    return 0
+def probe_checkpoint(path: Path) -> dict[str, float]:
+    """Test accuracies in percent of the probes of a checkpoint of one's own making: ``probe_<modality>``, ``probe_fused``."""
+    model, content = load_model(path, own_code=True)
+    parts = open_splits(from_dict(content["config"]).data, model.config.inputs)
+    return {f"probe_{u}": p.test for u, p in probe_model(model, parts.train, parts.test, parts.validation).items()}

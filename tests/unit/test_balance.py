@@ -16,7 +16,7 @@ from taaf.models.heads.taaf import Options, TaafHead
 from taaf.models.network import MultimodalSnn
 from taaf.training.losses import entropy_deficit
 from taaf.training.strategies.balance import LossOptions
-from taaf.training.strategies.step import STRATEGIES, TITLES, title
+from taaf.training.strategies.step import STRATEGIES
 
 N, T, C, F = 6, 4, 3, 5
 OPTIONS = LossOptions(lam=0.1, phi=1.5, beta=0.7, suppression=0.6)
@@ -310,14 +310,6 @@ def test_heads_that_a_strategy_cannot_train(name: str, options: dict[str, Any], 
     one = TaafHead({"event": Features((F,), T)}, C, Options(attention="uniform"))
     found = STRATEGIES[name].misfit(one)
     assert (found == "is defined for two branches, found 1") == (name in ("pmr", "pmr_paper", "agm", "misnet"))
-
-
-def test_every_strategy_has_a_name_in_tables() -> None:
-    """One each; the baseline to beat is named after what it is."""
-    assert TITLES.keys() == STRATEGIES.keys() and len(set(TITLES.values())) == len(TITLES)
-    assert (
-        title("none", 0.5) == "all losses, k = 1" and title("none", 0.0) == "fused loss only" and title("taaf", 0.0) == "TAAF"
-    )
 
 
 def test_agm_scales_the_gradient_of_shapley_shares() -> None:

@@ -48,7 +48,10 @@ class LossOptions:
 
 
 class Balance:
-    """Strategy "none": Eq. 10 with k_u = 1 (``beta = 0``: the fused loss alone). Base class of the others.
+    """Strategy "none": Eq. 10 with k_u = 1. Base class of the others.
+
+    With ``beta = 1`` all losses count alike: the baseline that a balance strategy has to beat, for unimodal losses alone cure most of
+    the imbalance. ``beta = 0`` is the fused loss alone.
 
     ``active`` is False from ``modulation_end`` on; then every strategy is this one with its own loss weights.
     """

@@ -1,4 +1,4 @@
-"""One training step as a module, and the tables of balance strategies and of their names."""
+"""One training step as a module, and the table of balance strategies."""
 
 import torch
 from torch import nn
@@ -13,21 +13,6 @@ STRATEGIES: dict[str, type[Balance]] = {
     "none": Balance, "la": LossAdjustment, "taaf": Taaf, "late_fusion": LateFusion, "ogm_ge": OgmGe, "pmr": Pmr,
     "pmr_paper": PmrPaper, "agm": Agm, "cmci": ThreeLosses, "misnet": Misnet, "scmrl": CrossModal, "readout": Readout,
 }  # fmt: skip
-FUSED_ONLY = "fused loss only"
-TITLES = {
-    "none": "all losses, k = 1", "la": "LA", "taaf": "TAAF", "late_fusion": "late fusion", "ogm_ge": "OGM-GE", "pmr": "PMR",
-    "pmr_paper": "PMR, graded", "agm": "AGM", "cmci": "CMCI, three losses", "misnet": "MISNET", "scmrl": "S-CMRL",
-    "readout": "readout loss",
-}  # fmt: skip
-
-
-def title(balance: str, beta: float = 1.0) -> str:
-    """Name of a strategy in tables; the baseline to beat is "all losses, k = 1", which is "none" with beta = 1.
-
-    >>> title("none"), title("none", beta=0.0)
-    ('all losses, k = 1', 'fused loss only')
-    """
-    return FUSED_ONLY if balance == "none" and not beta else TITLES[balance]
 
 
 class TrainingStep(nn.Module):
