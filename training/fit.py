@@ -37,10 +37,8 @@ def _contradiction(config: TrainConfig) -> str | None:
     allowed = head.strategies or tuple(s for s in STRATEGIES if s not in claimed)
     if balance not in allowed:
         return f"loss.balance (={balance!r}): head {head.kind!r} is trained with {', '.join(allowed)}"
-    if STRATEGIES[balance].pairs_only and len(head.modalities) != 2:
-        return f"loss.balance (={balance!r}): is defined for two branches, found {len(head.modalities)}"
-    if balance == "la" and getattr(head.options, "attention", "uniform") != "uniform":
-        return 'loss.balance "la" weights all steps equally and cannot train attention; set head.attention = "uniform"'
+    if wrong := STRATEGIES[balance].misfit(head):
+        return f"loss.balance (={balance!r}): {wrong}"
     return None
 
 
