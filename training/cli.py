@@ -145,7 +145,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
     from taaf.models.files.writing import make_folder
-    from taaf.training.sources import open_split
+    from taaf.training.sources import RECORDED, open_split
     from taaf.training.studies.curves import TensorBoardLog, plot_runs
     from taaf.training.trainer import Trainer, evaluate
 
@@ -177,7 +177,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     human = None
     if ranks.is_main:
         plot_runs([out], out / "curves.png")
-        if config.data.set == "ead-mini":
+        if config.data.set in RECORDED:
             model, _ = load_model(out / "model.pt", own_code=True)  # just written
             human = evaluate(model, open_split(config.data, config.network.inputs, "human"))
     return {"model": str(out / "model.pt"), "metrics": metrics, "human": human}
@@ -198,7 +198,7 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
     from taaf.models.checkpoint import save_checkpoint
     from taaf.models.files.writing import make_folder
     from taaf.training.calibrate import N_SAMPLES, calibrated, require_alive
-    from taaf.training.sources import open_split
+    from taaf.training.sources import RECORDED, open_split
 
     parts = [open_split(config.data, config.network.inputs, split, args.quiet or args.json) for split in ("train", "test")]
     model, rates = calibrated(config, *parts)

@@ -18,7 +18,8 @@ MAX_WINDOWS = 1000  # of a set on disk; verification and deployment keep them in
 
 
 def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -> MultimodalDataset:
-    """The "train" or "test" part of the configured data set (for EAD-mini also "human"), with the modalities of ``specs``.
+    """The "train" or "test" part of the configured data set (of those in `RECORDED` also "human"; EAD-36 has
+    "validation" too), with the modalities of ``specs``.
 
     Parameters
     ----------
@@ -54,7 +55,21 @@ def _arrays(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
     return open_arrays(_root(data), tuple(specs), split)
 
 
-_OWN: dict[str, Callable[[DataConfig, Specs, str], MultimodalDataset]] = {"generated": _generated, "arrays": _arrays}
+def _ead36(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
+    from taaf.training.datasets import ead36
+
+    limit = {"train": data.train_pairs, "test": data.test_pairs}.get(split, 0) or None
+    klettres = Path(data.root) if data.root else None
+    part = ead36.load_split(ead36.SETS[data.set], split, limit, data.audio_snr_db, data.event_snr_db, klettres)
+    return InMemory(part.inputs(), part.labels, ead36.LABELS)
+
+
+_OWN: dict[str, Callable[[DataConfig, Specs, str], MultimodalDataset]] = {
+    "generated": _generated, "arrays": _arrays, "ead36-balanced": _ead36, "ead36-imbalanced": _ead36,
+}  # fmt: skip
+RECORDED = {  # sets with splits of recorded human speech, and which
+    "ead-mini": ("human",), "ead36-balanced": ("human", "human-klettres"), "ead36-imbalanced": ("human", "human-klettres"),
+}  # fmt: skip
 
 
 def _root(data: DataConfig) -> Path:
