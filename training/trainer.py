@@ -25,7 +25,7 @@ from taaf.training.config import TrainConfig, from_dict
 from taaf.training.data import Batch, InMemory, MultimodalDataset, load_batches
 from taaf.training.distributed import Ranks
 from taaf.training.losses import all_sum
-from taaf.training.schedule import make_schedule
+from taaf.training.schedule import make_optimiser, make_schedule
 from taaf.training.strategies.balance import Balance, LossOptions
 from taaf.training.strategies.step import STRATEGIES, TrainingStep
 
@@ -44,12 +44,22 @@ class Trainer:
         The test set is only measured, never used to choose an epoch: the last epoch is the result.
     ranks : Ranks
         Which part of every batch this process computes, and on which device.
+    quiet : bool
+        No progress bar.
+    validation : MultimodalDataset, optional
+        Measured after every epoch (metrics ``val_*``): what settings are chosen by, and what strategies may look at.
     """
 
     def __init__(
-        self, config: TrainConfig, train_set: MultimodalDataset, test_set: MultimodalDataset, ranks: Ranks, quiet: bool = True
+        self,
+        config: TrainConfig,
+        train_set: MultimodalDataset,
+        test_set: MultimodalDataset,
+        ranks: Ranks,
+        quiet: bool = True,
+        validation: MultimodalDataset | None = None,
     ) -> None:
-        o = config.optimiser
+        o, self.validation = config.optimiser, validation
         config = replace(config, network=config.network.completed(train_set.specs()).check())
         self.config, self.train_set, self.test_set, self.ranks, self.quiet = config, train_set, test_set, ranks, quiet
         if wrong := _contradiction(config) or _misfit(config, train_set):
@@ -60,7 +70,7 @@ class Trainer:
         options = LossOptions(**{f.name: getattr(config.loss, f.name) for f in fields(LossOptions)})
         self.balance: Balance = STRATEGIES[config.loss.balance](options)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(parameters, lr=o.learning_rate, weight_decay=o.weight_decay)
+        self.optimiser = make_optimiser(parameters, o)
         self.schedule = make_schedule(self.optimiser, o, -(-len(train_set) // o.batch_size))
         self.step = ranks.wrap(TrainingStep(self.model, self.balance), may_skip=config.loss.alpha_detach)
         self.history: list[Metrics] = []
@@ -82,7 +92,10 @@ class Trainer:
                 self._write_metrics(out)
         for epoch in range(len(self.history), self.config.optimiser.epochs):
             started = time.monotonic()
-            metrics = {"epoch": epoch, **self._train_epoch(epoch), **_prefixed(self._evaluate())}
+            metrics = {"epoch": epoch, **self._train_epoch(epoch)}
+            if self.validation is not None:
+                metrics |= _prefixed("val", self._evaluate(self.validation))
+            metrics |= _prefixed("test", self._evaluate(self.test_set))
             metrics["seconds"] = time.monotonic() - started
             self.history.append(metrics)
             if self.ranks.is_main:
@@ -100,8 +113,8 @@ class Trainer:
     def _write_metrics(self, out: Path) -> None:
         write_at_once(out / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in self.history))
 
-    def _evaluate(self) -> dict[str, float]:
-        return evaluate(self.model, self.test_set, self.ranks, 2 * self.config.optimiser.batch_size)
+    def _evaluate(self, data: MultimodalDataset) -> dict[str, float]:
+        return evaluate(self.model, data, self.ranks, 2 * self.config.optimiser.batch_size)
 
     def _restore(self, path: Path) -> None:
         content = read_checkpoint(path)
@@ -203,8 +216,8 @@ class _Means:
         return {name: (all_sum(value) / n).tolist() for name, value in self.sums.items()}
 
 
-def _prefixed(metrics: dict[str, float]) -> Metrics:
-    return {f"test_{k}": v for k, v in metrics.items()}
+def _prefixed(part: str, metrics: dict[str, float]) -> Metrics:
+    return {f"{part}_{k}": v for k, v in metrics.items()}
 
 
 def _contradiction(config: TrainConfig) -> str | None:

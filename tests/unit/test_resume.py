@@ -12,7 +12,7 @@ from taaf.models.checkpoint import read_checkpoint
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.training.config import from_dict
 from taaf.training.distributed import Ranks
-from taaf.training.sources import open_split
+from taaf.training.sources import open_splits
 from taaf.training.strategies.step import STRATEGIES
 from taaf.training.trainer import Trainer
 
@@ -26,10 +26,10 @@ def _trainer(balance: str, **optimiser: Any) -> Trainer:
     elif balance == "readout":
         tables = taaf_tables(channels=2, wide=2, hidden=16, features=20)
         tables["head"] = {"type": "rate", "classes": 10}
-    data = {"train_pairs": 40, "test_pairs": 20}
+    data = {"train_pairs": 40, "test_pairs": 20, "validation": 0.01 if balance == "readout" else 0.0}
     config = from_dict({**tables, "data": data, "optimiser": settings, "loss": {"balance": balance, "modulation_end": 3}})
-    parts = (open_split(config.data, config.network.inputs, split) for split in ("train", "test"))
-    return Trainer(config, *parts, Ranks.single())
+    parts = open_splits(config.data, config.network.inputs)
+    return Trainer(config, parts.train, parts.test, Ranks.single(), validation=parts.validation)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -50,18 +50,21 @@ def _stop_after(epochs: int) -> Any:
     return on_epoch
 
 
-@pytest.mark.parametrize("balance", STRATEGIES)
+@pytest.mark.parametrize(
+    ("balance", "optimiser"),
+    [*((b, {}) for b in STRATEGIES), ("taaf", {"method": "sgd"}), ("scmrl", {"method": "sgd", "momentum": 0.5})],
+)
 @pytest.mark.needs_slayer
-def test_resumed_equals_uninterrupted(balance: str, tmp_path: Path) -> None:
+def test_resumed_equals_uninterrupted(balance: str, optimiser: dict[str, Any], tmp_path: Path) -> None:
     """Stopped after the first of three epochs; everything in last.pt is equal at the end, bit by bit."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    _trainer(balance).run(whole)
+    _trainer(balance, **optimiser).run(whole)
     with pytest.raises(KeyboardInterrupt):
-        _trainer(balance).run(parts, on_epoch=_stop_after(1))
+        _trainer(balance, **optimiser).run(parts, on_epoch=_stop_after(1))
     assert len(read_checkpoint(parts / "last.pt")["history"]) == 1
-    _trainer(balance).run(parts, resume=True)
+    _trainer(balance, **optimiser).run(parts, resume=True)
     a, b = read_checkpoint(whole / "last.pt"), read_checkpoint(parts / "last.pt")
     assert len(a["history"]) == 3
     different = [key for key in a if not _same(a[key], b[key])]

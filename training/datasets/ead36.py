@@ -6,7 +6,6 @@ are computed from them with integer arithmetic, so they are the same on every ma
 and licences.
 """
 
-
 from pathlib import Path
 
 import numpy as np

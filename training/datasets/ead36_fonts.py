@@ -64,7 +64,9 @@ class Font:
             try:
                 subprocess.run(["npm", "pack", "--silent", self.package], cwd=folder, check=True, capture_output=True)
             except (OSError, subprocess.CalledProcessError) as error:
-                raise DataError(f"npm pack {self.package}: failed ({error}); install npm, or put the file in {folder}") from error
+                raise DataError(
+                    f"npm pack {self.package}: failed ({error}); install npm, or put the file in {folder}"
+                ) from error
         place = folder / self.name
         with tarfile.open(archive) as tar:
             for member in tar.getmembers():

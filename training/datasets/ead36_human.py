@@ -67,7 +67,9 @@ def klettres_clips(folder: Path) -> Clips:
     for speaker, (language, name) in enumerate((("en", str.upper), ("en_GB", str.lower)), start=2):
         for label, letter in enumerate(LABELS[10:], start=10):
             path = folder / language / "alpha" / f"{name(letter)}.ogg"
-            found.append((_require(path, "klettres-data", "or give data.root, the folder that holds en/ and en_GB/"), label, speaker))
+            found.append(
+                (_require(path, "klettres-data", "or give data.root, the folder that holds en/ and en_GB/"), label, speaker)
+            )
     return levels_of(found, seed=3602)
 
 
