@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="windows to run (default: sim 100, fast all; .net: all of --input, else sim 4, fast 16)",
     )
     parser.add_argument(
-        "--split", choices=["test", "human"],
+        "--split", choices=["test", "human", "human-klettres"],
         help="test: synthetic speech of unseen voices (default); human: the same digits with recorded human speech",
     )  # fmt: skip
     parser.add_argument(

@@ -29,11 +29,17 @@ from taaf.models.host_head import HeadOutput
 from taaf.models.ir import Graph
 from taaf.models.shell.packages import installed_versions
 
+_EAD36 = {
+    "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
+    "audio": "place code of 24 log-mel bands on the host: at most one of 4 channels per band and frame, two frames per step",
+}
 ENCODERS = {
     "ead-mini": {
         "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
         "audio": "place code of 40 log-mel bands on the host: at most one of 4 channels per band and step",
-    }
+    },
+    "ead36-balanced": _EAD36,
+    "ead36-imbalanced": _EAD36,
 }
 BINNED = "events per channel and time bin, straight to the chip"  # the sets on disk are events already
 CONVOLVED = "8-bit input levels, convolution and LIF on the host, in integers; their spikes go to the chip"

@@ -169,7 +169,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
     from taaf.models.files.writing import make_folder
-    from taaf.training.sources import open_split, open_splits
+    from taaf.training.sources import RECORDED, open_split, open_splits
     from taaf.training.studies.curves import TensorBoardLog, plot_runs
     from taaf.training.trainer import Trainer, evaluate
 
@@ -201,7 +201,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     human = None
     if ranks.is_main:
         plot_runs([out], out / "curves.png")
-        if config.data.set == "ead-mini" and "audio" in config.network.modalities:  # the recordings have no events
+        if config.data.set in RECORDED and "audio" in config.network.modalities:  # the recordings have no events
             model, _ = load_model(out / "model.pt", own_code=True)  # just written
             human = evaluate(model, open_split(config.data, config.network.inputs, "human"))
     return {"model": str(out / "model.pt"), "metrics": metrics, "human": human}

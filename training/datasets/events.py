@@ -1,16 +1,16 @@
-"""Simulated event camera: turns a static digit image into polarity events under three saccades.
+"""Simulated event camera: turns a static grey image into polarity events under three saccades.
 
 The camera is modelled the usual way: a pixel emits an ON (OFF) event each time its log intensity has risen
 (fallen) by a contrast threshold since its last event. The image moves as on the N-MNIST rig (three straight
 saccades that close a triangle). All arithmetic is on integers (a fixed-point logarithm table, bilinear
-interpolation in 1/16 pixel), so the events are the same on every machine. They are *simulated events of real
-handwriting*, not recordings of an event camera.
+interpolation in 1/16 pixel), so the events are the same on every machine. They are *simulated events of images*,
+not recordings of an event camera.
 """
 
 import numpy as np
 
 SIZE = 34  # field of view in pixels, as N-MNIST
-N_BINS = 8  # time steps the events are binned into
+N_BINS = 8  # time steps EAD-mini's events are binned into
 _MICRO_STEPS_PER_BIN = 3
 _SUBPIXEL = 16
 _VERTICES = ((0, 0), (44, 28), (-36, 28), (0, 0))  # saccade corners (x, y) in 1/16 pixel
@@ -18,9 +18,9 @@ _LOG_TABLE = np.round(512 * np.log2(1 + np.arange(256) / 24)).astype(np.int16)
 _THRESHOLD = 420  # contrast threshold, in units of log2 / 512
 
 
-def _path() -> np.ndarray:
+def _path(bins: int) -> np.ndarray:
     """Camera displacement before each micro step, shape (steps + 1, 2), in 1/16 pixel."""
-    n_steps = N_BINS * _MICRO_STEPS_PER_BIN
+    n_steps = bins * _MICRO_STEPS_PER_BIN
     path = []
     for i in range(n_steps + 1):
         leg, part = divmod(3 * i, n_steps)
@@ -49,18 +49,20 @@ def _shifted_log(padded: np.ndarray, dx: int, dy: int, pad: int) -> np.ndarray:
     return _LOG_TABLE[value >> 8]
 
 
-def simulate_events(images: np.ndarray) -> np.ndarray:
+def simulate_events(images: np.ndarray, bins: int = N_BINS) -> np.ndarray:
     """Simulate the camera and bin its events.
 
     Parameters
     ----------
     images : numpy.ndarray
         Grey images, shape (N, 28, 28), uint8 in [0, 255].
+    bins : int
+        Time steps T that the three saccades take.
 
     Returns
     -------
     numpy.ndarray
-        Spikes, shape (N, 2, 34, 34, 8), uint8 in {0, 1}: channel 0 ON, channel 1 OFF; last axis is time. A bin
+        Spikes, shape (N, 2, 34, 34, T), uint8 in {0, 1}: channel 0 ON, channel 1 OFF; last axis is time. A bin
         holds 1 if at least one event of that pixel and polarity fell into it.
 
     Raises
@@ -71,8 +73,8 @@ def simulate_events(images: np.ndarray) -> np.ndarray:
     if images.ndim != 3 or images.shape[1:] != (28, 28) or images.dtype != np.uint8:
         raise ValueError(f"images: found {images.shape} {images.dtype}; allowed (N, 28, 28) uint8")
     pad, margin = 4, (SIZE - 28) // 2
-    path = _path()
-    out = np.zeros((N_BINS, len(images), 2, SIZE, SIZE), np.uint8)  # time-major in memory
+    path = _path(bins)
+    out = np.zeros((bins, len(images), 2, SIZE, SIZE), np.uint8)  # time-major in memory
     for start in range(0, len(images), 250):  # bounded memory
         block = images[start : start + 250].astype(np.int32)
         padded = np.pad(block, ((0, 0), *[(pad + margin, pad + margin)] * 2))
