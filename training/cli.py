@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of taaf-train."""
     parser = make_parser(
         "taaf-train",
-        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with lava-dl SLAYER. Writes "
+        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with SLAYER's neurons. Writes "
         "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
         [
             "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --head both",
@@ -107,17 +107,14 @@ def _work(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(args)
     if args.ablation:
-        from taaf.models.slayer_lif import require_lava_dl
         from taaf.training.commands.study import study_command
 
-        require_lava_dl()
         return study_command(args)
     return _trainings(args)
 
 
 def _trainings(args: argparse.Namespace) -> int:
     """One training, or with ``--head both`` one per system in folders of their own."""
-    from taaf.models.slayer_lif import require_lava_dl
     from taaf.training.config import load_config
     from taaf.training.distributed import join
     from taaf.training.single_modality import alone
@@ -137,7 +134,6 @@ def _trainings(args: argparse.Namespace) -> int:
     configs = {head: load_config(path, overrides) for head, path in files.items()}
     if args.only:
         configs = {head: alone(config, args.only) for head, config in configs.items()}
-    require_lava_dl()
     if args.calibrate_only:
         return _calibrate(args, configs[args.head], out)
     with join(args.device) as ranks:
