@@ -45,6 +45,7 @@ def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -
             _ead_mini_indices(data, split, limit),
             data.audio_snr_db,
             data.event_snr_db,
+            *(specs[m].steps if m in specs else 0 for m in ("event", "audio")),
         )
         whole: MultimodalDataset = InMemory({"event": part.event, "audio": part.audio}, part.labels, LABELS)
         return whole if tuple(specs) == whole.modalities else SomeModalities(whole, tuple(specs))
