@@ -50,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--split", choices=["test", "human", "human-klettres"],
-        help="test: synthetic speech of unseen voices (default); human: the same digits with recorded human speech",
+        help="test: synthetic speech of unseen voices (default); human: the same images with recorded human speech; "
+        "human-klettres: EAD-36 with that of Debian's klettres-data",
     )  # fmt: skip
     parser.add_argument(
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"

@@ -171,6 +171,11 @@ def guarded_chains(chains: dict[str, Graph], window: int, report: CompileReport)
     """Chains whose windows may follow each other: with guard steps where spikes wait in synapses (recurrence, delays).
 
     Where that has no form for one branch, no branch gets guard steps, and every window runs alone.
+
+    Raises
+    ------
+    LimitExceededError
+        If a window cannot run alone either: biases would make spikes in a recurrence or a delay before it starts.
     """
     try:
         first = {m: with_guard(chain, window) for m, chain in chains.items()}
@@ -181,6 +186,8 @@ def guarded_chains(chains: dict[str, Graph], window: int, report: CompileReport)
                 report.say(line)
         return found
     except LimitExceededError as error:
+        for chain in chains.values():
+            check_limits(chain, pipelined=False, state=False)
         report.say(f"guard: none, so every window runs alone on Lava: {error}")
         return {m: GuardedChain(chain, window, 0, 0) for m, chain in chains.items()}
 
@@ -207,7 +214,7 @@ def _encoder_entry(name: str, encoder: HostEncoder | None, data_set: str) -> dic
 
 def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: CompileReport) -> list[LayerIntervals]:
     """Refuse what is beyond the limits; say what is proven of each layer and what saturation was allowed for."""
-    check_limits(graph, pipelined=not graph.has_memory, window_steps=window, allow_saturation=allow_saturation)
+    check_limits(graph, pipelined=False, fill=False, window_steps=window, allow_saturation=allow_saturation)
     rows = analyse(graph, window)
     for row in rows:
         report.say(str(row))

@@ -51,7 +51,7 @@ def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -
         return whole if tuple(specs) == whole.modalities else SomeModalities(whole, tuple(specs))
     whole = _opened(data, specs, split, quiet)
     whole = whole if tuple(specs) == whole.modalities else SomeModalities(whole, tuple(specs))
-    return whole if limit is None else FirstSamples(whole, limit)
+    return whole if limit is None or len(whole) <= limit else FirstSamples(whole, limit)
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def build(folder: Path, fonts: Path, asterisk: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=zoo_path(""), help="folder of the two files")
-    parser.add_argument("--fonts", type=Path, default=Path(".taaf-cache/fonts"), help="where npm puts the fonts")
+    parser.add_argument("--fonts", type=Path, default=Path("build/fonts"), help="where npm puts the fonts")
     parser.add_argument("--asterisk", type=Path, default=ASTERISK, help="sounds of asterisk-core-sounds-en-wav")
     args = parser.parse_args()
     build(args.out, args.fonts, args.asterisk)

@@ -44,7 +44,7 @@ def distort(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     angle, shear = rng.uniform(-MAX_ANGLE, MAX_ANGLE), rng.uniform(-MAX_SHEAR, MAX_SHEAR)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     affine = turn @ np.array([[1.0, shear], [0.0, 1.0]]) * rng.uniform(*SCALES)
-    grid = np.asarray(np.mgrid[:_CANVAS, :_CANVAS], np.float64) - _CANVAS / 2
+    grid = np.indices((_CANVAS, _CANVAS)).astype(np.float64) - _CANVAS / 2
     at = np.tensordot(affine, grid, 1) + _CANVAS / 2 + rng.uniform(-MAX_SHIFT, MAX_SHIFT, (2, 1, 1))
     noise = rng.uniform(-1, 1, (2, _CANVAS, _CANVAS))
     at += ELASTIC_PX * np.stack([gaussian_filter(n, ELASTIC_SIGMA) for n in noise])

@@ -68,7 +68,7 @@ def klettres_clips(folder: Path) -> Clips:
         for label, letter in enumerate(LABELS[10:], start=10):
             path = folder / language / "alpha" / f"{name(letter)}.ogg"
             found.append(
-                (_require(path, "klettres-data", "or give data.root, the folder that holds en/ and en_GB/"), label, speaker)
+                (_require(path, "klettres-data", "or give --root FOLDER (data.root) with its en/ and en_GB/"), label, speaker)
             )
     return levels_of(found, seed=3602)
 
