@@ -40,6 +40,8 @@ class Fusion:
         All modalities must have as many features.
     additive : bool
         The joint output is the sum of the single ones, ``O_f = sum_m O_m``.
+    spikes_in : bool
+        Its classifier sees spikes only, so that on a grid its sums are exact in any order and may drive neurons.
     """
 
     shapes: Callable[[Sizes, int], Shapes]
@@ -49,6 +51,7 @@ class Fusion:
     pairs_only: bool = False
     equal_sizes: bool = True
     additive: bool = False
+    spikes_in: bool = False
 
     def problem(self, sizes: Sizes) -> str | None:
         """Why it cannot fuse modalities of these sizes, or None."""
@@ -158,6 +161,7 @@ FUSIONS: dict[str, Fusion] = {
         "arXiv 2505.14535, Eq. 4; for M modalities ours",
         equal_sizes=False,
         additive=True,
+        spikes_in=True,
     ),
     "sum": Fusion(
         lambda s, c: classifier(s[0], c),
@@ -165,6 +169,7 @@ FUSIONS: dict[str, Fusion] = {
         "arXiv 2505.14535 names it; shared head with a part of the bias each is our reading",
         uses=0,
         additive=True,
+        spikes_in=True,
     ),
     "sum_separate": Fusion(
         lambda s, c: of_each(s, lambda f: {"weight": (c, f), "bias": (c,)}),
@@ -172,6 +177,7 @@ FUSIONS: dict[str, Fusion] = {
         "SumFusion of OGM-GE (CVPR 2022): a head per modality",
         equal_sizes=False,
         additive=True,
+        spikes_in=True,
     ),
     "softmax_gated": Fusion(
         lambda s, c: of_each(s, lambda f: {"gate_weight": (1, f), "gate_bias": (1,)}) | classifier(s[0], c),
@@ -202,6 +208,7 @@ FUSIONS: dict[str, Fusion] = {
         "spiking cross attention (SMMT) as in S-CMRL's comparison code; ours: the time steps are the tokens, 8 heads, no batch "
         "norm, tau 0.5, weights on a 1/64 grid, concatenation",
         pairs_only=True,
+        spikes_in=True,
     ),
     "cmci": Fusion(
         cmci_shapes,

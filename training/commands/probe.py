@@ -9,7 +9,7 @@ from taaf.models.checkpoint import load_model, own_code, read_checkpoint
 from taaf.models.errors import ConfigError
 from taaf.models.slayer_lif import require_lava_dl
 from taaf.training.config import from_dict, load_config, with_root
-from taaf.training.probes import FIXED, Probe, probe_model
+from taaf.training.probes import FIXED, Kind, Probe, probe_model
 from taaf.training.sources import open_splits
 
 _OF_TRAININGS = (
@@ -32,7 +32,7 @@ def probe_command(args: argparse.Namespace) -> int:
     data = with_root(from_dict(content["config"], f"{args.probe}: config").data, args.root, args.cache)
     data = replace(data, train_pairs=args.limit or data.train_pairs)
     parts = open_splits(data, model.config.inputs, args.quiet or args.json)
-    kind = args.probe_on or "steps"
+    kind: Kind = args.probe_on or "steps"
     probes = probe_model(model, parts, kind)
     if args.json:
         told = {name: asdict(p) for name, p in probes.items()}

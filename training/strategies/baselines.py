@@ -112,14 +112,14 @@ class Pmr(Balance):
         one, two = z
         score = {m: true_class_score(z[m][:, None], labels) for m in z}
         rho = score[one] / score[two]
-        weight = dict(zip((one, two), self.weights(rho), strict=True))
+        weight = dict(zip((one, two), self.coefficients(rho), strict=True))
         for m in z:
             loss = loss + self.options.suppression * weight[m] * functional.cross_entropy(z[m], labels)
             watched[f"k_{m}"] = 1 + self.options.suppression * weight[m]
         watched |= {f"rho_{one}": rho, f"rho_{two}": 1 / rho}
         return loss + self.regulariser(z, weight), watched
 
-    def weights(self, rho: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def coefficients(self, rho: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of the prototype cross entropies of the first and the second modality."""
         return (rho < 1).to(rho.dtype), (rho > 1).to(rho.dtype)
 
@@ -147,7 +147,7 @@ class PmrPaper(Pmr):
 
     MU, ENTROPY_EPOCHS = 0.01, 10
 
-    def weights(self, rho: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def coefficients(self, rho: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return (1 / rho - 1).clamp(0, 1), (rho - 1).clamp(0, 1)
 
     def regulariser(self, z: dict[str, torch.Tensor], weight: dict[str, torch.Tensor]) -> torch.Tensor:
