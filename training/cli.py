@@ -78,6 +78,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--probe", type=Path, metavar="MODEL.pt",
         help="do not train: fit a linear classifier to the feature spikes of every branch of a trained network and print its accuracy",
     )  # fmt: skip
+    study.add_argument(
+        "--probe-on", choices=["steps", "rates"], help="what --probe reads: every spike (default), or their mean over time"
+    )
     study.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="plot finished runs side by side (with --plot)")
     study.add_argument("--plot", type=Path, metavar="FILE.png", help="picture for --compare (default curves.png)")
     return parser
@@ -96,6 +99,8 @@ def _work(args: argparse.Namespace) -> int:
     study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs, "--scheduler": args.scheduler}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
+    if args.probe_on and args.probe is None:
+        raise ConfigError(f"--probe-on {args.probe_on}: needs --probe")
     if args.probe is not None:
         from taaf.training.commands.probe import probe_command
 
