@@ -39,7 +39,7 @@ def read_archive(path: Path, kind: str) -> Any:
 
 @naming_placeholders
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read and check a checkpoint, of version 2 in today's terms; raises `CheckpointError` that says what is wrong with the file."""
+    """Read and check a checkpoint, an older one in today's terms; raises `CheckpointError` that says what is wrong with the file."""
     if path.is_dir():
         raise CheckpointError(f"{path}: not a taaf checkpoint ({recognised(path)}); `taaf-train` writes one")
     if not path.is_file():
@@ -50,7 +50,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a taaf checkpoint ({what}); `taaf-train` writes one")
     if content.get("version") not in READABLE:
         raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this taaf reads {READABLE}")
-    return content if content["version"] == VERSION else _of_version_2(path, content)
+    return _completed(content) if content["version"] == VERSION else _of_version_2(path, content)
+
+
+def _completed(content: dict[str, Any]) -> dict[str, Any]:
+    config = content.get("config")
+    if not isinstance(config, dict) or not isinstance(config.get("head"), dict):
+        return content
+    return content | {"config": config | {"head": version2.completed(config["head"])}}
 
 
 def _of_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def _threshold() -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: threshold(x, "super", torch.tensor(2.0, device=x.device))
 
 
-def host_lif(current: torch.Tensor) -> torch.Tensor:
-    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, ...).
+def host_lif(current: torch.Tensor, at_threshold: bool = False) -> torch.Tensor:
+    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1, ``at_threshold``: where v >= 1. Both are (N, T, ...).
 
     With binary inputs and weights on the grid every intermediate value is a short dyadic number: float32 and float64
     agree exactly, and the spikes do not depend on the order of summation.
@@ -58,7 +58,7 @@ def host_lif(current: torch.Tensor) -> torch.Tensor:
     spikes = []
     for now in current.unbind(1):  # its gradient is one stack; that of an index is a whole tensor of zeros per step
         voltage = TAU * voltage + now
-        fired = fire(voltage - THRESHOLD)
+        fired = 1 - fire(THRESHOLD - voltage) if at_threshold else fire(voltage - THRESHOLD)  # an even derivative
         voltage = voltage * (1 - fired)
         spikes.append(fired)
     return torch.stack(spikes, 1)
@@ -140,7 +140,7 @@ def _resampling(weight: torch.Tensor) -> None:
 class TrainableHead(nn.Module):
     """Trainable form of a `Head`; feature spikes (N, F, T_m) per modality -> `StepOutputs`.
 
-    While training only the fused output of S-CMRL is computed: no loss of it uses the others, and batch norms must not see them.
+    While training only `Head.trained_outputs` are computed: batch norms must not see what no loss uses.
     """
 
     def __init__(self, head: Head) -> None:
@@ -152,7 +152,7 @@ class TrainableHead(nn.Module):
         )
 
     def forward(self, features: dict[str, torch.Tensor]) -> StepOutputs:
-        which = ("fused",) if self.training and self.projections else None
+        which = self.head.trained_outputs if self.training else None
         return self.head.run(TORCH_OPS, dict(self.weights.items()), self._project, features, which)
 
     def _project(self, name: str, x: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+from taaf.models import version2
 from taaf.models.errors import BundleError, ConfigError, TaafError, did_you_mean
 from taaf.models.heads.base import Features, Head
 from taaf.models.settings import read_dataclass
@@ -41,7 +42,9 @@ def head_of(spec: Mapping[str, Any]) -> Head:
         classes = spec["classes"]
         if type(classes) is not int or not 0 <= classes <= MAX_CLASSES:
             raise BundleError(f"classes (={str(classes)[:40]}): allowed 0 to {MAX_CLASSES}")
-        told = {k: v for k, v in spec.items() if k not in ("type", "inputs", "classes", "file", "modalities")}
+        told = {
+            k: v for k, v in version2.completed(spec).items() if k not in ("type", "inputs", "classes", "file", "modalities")
+        }
         return kind(inputs, classes, read_dataclass(kind.options_type, told, "head"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(
