@@ -13,6 +13,7 @@ from taaf.models.files.placeholders import naming_placeholders
 from taaf.models.files.recognise import recognised
 from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.models.files.writing import write_at_once
+from taaf.models.heads import as_stored
 from taaf.models.network import MultimodalSnn
 
 FORMAT = "taaf-checkpoint"
@@ -39,7 +40,7 @@ def read_archive(path: Path, kind: str) -> Any:
 
 @naming_placeholders
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read and check a checkpoint, an older one in today's terms; raises `CheckpointError` that says what is wrong with the file."""
+    """Read and check a checkpoint, of version 2 in today's terms; raises `CheckpointError` that says what is wrong with the file."""
     if path.is_dir():
         raise CheckpointError(f"{path}: not a taaf checkpoint ({recognised(path)}); `taaf-train` writes one")
     if not path.is_file():
@@ -50,14 +51,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a taaf checkpoint ({what}); `taaf-train` writes one")
     if content.get("version") not in READABLE:
         raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this taaf reads {READABLE}")
-    return _completed(content) if content["version"] == VERSION else _of_version_2(path, content)
-
-
-def _completed(content: dict[str, Any]) -> dict[str, Any]:
-    config = content.get("config")
-    if not isinstance(config, dict) or not isinstance(config.get("head"), dict):
-        return content
-    return content | {"config": config | {"head": version2.completed(config["head"])}}
+    found = content if content["version"] == VERSION else _of_version_2(path, content)
+    config = found.get("config")
+    if isinstance(config, dict) and "head" in config:
+        found = found | {"config": config | {"head": as_stored(config["head"])}}
+    return found
 
 
 def _of_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class Fusion:
         Defined for two modalities.
     equal_sizes : bool
         All modalities must have as many features.
+    spikes_in : bool
+        Its classifier sees spikes only, so that on a grid its sums are exact in any order and may drive neurons.
     """
 
     shapes: Callable[[Sizes, int], dict[str, tuple[int, ...]]]
@@ -52,6 +54,7 @@ class Fusion:
     uses: int = 1
     pairs_only: bool = False
     equal_sizes: bool = True
+    spikes_in: bool = False
 
     def problem(self, sizes: Sizes) -> str | None:
         """Why it cannot fuse modalities of these sizes, or None."""
@@ -197,19 +200,25 @@ def _classifier(n_in: int, classes: int) -> dict[str, tuple[int, ...]]:
 
 FUSIONS: dict[str, Fusion] = {
     "concat": Fusion(
-        lambda s, c: _classifier(sum(s), c), _concat, "arXiv 2505.14535, Eq. 4; for M modalities ours", equal_sizes=False
+        lambda s, c: _classifier(sum(s), c),
+        _concat,
+        "arXiv 2505.14535, Eq. 4; for M modalities ours",
+        equal_sizes=False,
+        spikes_in=True,
     ),
     "sum": Fusion(
         lambda s, c: _classifier(s[0], c),
         _sum_shared,
         "arXiv 2505.14535 names it; shared head with a part of the bias each is our reading",
         uses=0,
+        spikes_in=True,
     ),
     "sum_separate": Fusion(
         lambda s, c: _of_each(s, lambda f: {"weight": (c, f), "bias": (c,)}),
         _sum_separate,
         "SumFusion of OGM-GE (CVPR 2022): a head per modality",
         equal_sizes=False,
+        spikes_in=True,
     ),
     "softmax_gated": Fusion(
         lambda s, c: _of_each(s, lambda f: {"gate_weight": (1, f), "gate_bias": (1,)}) | _classifier(s[0], c),
@@ -240,6 +249,7 @@ FUSIONS: dict[str, Fusion] = {
         "spiking cross attention (SMMT) as in S-CMRL's comparison code; ours: the time steps are the tokens, 8 heads, no batch "
         "norm, tau 0.5, weights on a 1/64 grid, concatenation",
         pairs_only=True,
+        spikes_in=True,
     ),
     "cmci": Fusion(
         lambda s, c: _of_each(s, lambda f: {"spiking_weight": (s[0], f)}) | _classifier(s[0], c),

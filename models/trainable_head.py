@@ -113,10 +113,13 @@ def initial_arrays(arrays: dict[str, Array]) -> nn.ParameterDict:
     for name, array in arrays.items():
         value = torch.zeros(array.shape)
         if array.init == "spiking":
+            fan_in = array.shape[1]
             nn.init.normal_(value, 0, (2 / (0.2 * array.shape[1])) ** 0.5)
         elif array.init == "linear" and len(array.shape) == 2:  # a bias follows its weight
             fan_in = array.shape[1]
             nn.init.kaiming_uniform_(value, a=5**0.5)
+        elif array.init == "linear_transposed":
+            nn.init.kaiming_uniform_(value.T, a=5**0.5)
         elif array.init == "linear":
             nn.init.uniform_(value, -(fan_in**-0.5), fan_in**-0.5)
         elif array.init == "eye":

@@ -1,13 +1,11 @@
-"""Reader of older files: checkpoints and bundles of two branches, "event" or "visual" and "audio", as versions up to 0.1 wrote them.
-
-`completed` says what a head's settings mean where a file of any version was written before there were such settings.
-"""
+"""Reader of what versions up to 0.1 wrote: checkpoints and bundles of two branches, "event" or "visual" and "audio"."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from taaf.models.errors import CheckpointError
+from taaf.models.heads import as_stored
 
 _DEFAULTS: dict[str, Any] = {
     "event_channels": 8, "block_channels": 16, "audio_inputs": 160, "audio_hidden": 128, "features": 128, "event_steps": 8,
@@ -18,7 +16,6 @@ _DEFAULTS: dict[str, Any] = {
     "attention_heads": 8, "mlp_ratio": 4, "audio_levels": 4, "stem_downsampling": "stride", "surrogate_width": 0.5,
     "surrogate_scale": 1.0,
 }  # fmt: skip
-_BEFORE: dict[Any, dict[str, Any]] = {"scmrl": {"attention_threshold": 0.5, "attention_at_threshold": False}}
 _REAL = ("resnet18", "sps_real")
 _STEMS = ("sps", "sps_real")
 
@@ -47,13 +44,7 @@ def network_tables(model: Mapping[str, Any]) -> dict[str, Any]:
     head = {k: c[k] for k in ("classes", "aligned_steps", "alignment", "fusion")} | {"type": c["head"]}
     own = ("attention", "attention_on") if c["head"] == "taaf" else _SCMRL
     neuron = {k: c[k] for k in ("surrogate_width", "surrogate_scale")}
-    return {"branches": branches, "head": completed(head | {k: c[k] for k in own}), "neuron": neuron}
-
-
-def completed(head: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored description of a head, with what it left out where that once was no setting and is another default today."""
-    kind = head.get("type")
-    return {**_BEFORE.get(kind, {}), **head} if isinstance(kind, str) else dict(head)
+    return {"branches": branches, "head": as_stored(head | {k: c[k] for k in own}), "neuron": neuron}
 
 
 _SCMRL = ("cross_modal", "residual_alpha", "attention_heads", "mlp_ratio")

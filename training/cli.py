@@ -58,12 +58,18 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="start anew although --out holds a training")
     study = parser.add_argument_group("studies")
     study.add_argument(
-        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl"],
+        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl", "scmrl_sweeps"],
         help="train every cell of the paper's tables on the ablation configuration (scmrl: S-CMRL, its ablation, TAAF and "
-        "concatenation, clean and under noise); finished cells are kept",
+        "concatenation, clean and under noise; scmrl_sweeps: its attentions, comparisons, alpha, temperature, noise in training); "
+        "finished cells are kept",
     )  # fmt: skip
     study.add_argument("--seeds", type=positive, help="seeds per cell of --ablation (default 3)")
     study.add_argument("--jobs", type=positive, help="cells of --ablation trained at a time (default 2)")
+    study.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="train the cells of --ablation on the workers of this dask scheduler, tcp://HOST:PORT",
+    )
     study.add_argument("--tables", type=Path, metavar="FOLDER", help="where --ablation writes its tables (default --out)")
     study.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="plot finished runs side by side (with --plot)")
     study.add_argument("--plot", type=Path, metavar="FILE.png", help="picture for --compare (default curves.png)")
@@ -80,17 +86,19 @@ def _work(args: argparse.Namespace) -> int:
         raise ConfigError(f"--plot {args.plot}: needs --compare")
     if args.head and (args.config or args.ablation or args.compare):
         raise ConfigError(f"--head {args.head}: takes a shipped configuration; leave it out and set [head] type in --config")
-    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs}
+    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs, "--scheduler": args.scheduler}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
+    if args.jobs and args.scheduler:
+        raise ConfigError(f"--jobs {args.jobs}: the cluster at --scheduler has its own workers; leave one of the two out")
     if args.compare:
         return _compare(args)
     if args.ablation:
         from taaf.models.slayer_lif import require_lava_dl
-        from taaf.training.studies.ablation import ablation_command
+        from taaf.training.commands.study import study_command
 
         require_lava_dl()
-        return ablation_command(args)
+        return study_command(args)
     return _trainings(args)
 
 
@@ -145,13 +153,13 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
     from taaf.models.files.writing import make_folder
-    from taaf.training.sources import open_split
+    from taaf.training.sources import open_split, open_splits
     from taaf.training.studies.curves import TensorBoardLog, plot_runs
     from taaf.training.trainer import Trainer, evaluate
 
     quiet = args.quiet or args.json
-    train_set, test_set = (open_split(config.data, config.network.inputs, split, quiet) for split in ("train", "test"))
-    trainer = Trainer(config, train_set, test_set, ranks, quiet)
+    parts = open_splits(config.data, config.network.inputs, quiet)
+    trainer = Trainer(config, parts.train, parts.test, ranks, quiet, validation=parts.validation)
     if args.init is not None:
         trainer.start_from(args.init)
     make_folder(out)
@@ -222,10 +230,14 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
 
 def describe(m: dict[str, Any], epochs: int, modalities: tuple[str, ...]) -> str:
     """One line about an epoch."""
-    accuracy = "  ".join(f"{u} {m[f'test_{u}']:.1f} %" for u in ("fused", *modalities))
+    accuracy = "".join(f"  {part}: {_accuracies(m, part, modalities)}" for part in ("val", "test") if f"{part}_fused" in m)
     k = " ".join(f"{u} {m[f'k_{u}']:.2f}" for u in modalities if f"k_{u}" in m)
     balance = f"  k {k}" if k else ""
-    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}  test: {accuracy}{balance}  {m['seconds']:.1f} s"
+    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}{accuracy}{balance}  {m['seconds']:.1f} s"
+
+
+def _accuracies(m: dict[str, Any], part: str, modalities: tuple[str, ...]) -> str:
+    return "  ".join(f"{u} {m[f'{part}_{u}']:.1f} %" for u in ("fused", *modalities))
 
 
 def _compare(args: argparse.Namespace) -> int:

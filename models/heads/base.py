@@ -8,7 +8,7 @@ what differs between the two is passed in as `Ops`. `taaf.models.trainable_head`
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from taaf.models.errors import ConfigError
 
@@ -60,8 +60,9 @@ class Ops:
 class Array:
     """One array of a head: its shape, and how training starts it.
 
-    ``init``: "linear" (as torch's Linear; a bias follows its weight), "spiking" (wide enough to fire at 20 % active inputs),
-    "eye" (identity and a little noise), "align" (an aligned step reads the input steps it covers), "zero".
+    ``init``: "linear" (as torch's Linear; a bias follows its weight), "linear_transposed" (the same, stored (in, out)),
+    "spiking" (wide enough to fire at 20 % active inputs), "eye" (identity and a little noise), "align" (an aligned step reads the
+    input steps it covers), "zero".
     ``noise``: of "align" and "eye". ``trained``: whether training changes it. ``raw``: bytes, kept as they are.
     """
 
@@ -137,11 +138,14 @@ class Head(ABC):
         Dataclass of the settings in ``[head]`` beside ``type`` and ``classes``.
     strategies : tuple of str
         Names of the training strategies that go with it; empty: all that no head names; `UNTRAINED`: none.
+    unsaid : mapping
+        Settings that older files do not name -> what such a file means.
     """
 
     options_type: type[Any] = NoOptions
     kind: str = ""
     strategies: tuple[str, ...] = ()
+    unsaid: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, inputs: Mapping[str, Features], classes: int, options: Any) -> None:
         self.inputs, self.classes, self.options = dict(inputs), classes, options

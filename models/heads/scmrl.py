@@ -6,7 +6,7 @@ the head with the other one silent (CMCI reads it out on its own); the readout i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from taaf.models import token_comparisons as comparisons
 from taaf.models.cross_modal import CrossModalOptions, cross_modal, divisor_bits, mac_parts, tokens_of
@@ -66,6 +66,7 @@ class ScmrlHead(Head):
     options_type = Options
     options: Options
     strategies = ("scmrl",)
+    unsaid: ClassVar[Mapping[str, Any]] = {"attention_threshold": 0.5, "attention_at_threshold": False}
 
     def __init__(self, inputs: Mapping[str, Features], classes: int, options: Options) -> None:
         super().__init__(inputs, classes, options)

@@ -116,6 +116,66 @@ def test_readings_of_alpha() -> None:
     assert (held - plain).item() == pytest.approx(3 * expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("name", ["taaf", "la"])
+@pytest.mark.parametrize("active", [True, False])
+def test_k_at_individual_steps(name: str, active: bool) -> None:
+    """k_u(t) = 1 - tanh(alpha_u(t) rho_u) scales the step's cross entropy and mean square; LA's alpha is 1/T; no gradient through k.
+
+    Seen failing with the suppression in it, and with k on the cross entropy alone.
+    """
+    output, labels = _case()
+    found, watched = _strategy(name, active, k_per="step").loss(None, None, output, torch.tensor(labels))
+    rho, expected = _rho(output, labels), _loss(output, labels, "fused", uniform=name == "la")
+    for m in M:
+        logits, alpha = output.logits[m].detach().numpy(), output.alpha[m].detach().numpy()
+        alpha = np.full_like(alpha, 1 / T) if name == "la" else alpha
+        k = 1 - np.tanh(alpha * rho) if m == "event" and active else np.ones_like(alpha)
+        square = ((logits - 1.5) ** 2).mean(2)
+        expected += 0.7 * (0.9 * (k * alpha * _ce(logits, labels)).sum(1).mean() + 0.1 * (k * square).mean())
+        assert watched[f"k_{m}"].item() == pytest.approx(k.mean(), abs=1e-12)
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+    if name == "taaf":
+        (gradient,) = torch.autograd.grad(found, [output.alpha["event"]])
+        per_step = 0.7 * 0.9 * _ce(output.logits["event"].detach().numpy(), labels) / N
+        factor = 1 - np.tanh(output.alpha["event"].detach().numpy() * rho) if active else 1.0
+        np.testing.assert_allclose(gradient.numpy(), factor * per_step, atol=1e-12)
+
+
+def test_k_of_the_validation_part() -> None:
+    """rho_u of the scores of the last epoch on the validation part, whatever the batch; k = 1 before there are any; kept in the state."""
+    output, labels = _case()
+    balance = _strategy("taaf", k_from="validation")
+    losses = {u: _loss(output, labels, u, uniform=False) for u in output.logits}
+    first, watched = balance.loss(None, None, output, torch.tensor(labels))
+    assert first.item() == pytest.approx(losses["fused"] + 0.7 * (losses["event"] + losses["audio"]), abs=1e-12)
+    assert watched["rho_event"].item() == 1
+    balance.end_epoch({"fused": 0.9, "event": 0.3, "audio": 0.6})
+    again = _strategy("taaf", k_from="validation")
+    again.load(balance.state())
+    for b in (balance, again):
+        found, watched = b.loss(None, None, output, torch.tensor(labels))
+        k = 1 - np.tanh(0.6 * 2.0)
+        assert found.item() == pytest.approx(losses["fused"] + 0.7 * (losses["event"] + k * losses["audio"]), abs=1e-12)
+        assert watched["rho_audio"].item() == pytest.approx(2.0) and watched["k_event"].item() == 1
+
+
+def test_alpha_learns_from_the_readout() -> None:
+    """Detached in Eq. 8, alpha's gradient is that of CE(sum_t alpha(t) O(t)) alone; the loss has it as a term of every L_u."""
+    output, labels = _case()
+    plain, _ = _strategy("taaf", alpha_detach=True).loss(None, None, output, torch.tensor(labels))
+    assert not any(g is not None for g in torch.autograd.grad(plain, list(output.alpha.values()), allow_unused=True))
+    both, _ = _strategy("taaf", alpha_detach=True, readout_weight=0.4).loss(None, None, output, torch.tensor(labels))
+    k, extra = {"fused": 1.0, "event": 0.7 * (1 - np.tanh(0.6 * _rho(output, labels))), "audio": 0.7}, 0.0
+    for u, logits in output.logits.items():
+        o, alpha = logits.detach().numpy(), output.alpha[u].detach().numpy()
+        decided = (alpha[..., None] * o).sum(1)
+        extra += k[u] * 0.4 * _ce(decided, labels).mean()
+        (gradient,) = torch.autograd.grad(both, [output.alpha[u]], retain_graph=True)
+        slope = (_softmax(decided) - np.eye(C)[labels]) / N
+        np.testing.assert_allclose(gradient.numpy(), k[u] * 0.4 * np.einsum("nc,ntc->nt", slope, o), atol=1e-12)
+    assert (both - plain).item() == pytest.approx(extra, abs=1e-12)
+
+
 class _Branches:
     """A stand-in with real parameters and gradients."""
 
