@@ -354,6 +354,7 @@ STEM = {"network": "patch_stem", "shape": [2, 34, 34], "steps": 8}
     [
         (small_tables(attention="taaf"), "head.attention: unknown key"), (small_tables(fusion="film"), "allowed: sum, concat"),
         (small_tables(channels=20), "channels.*multiples of 8"), (small_tables(halvings=5), "halvings.*allowed 1 to 4"),
+        ({**small_tables(), "branches": {"event": {**STEM, "stages": 2}}}, r"halvings \(=3\): .*allowed 1 to stages \(=2\)"),
         (small_tables(residual_alpha=0.3), "residual_alpha.*multiples of 0.015625"),
         (small_tables(attention_heads=3), r"attention_heads \(=3\): must divide the tokens' channels \(=16\)"),
         ({**small_tables(), "branches": {"event": EVENT, "audio": AUDIO}}, r"two branches .*found event \(128,\), audio \(128,\)"),
@@ -367,6 +368,30 @@ def test_refused_configurations(tables: dict[str, Any], mention: str) -> None:
     """Settings that do not go together are named."""
     with pytest.raises(ConfigError, match=mention):
         NetworkConfig.from_dict(tables).check()
+
+
+@pytest.mark.parametrize("how", ["stride", "max_pool"])
+def test_shallow_stem(how: str) -> None:
+    """Two convolutions of C/2 and C that halve the map: 28 px give 7 x 7 tokens; the shipped configuration has it."""
+    table = {
+        "network": "patch_stem",
+        "shape": [2, 28, 28],
+        "steps": 4,
+        "channels": 16,
+        "stages": 2,
+        "halvings": 2,
+        "downsampling": how,
+    }
+    wiring = NetworkConfig.from_dict({"branches": {"event": table}, "head": {"type": "none"}}).branches["event"].wiring()
+    assert wiring.output.shape == (32, 7, 7)
+    model = MultimodalSnn(
+        small_config({"event": {**table, "network": "patch_stem"}, "audio": {"shape": [1, 64, 1], "steps": 4}})
+    )
+    branch = model.branches["event"]
+    assert {n: tuple(getattr(branch, n).weight.shape[:2]) for n in ("conv1", "conv2", "position")} == {
+        "conv1": (8, 2), "conv2": (16, 8), "position": (16, 16)}  # fmt: skip
+    head = load_config(Path(config_module.__file__).parent / "configs/scmrl_ead.toml", {}).network.build_head()
+    assert isinstance(head, ScmrlHead) and head.tokens == {"event": 49, "audio": 16}
 
 
 def _checked_windows(config: NetworkConfig) -> int:
