@@ -67,7 +67,7 @@ class LossConfig(LossOptions):
 class DataConfig:
     """Where the samples come from.
 
-    ``set``: "ead-mini" (shipped), "generated" (`taaf.training.datasets.generated`), "arrays"
+    ``set``: "ead-mini", "ead36-balanced" or "ead36-imbalanced" (shipped), "generated" (`taaf.training.datasets.generated`), "arrays"
     (`taaf.training.datasets.arrays`: an .npz, HDF5 file or folder of .npy of one's own), "module:function"
     (`taaf.training.datasets.own`: a data set of one's own) or a name of `taaf.training.datasets.registry`. ``root``: where
     the data lie on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in ``root``). ``split``:
@@ -75,7 +75,7 @@ class DataConfig:
     "skip" it. ``train_pairs``, ``test_pairs``: only the first so many (0: all).
     ``validation``: share of the training part that is held out of training, before ``train_pairs``, where a set has no
     validation part of its own (`taaf.training.held_out`); 0 holds nothing out. ``audio_snr_db``, ``event_snr_db``: noise
-    added to EAD-mini's audio, and to its images before events are simulated (99 or more: none).
+    added to the audio of EAD-mini or EAD-36, and to its images before events are simulated (99 or more: none).
     """
 
     set: str = "ead-mini"

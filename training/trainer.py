@@ -143,8 +143,8 @@ class Trainer:
         order = [b.tolist() for b in torch.randperm(len(self.train_set), generator=rng).split(o.batch_size)]
         own = [self.ranks.share(b) for b in order]
 
-        def plain(n_samples: int) -> Any:
-            batches = own[: -(-n_samples // o.batch_size)]
+        def plain(share: float) -> Any:
+            batches = own[: max(1, int(share * len(own)))]
             return (self._to_device(b) for b in load_batches(self.train_set, batches))
 
         self.balance.start_epoch(self.model, epoch, epoch < config.loss.modulation_end, plain)

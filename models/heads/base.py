@@ -36,6 +36,8 @@ class Ops:
         Round to multiples of 1/64 within +-4 (torch: straight-through derivative).
     lif : callable
         The host neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and a reset to 0 where v > 1.
+    mlif : callable
+        ISNet's neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and ``v <- v - 1`` where v / 2 >= 1.
     over_steps : callable
         (x (N, F, T_in), weight (T_out, T_in, 3), bias (T_out,)) -> (N, T_out, F): Conv1d with time as channels, padding 1.
     whole_steps : callable
@@ -51,6 +53,7 @@ class Ops:
     softmax: Callable[[Any], Any]
     on_grid: Callable[[Any], Any]
     lif: Callable[[Any], Any]
+    mlif: Callable[[Any], Any]
     over_steps: Callable[[Any, Any, Any], Any]
     whole_steps: Callable[[Any, int], Any]
 

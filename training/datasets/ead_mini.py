@@ -4,16 +4,14 @@ The shipped file holds grey digit images and 8-bit log-mel levels; events and au
 integer arithmetic, so they are the same on every machine. See ``models/zoo/EAD_MINI.md`` for sources and licences.
 """
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from taaf.models import zoo_path
 from taaf.models.errors import DataError
-from taaf.models.files.placeholders import placeholder
 from taaf.training.datasets.events import MICRO_STEPS, N_BINS, simulate_events
+from taaf.training.datasets.shipped import read_shipped
 
 SHA256 = "766bc16902e9aded03802e7166e8d46ff5956847a14d926cd52a4c44d7ec1063"
 LEVELS_PER_BAND = 4
@@ -35,11 +33,11 @@ class Split:
     Attributes
     ----------
     event : numpy.ndarray
-        (N, 2, 34, 34, T) uint8 in {0, 1}; last axis time, 8 steps unless others were asked for.
+        (N, 2, 34, 34, T) uint8 in {0, 1}; last axis time, in EAD-mini 8 steps unless others were asked for.
     audio : numpy.ndarray
-        (N, 160, T) uint8 in {0, 1}; last axis time, 12 steps unless others were asked for.
+        (N, C, T) uint8 in {0, 1}; in EAD-mini 160 channels, 12 steps unless others were asked for.
     labels : numpy.ndarray
-        (N,) int64 in 0..9.
+        (N,) int64.
     """
 
     event: np.ndarray
@@ -63,17 +61,17 @@ def encode_audio(levels: np.ndarray, edges: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     levels : numpy.ndarray
-        (N, 40, T) uint8.
+        (N, bands, T) uint8.
     edges : numpy.ndarray
-        (40, 4) uint8, non-decreasing along the second axis.
+        (bands, 4) uint8, non-decreasing along the second axis.
 
     Returns
     -------
     numpy.ndarray
-        (N, 160, T) uint8 in {0, 1}.
+        (N, 4 bands, T) uint8 in {0, 1}.
     """
     n, bands, steps = levels.shape
-    above = levels[:, :, None, :] >= edges[None, :, :, None]  # (N, 40, 4, T)
+    above = levels[:, :, None, :] >= edges[None, :, :, None]  # (N, bands, 4, T)
     above[:, :, :-1] &= ~above[:, :, 1:]
     return above.reshape(n, bands * edges.shape[1], steps).astype(np.uint8)
 
@@ -111,27 +109,29 @@ def over_steps(levels: np.ndarray, steps: int) -> np.ndarray:
     return ((2 * total + given) // (2 * given)).astype(np.uint8)
 
 
-def add_noise(levels: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
+def add_noise(levels: np.ndarray, snr_db: float, seed: int, windows: int = 6) -> np.ndarray:
     """Bury 8-bit log-mel levels in white noise (the waves are not shipped, so this works on mel energies).
 
     A level L stands for the energy ``e = 10^((50 L / 255 - 50) / 10)`` relative to the clip's peak. Noise energy of mean
-    ``mean(e) 10^(-snr_db / 10)``, mean over the clip, is added to every band and step: a gamma variable of shape 6, the
-    distribution of six averaged 10 ms frames. The sum is put relative to its new peak and quantised again.
+    ``mean(e) 10^(-snr_db / 10)``, mean over the clip, is added to every band and step: a gamma variable of shape
+    ``windows``, the distribution of so many averaged windows, 10 ms apart. The sum is put relative to its new peak and quantised again.
 
     Parameters
     ----------
     levels : numpy.ndarray
-        (N, 40, T) uint8.
+        (N, bands, T) uint8.
     snr_db : float
         Clip energy over noise energy; 99 or more: ``levels`` unchanged.
     seed : int
         Of the noise.
+    windows : int
+        Windows per step: six in EAD-mini.
     """
     if snr_db >= NO_NOISE_DB:
         return levels
     energy = 10 ** ((levels * (50 / 255) - 50) / 10)
     power = energy.mean(axis=(1, 2), keepdims=True) / 10 ** (snr_db / 10)
-    energy = energy + power * np.random.default_rng(seed).gamma(6, 1 / 6, levels.shape)
+    energy = energy + power * np.random.default_rng(seed).gamma(windows, 1 / windows, levels.shape)
     decibel = 10 * np.log10(energy / energy.max(axis=(1, 2), keepdims=True))
     return np.clip(np.round(255 * (decibel + 50) / 50), 0, 255).astype(np.uint8)
 
@@ -159,22 +159,7 @@ def add_image_noise(images: np.ndarray, snr_db: float, seed: int) -> np.ndarray:
 
 
 def _load() -> dict[str, np.ndarray]:
-    path = zoo_path("ead_mini.npz")
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the EAD-mini data set ({error.strerror}); reinstall taaf") from error
-    found = hashlib.sha256(raw).hexdigest()
-    if found != SHA256:
-        if what := placeholder(path):
-            raise DataError(f"{path}: {what}")
-        raise DataError(f"{path}: SHA-256 is {found[:12]}…, expected {SHA256[:12]}…; restore the shipped file")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {key: file[key] for key in _SHAPES}
-    for key, shape in _SHAPES.items():
-        if arrays[key].shape != shape:
-            raise DataError(f"{path}: {key} has shape {arrays[key].shape}, expected {shape}; restore the shipped file")
-    return arrays
+    return read_shipped(zoo_path("ead_mini.npz"), SHA256, _SHAPES)
 
 
 def train_voices() -> np.ndarray:
