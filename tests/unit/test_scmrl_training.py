@@ -162,10 +162,10 @@ def test_modality_drop_silences_one_of_both() -> None:
     data = InMemory(
         {"event": np.ones((n, 2, 34, 34, 8)), "audio": np.ones((n, 160, 12))}, np.arange(n) % 10, tuple("0123456789")
     )
-    optimiser = OptimiserConfig(batch_size=n, audio_drop=0.0, modality_drop=0.5)
+    optimiser = OptimiserConfig(batch_size=n, shift_pixels=0, audio_drop=0.0, modality_drop=0.5)
     config = TrainConfig(network=small_config(), loss=LossConfig(balance="scmrl"), optimiser=optimiser)
     trainer = Trainer(config, data, data, Ranks.single())
-    inputs, _ = trainer._augment(data.batch(range(n)), n, torch.Generator().manual_seed(0))
+    inputs, _ = trainer._augmented(data.batch(range(n)), n, torch.Generator().manual_seed(0))
     kept = torch.stack([x.flatten(1).mean(1) for x in inputs.values()])
     assert set(kept.unique().tolist()) == {0.0, 1.0} and (kept.sum(0) >= 1).all()
     assert all(0.17 < float(1 - k.mean()) < 0.33 for k in kept)
