@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import assert_refused, run_in_process
+from commands import run_in_process
 
 from taaf.deploy.cli import main as deploy
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.cli import main as export
-from taaf.models.checkpoint import load_model
 from taaf.training.cli import main as train
 
 CONFIG = """
@@ -73,9 +72,7 @@ def test_from_training_to_deployment(fusion: str, root: Path, tmp_path: Path) ->
         told = _trained(tmp_path, root, **settings | {"fusion": 'cmci"\n#'}) if False else None
     text = CONFIG.replace("features = 7", "features = 9") if fusion == "cmci" else CONFIG
     (tmp_path / "c.toml").write_text(text.format(**settings))
-    done = run_in_process(
-        train, "--config", tmp_path / "c.toml", "--root", root, "--out", tmp_path / "run", "--json", "-q"
-    )
+    done = run_in_process(train, "--config", tmp_path / "c.toml", "--root", root, "--out", tmp_path / "run", "--json", "-q")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)["metrics"]
     assert told["test_fused"] > 60
