@@ -38,10 +38,10 @@ class Fusion:
         Defined for two modalities.
     equal_sizes : bool
         All modalities must have as many features.
-    additive : bool
-        The joint output is the sum of the single ones, ``O_f = sum_m O_m``.
     spikes_in : bool
         Its classifier sees spikes only, so that on a grid its sums are exact in any order and may drive neurons.
+    additive : bool
+        The joint output is the sum of the single ones, ``O_f = sum_m O_m``.
     """
 
     shapes: Callable[[Sizes, int], Shapes]
@@ -50,8 +50,8 @@ class Fusion:
     uses: int = 1
     pairs_only: bool = False
     equal_sizes: bool = True
-    additive: bool = False
     spikes_in: bool = False
+    additive: bool = False
 
     def problem(self, sizes: Sizes) -> str | None:
         """Why it cannot fuse modalities of these sizes, or None."""
@@ -168,16 +168,16 @@ FUSIONS: dict[str, Fusion] = {
         _sum_shared,
         "arXiv 2505.14535 names it; shared head with a part of the bias each is our reading",
         uses=0,
-        additive=True,
         spikes_in=True,
+        additive=True,
     ),
     "sum_separate": Fusion(
         lambda s, c: of_each(s, lambda f: {"weight": (c, f), "bias": (c,)}),
         _sum_separate,
         "SumFusion of OGM-GE (CVPR 2022): a head per modality",
         equal_sizes=False,
-        additive=True,
         spikes_in=True,
+        additive=True,
     ),
     "softmax_gated": Fusion(
         lambda s, c: of_each(s, lambda f: {"gate_weight": (1, f), "gate_bias": (1,)}) | classifier(s[0], c),

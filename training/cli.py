@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of taaf-train."""
     parser = make_parser(
         "taaf-train",
-        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with lava-dl SLAYER. Writes "
+        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with SLAYER's neurons. Writes "
         "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
         [
             "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --head both",
@@ -62,9 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="start anew although --out holds a training")
     study = parser.add_argument_group("studies")
     study.add_argument(
-        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl"],
+        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl", "scmrl_sweeps"],
         help="train every cell of the paper's tables on the ablation configuration (scmrl: S-CMRL, its ablation, TAAF and "
-        "concatenation, clean and under noise); finished cells are kept",
+        "concatenation, clean and under noise; scmrl_sweeps: its attentions, comparisons, alpha, temperature, noise in training); "
+        "finished cells are kept",
     )  # fmt: skip
     study.add_argument("--seeds", type=positive, help="seeds per cell of --ablation (default 3)")
     study.add_argument("--jobs", type=positive, help="cells of --ablation trained at a time (default 2)")
@@ -112,17 +113,14 @@ def _work(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(args)
     if args.ablation:
-        from taaf.models.slayer_lif import require_lava_dl
         from taaf.training.commands.study import study_command
 
-        require_lava_dl()
         return study_command(args)
     return _trainings(args)
 
 
 def _trainings(args: argparse.Namespace) -> int:
     """One training, or with ``--head both`` one per system in folders of their own."""
-    from taaf.models.slayer_lif import require_lava_dl
     from taaf.training.config import load_config
     from taaf.training.distributed import join
     from taaf.training.single_modality import alone
@@ -142,7 +140,6 @@ def _trainings(args: argparse.Namespace) -> int:
     configs = {head: load_config(path, overrides) for head, path in files.items()}
     if args.only:
         configs = {head: alone(config, args.only) for head, config in configs.items()}
-    require_lava_dl()
     if args.calibrate_only:
         return _calibrate(args, configs[args.head], out)
     with join(args.device) as ranks:
@@ -174,7 +171,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
     from taaf.models.files.writing import make_folder
-    from taaf.training.sources import open_split, open_splits
+    from taaf.training.sources import RECORDED, open_split, open_splits
     from taaf.training.studies.curves import TensorBoardLog, plot_runs
     from taaf.training.trainer import Trainer, evaluate
 
@@ -206,7 +203,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     human = None
     if ranks.is_main:
         plot_runs([out], out / "curves.png")
-        if config.data.set == "ead-mini" and "audio" in config.network.modalities:  # the recordings have no events
+        if config.data.set in RECORDED and "audio" in config.network.modalities:  # the recordings have no events
             model, _ = load_model(out / "model.pt", own_code=True)  # just written
             human = evaluate(model, open_split(config.data, config.network.inputs, "human"))
     return {"model": str(out / "model.pt"), "metrics": metrics, "human": human}

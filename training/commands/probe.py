@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 
 from taaf.models.checkpoint import load_model, own_code, read_checkpoint
 from taaf.models.errors import ConfigError
-from taaf.models.slayer_lif import require_lava_dl
 from taaf.training.config import from_dict, load_config, with_root
 from taaf.training.probes import FIXED, Kind, Probe, probe_model
 from taaf.training.sources import open_splits
@@ -27,7 +26,6 @@ def probe_command(args: argparse.Namespace) -> int:
         raise ConfigError(f"--probe {args.probe}: trains nothing and has no use for {', '.join(given)}; leave out")
     content = read_checkpoint(args.probe)
     known = own_code(load_config(args.config, {}).to_dict()) if args.config else {}
-    require_lava_dl()
     model, _ = load_model(args.probe, set(own_code(content.get("config")).values()) <= set(known.values()), content)
     data = with_root(from_dict(content["config"], f"{args.probe}: config").data, args.root, args.cache)
     data = replace(data, train_pairs=args.limit or data.train_pairs)

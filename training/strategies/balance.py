@@ -92,6 +92,10 @@ class Balance:
         """
         self.epoch, self.active = epoch, active
 
+    def end_epoch(self, scores: Mapping[str, float]) -> None:
+        """Called after an epoch, with s_u of every output on the validation part, if there is one (`trainer.evaluate`)."""
+        self.validated = dict(scores)
+
     @classmethod
     def misfit(cls, head: Head) -> str | None:
         """Why this strategy cannot train this head, or None."""
@@ -100,10 +104,6 @@ class Balance:
         if not cls.weighs_time and getattr(head.options, "attention", "uniform") != "uniform":
             return 'weights all steps equally and cannot train attention; set head.attention = "uniform"'
         return None
-
-    def end_epoch(self, scores: Mapping[str, float]) -> None:
-        """Called after an epoch, with s_u of every output on the validation part, if there is one (`trainer.evaluate`)."""
-        self.validated = dict(scores)
 
     def output_losses(
         self, output: StepOutputs, labels: torch.Tensor, k: Mapping[str, torch.Tensor] | None = None
