@@ -101,5 +101,5 @@ def _anchors(chip: str) -> Iterator[dict[str, str]]:
         energies = [f"{uj / 1000:.4g} mJ {kind}" for kind, uj in (("dynamic", run.dynamic_uj), ("total", run.total_uj)) if uj]
         yield {
             "text": f"{m.title} on {cores} cores: {', '.join(energies)} per inference, {run.step_us:.4g} us per step",
-            "kind": "measured on a chip, for another network", "source": m.secondary or m.source,
+            "kind": "measured on a chip, for another network", "source": m.source + (f"; {m.secondary}" if m.secondary else ""),
         }  # fmt: skip
