@@ -196,6 +196,7 @@ def test_core_maps_draw_every_core(shipped: tuple[dict[str, Any], str, Path]) ->
         assert picture.count("neurons, fullest limit") == mapping.n_cores > 0
         assert len(set(re.findall(r'<rect class="[^"]*" (x="[^"]*" y="[^"]*")', picture))) == mapping.n_cores + mapping.n_chips
     assert "no constants" not in shipped[1] and "per step, " in shipped[1]
+    assert shipped[1].count("Placed by counted messages: hops cost ") == 2
     assert "Cannot be mapped: &lt;b&gt;" in "".join(core_part([{"chip": "loihi1", "error": "<b>"}]))
 
 
