@@ -15,8 +15,9 @@ from taaf.export.bundle.reader import Bundle, read_bundle, relay_channels
 from taaf.export.netx_bundle import BUNDLED
 from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
-from taaf.hw_sim.energy import energies, load_chip
+from taaf.hw_sim.energy import energies, load_chip, quantities
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.measurements.loihi2_range import loihi2_range
 from taaf.hw_sim.reference import run_reference
 from taaf.hw_sim.study import of_papers_size
 from taaf.models.errors import ConfigError
@@ -297,6 +298,7 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
         "encoder_macs_per_window": encoder_macs,
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
+        "energy_ranges": [loihi2_range().of(quantities(counts, n), bundle.window_steps)],
         "paper": {
             **load_chip("taaf_paper"),
             "same_size": bool(encoder_macs) and of_papers_size(ann_macs + sum(encoder_macs.values())),
