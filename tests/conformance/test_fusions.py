@@ -33,7 +33,7 @@ def _network(**changes: str) -> MultimodalSnn:
 @pytest.mark.parametrize(
     ("fusion", "attention_on"), [*((f, "logits") for f in FUSIONS), ("concat", "features"), ("gated", "features")]
 )
-@pytest.mark.needs_slayer
+@pytest.mark.needs_lava
 def test_export_and_run(fusion: str, attention_on: str, tmp_path: Path) -> None:
     """Export verifies the head; engine and Lava give the trained network's features, logits (1e-9) and decisions."""
     network, part = trained(tmp_path, _network(fusion=fusion, attention_on=attention_on)), load_split("test", slice(12))

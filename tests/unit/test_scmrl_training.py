@@ -80,7 +80,6 @@ def test_warm_up_and_cosine() -> None:
 
 
 @pytest.mark.parametrize(("mode", "layers"), [("none", 2), ("attention", 11), ("residual", 11)])
-@pytest.mark.needs_slayer
 def test_ablations_train(mode: str, layers: int) -> None:
     """Each variant has the layers it uses, and every parameter but SAO's gets a gradient."""
     torch.manual_seed(0)
@@ -94,7 +93,6 @@ def test_ablations_train(mode: str, layers: int) -> None:
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.needs_slayer
 def test_head_and_strategy_go_together() -> None:
     """One line says which setting does not fit."""
     rng = np.random.default_rng(0)
@@ -124,7 +122,6 @@ def test_head_and_strategy_go_together() -> None:
         from_dict(small_tables(fusion="film"))
 
 
-@pytest.mark.needs_slayer
 def test_modality_drop_silences_one_of_both() -> None:
     """Half of the samples, either modality, never both; seen failing with both conditions on the same draw."""
     n = 400
