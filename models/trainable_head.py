@@ -1,6 +1,7 @@
 """A head in torch, as it is trained: its arrays are parameters, its projections quantisation-aware dense layers."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,39 @@ V_UNITS = 128  # of a host neuron's threshold: weights of projections are multip
 def on_grid(x: torch.Tensor) -> torch.Tensor:
     """Multiples of 1/64 within [-4, 4], with the identity as derivative inside."""
     return round_ste(x.clamp(-SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID
+
+
+class _Rectangle(torch.autograd.Function):
+    """Spikes where x >= 0; derivative 1 where |x| <= 1/2, ISNet's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0] * (x.abs() <= 0.5).to(x.dtype)
+
+
+def host_mlif(current: torch.Tensor) -> torch.Tensor:
+    """ISNet's MLIF: ``v <- v / 2 + I(t)``; a spike and ``v <- v - 1`` where v / 2 >= 1. Current and spikes are (N, T, ...).
+
+    Of two modalities both potentials are weighted by 1/2 before they are compared with the threshold 1; 1 is subtracted from the
+    potential itself. Gradients flow through the reset, as theirs do. No chip neuron of NetX resets softly, so that it is the host's.
+
+    Voltages are multiples of 2^-(6 + T) for currents on the 1/64 grid: exact, whatever the order of summation, in float64 as it is
+    deployed, and in float32 as it is trained up to T = 12 steps with |v| < 64.
+    """
+    voltage = torch.zeros_like(current[:, 0])
+    spikes = []
+    for now in current.unbind(1):
+        voltage = 0.5 * voltage + now
+        fired = _Rectangle.apply(0.5 * voltage - 1.0)
+        voltage = voltage - fired
+        spikes.append(fired)
+    return torch.stack(spikes, 1)
 
 
 def _over_steps(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -36,6 +70,7 @@ TORCH_OPS = Ops(
     softmax=lambda x: x.softmax(-1),
     on_grid=on_grid,
     lif=host_lif,
+    mlif=host_mlif,
     over_steps=_over_steps,
     whole_steps=_whole_steps,
 )
@@ -67,10 +102,13 @@ def initial_arrays(arrays: dict[str, Array]) -> nn.ParameterDict:
     for name, array in arrays.items():
         value = torch.zeros(array.shape)
         if array.init == "spiking":
+            fan_in = array.shape[1]
             nn.init.normal_(value, 0, (2 / (0.2 * array.shape[1])) ** 0.5)
         elif array.init == "linear" and len(array.shape) == 2:  # a bias follows its weight
             fan_in = array.shape[1]
             nn.init.kaiming_uniform_(value, a=5**0.5)
+        elif array.init == "linear_transposed":
+            nn.init.kaiming_uniform_(value.T, a=5**0.5)
         elif array.init == "linear":
             nn.init.uniform_(value, -(fan_in**-0.5), fan_in**-0.5)
         elif array.init == "eye":

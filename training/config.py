@@ -19,7 +19,10 @@ _Decibel = Annotated[float, Range(-200.0, 1000.0)]
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW.
+    """How weights are moved: ``method`` "adamw", or "sgd" with ``momentum``; ``weight_decay`` is that of either.
+
+    OGM-GE, PMR and AGM scale gradients and were published with SGD, momentum 0.9. AdamW divides a gradient by its own running
+    size and all but undoes such a scale. SGD wants larger learning rates, of the order of 0.1 here.
 
     ``schedule``: "one_cycle" (rise over the first tenth, then fall, both cosines; no other warm-up) or "cosine" (linear rise
     over ``warmup_epochs``, then one cosine to 0: `taaf.training.schedule`).
@@ -32,6 +35,8 @@ class OptimiserConfig:
     epochs: int = 50
     batch_size: Annotated[int, Range(1, 1 << 20)] = 50
     learning_rate: float = 2e-3
+    method: Literal["adamw", "sgd"] = "adamw"
+    momentum: Annotated[float, Range(0.0, 0.999)] = 0.9
     weight_decay: NotNegative = 1e-2
     freeze_epoch: Count = 35
     shift_pixels: Annotated[int, Range(0, 64)] = 2
@@ -57,13 +62,15 @@ class LossConfig(LossOptions):
 class DataConfig:
     """Where the samples come from.
 
-    ``set``: "ead-mini" (shipped), "generated" (`taaf.training.datasets.generated`), "arrays"
+    ``set``: "ead-mini", "ead36-balanced" or "ead36-imbalanced" (shipped), "generated" (`taaf.training.datasets.generated`), "arrays"
     (`taaf.training.datasets.arrays`: an .npz, HDF5 file or folder of .npy of one's own), "module:function"
     (`taaf.training.datasets.own`: a data set of one's own) or a name of `taaf.training.datasets.registry`. ``root``: where
     the data lie on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in ``root``). ``split``:
     "official", or of some sets "speaker-disjoint" or "recording-disjoint". ``on_bad``: "stop" at a bad media file or
-    "skip" it. ``train_pairs``, ``test_pairs``: only the first so many (0: all). ``audio_snr_db``, ``event_snr_db``: noise
-    added to EAD-mini's audio, and to its images before events are simulated (99 or more: none).
+    "skip" it. ``train_pairs``, ``test_pairs``: only the first so many (0: all).
+    ``validation``: share of the training part that is held out of training, before ``train_pairs``, where a set has no
+    validation part of its own (`taaf.training.held_out`); 0 holds nothing out. ``audio_snr_db``, ``event_snr_db``: noise
+    added to the audio of EAD-mini or EAD-36, and to its images before events are simulated (99 or more: none).
     """
 
     set: str = "ead-mini"
@@ -74,6 +81,7 @@ class DataConfig:
     workers: Count = 0
     train_pairs: Annotated[int, Range(0, 1 << 53)] = 0
     test_pairs: Annotated[int, Range(0, 1 << 53)] = 0
+    validation: Annotated[float, Range(0.0, 0.9)] = 0.0
     audio_snr_db: _Decibel = 99.0
     event_snr_db: _Decibel = 99.0
 

@@ -29,6 +29,15 @@ class MultimodalDataset(Dataset[Sample]):
     modalities: tuple[str, ...]
     label_names: tuple[str, ...]
 
+    @property
+    def groups(self) -> Sequence[str] | np.ndarray | None:
+        """(N,) what each sample belongs to and is not parted from when a part is held out; None: nothing."""
+        return None
+
+    def class_indices(self) -> np.ndarray:
+        """(N,) the class of every sample; here every sample is read."""
+        return np.array([int(self[i][-1]) for i in range(len(self))], np.int64)
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -74,6 +83,13 @@ class InMemory(MultimodalDataset):
         inputs = {m: torch.from_numpy(np.asarray(x[keep], np.float32)) for m, x in self.inputs.items()}
         return inputs, torch.from_numpy(self.labels[keep].astype(np.int64))
 
+    def class_indices(self) -> np.ndarray:
+        return self.labels
+
+    def part(self, indices: np.ndarray | slice) -> "InMemory":
+        """These samples, in memory too."""
+        return InMemory({m: x[indices] for m, x in self.inputs.items()}, self.labels[indices], self.label_names)
+
 
 class _View(MultimodalDataset):
     """Another view of a whole data set."""
@@ -91,21 +107,37 @@ class _View(MultimodalDataset):
     def batch(self, indices: Sequence[int]) -> Batch:
         return self.whole.batch(indices)
 
+    def class_indices(self) -> np.ndarray:
+        return self.whole.class_indices()
 
-class FirstSamples(_View):
+
+class SomeSamples(_View):
+    """These samples of a data set, in this order."""
+
+    def __init__(self, whole: MultimodalDataset, indices: Sequence[int] | np.ndarray) -> None:
+        super().__init__(whole)
+        self.indices = np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.whole[int(self.indices[index])]
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        return self.whole.batch(self.indices[list(indices)].tolist())
+
+    def class_indices(self) -> np.ndarray:
+        return self.whole.class_indices()[self.indices]
+
+
+class FirstSamples(SomeSamples):
     """The first ``n`` samples of a data set."""
 
     def __init__(self, whole: MultimodalDataset, n: int) -> None:
-        super().__init__(whole)
-        self.n = min(n, len(whole))
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
-        return self.whole[index]
+        super().__init__(whole, range(min(n, len(whole))))
 
 
 class SomeModalities(_View):

@@ -153,7 +153,7 @@ CONV = '[branches.event]\nnetwork = "conv"\n'
         ('[head]\nfusion = "sums"\n', "did you mean 'sum'?"),
         (CONV.replace("event", "visual"), "branches.visual: the data set has no such modality; allowed: event, audio"),
         ("[head]\nclasses = 3\n", "head.classes (=3): the data set has 10 classes"),
-        (CONV + "steps = 5\n", "branches.event.steps (=5): the data set gives 8"),
+        (CONV + "steps = 25\n", "branches.event.steps (=25): EAD-mini is cut into 1 to 24 steps"),
         (CONV + "shape = [2, 20, 20]\n", "branches.event.shape (=[2, 20, 20]): the data set gives [2, 34, 34]"),
         (CONV + "[loss]\nbalance = 'pmr'\n", "is defined for two branches, found 1"),
         (CONV + "[head]\nfusion = 'film'\n", "is defined for two branches, found 1; allowed for any number: concat"),

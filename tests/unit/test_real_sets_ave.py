@@ -16,7 +16,7 @@ from taaf.training.datasets.spectrograms import log_power, tile_to
 HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
 ROWS = {
     "train": ["Church bell&RUhOCu3LNXM&good&0&2", "Male speech, man speaking&-5f6_Dqqr5k&good&1&2"],
-    "val": ["Flute&aaaaaaaaaaa&good&0&2"],
+    "validation": ["Flute&aaaaaaaaaaa&good&0&2"],
     "test": ["Mandolin&bbbbbbbbbbb&good&0&1"],
 }
 VIDEOS = ("RUhOCu3LNXM", "-5f6_Dqqr5k", "aaaaaaaaaaa", "bbbbbbbbbbb")
@@ -30,7 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(root / f"AVE/{video}.mp4", [(10 * k, 10 * k, 10 * k) for k in range(20)], sound=tone(44_100, 2.0, 2000))
     (root / "Annotations.txt").write_text(HEADER + "\n".join(row for rows in ROWS.values() for row in rows))
     (root / "trainSet.txt").write_text("\n".join(ROWS["train"]) + "\n")  # no header
-    (root / "valSet.txt").write_text(HEADER + "\n".join(ROWS["val"]))
+    (root / "valSet.txt").write_text(HEADER + "\n".join(ROWS["validation"]))
     (root / "testSet.txt").write_text("Mandolin&bbbbbbbbbbb\n")  # no times
     return root
 
@@ -43,9 +43,9 @@ def root(source: Path, tmp_path: Path) -> Path:
 
 def test_shapes_splits_and_tolerated_lists(root: Path) -> None:
     """257x1004 spectrogram, four frames; lists with and without header or times; parts are disjoint."""
-    parts = {split: open_ave(root, split) for split in ("train", "val", "test")}
+    parts = {split: open_ave(root, split) for split in ("train", "validation", "test")}
     assert len(CLASSES) == len(set(CLASSES)) == 28
-    assert {s: d.labels.tolist() for s, d in parts.items()} == {"train": [0, 1], "val": [8], "test": [27]}
+    assert {s: d.labels.tolist() for s, d in parts.items()} == {"train": [0, 1], "validation": [8], "test": [27]}
     assert len({n for d in parts.values() for n in d.sample_names}) == 4
     visual, audio, label = parts["train"][0]
     assert visual.shape == (3, 224, 224, 4) and audio.shape == (1, 257, 1004, 4) and label == 0

@@ -108,7 +108,7 @@ def test_head_and_strategy_go_together() -> None:
         (TrainConfig(network=small_config()), r"loss\.balance \(='taaf'\): head 'scmrl' is trained with scmrl"),
         (
             TrainConfig(loss=LossConfig(balance="scmrl")),
-            r"\(='scmrl'\): head 'taaf' is trained with none, la, taaf, ogm_ge, pmr, agm$",
+            r"\(='scmrl'\): head 'taaf' is trained with none, la, taaf, late_fusion, ogm_ge, pmr, pmr_paper, agm, cmci, misnet$",
         ),
         (TrainConfig(loss=LossConfig(balance="readout")), r"\(='readout'\): head 'taaf' is trained with none"),
         (TrainConfig(network=onnx), r"\(='onnx'\): is made by exporting a module of one's own, not trained here"),

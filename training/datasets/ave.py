@@ -32,7 +32,7 @@ CLASSES = (
 )  # fmt: skip
 RATE = 16_000
 SECONDS = 10
-_LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
+LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.txt"}
 _ID = re.compile(r"[A-Za-z0-9_-]+")  # YouTube's alphabet; also keeps a list from naming files elsewhere
 
 
@@ -63,7 +63,7 @@ def open_ave(
     ----------
     root : Path
         Folder with the lists and the media folders; AVE/ is used if both layouts are there.
-    split : {"train", "val", "test"}
+    split : {"train", "validation", "test"}
         Which list.
     steps : int
         Time steps T, one frame each: the middles of T equal parts of the event; if it has fewer frames, the last again.
@@ -89,7 +89,7 @@ def open_ave(
     DataError
         For a missing folder or list, an option that does not exist, and bad samples as ``on_bad`` says.
     """
-    require_choice(split, tuple(_LISTS), "AVE split")
+    require_choice(split, tuple(LISTS), "AVE split")
     require_choice(split_kind, ("official",), "AVE split_kind")
     require_positive(steps, "steps")
     folder = require_root(root, "AVE")
@@ -98,7 +98,7 @@ def open_ave(
     known: dict[str, list[Clip]] = {}
     for clip in annotated:
         known.setdefault(clip.video, []).append(clip)
-    clips = read_clips(folder / _LISTS[split], known, bad)
+    clips = read_clips(folder / LISTS[split], known, bad)
     bad.require_some(len(clips), f"AVE {split}")
     visual = first_folder(folder, ("AVE", "Image-01-FPS-SE"), "videos VideoID.mp4 or frames VideoID/*.jpg")
     if visual.name == "AVE":

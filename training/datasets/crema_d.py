@@ -94,7 +94,10 @@ def open_crema_d(
     store = Path(cache) if cache is not None else folder / ".taaf-cache"
     kept, files = prepare(items, recipe, store, bad, workers=workers, quiet=quiet, title=f"CREMA-D {split}")
     names = [ids[i] for i in kept]
-    return AudioVisualPairs(f"CREMA-D {split}", files, [label_of(n) for n in names], CLASSES, names, bad.n_skipped)
+    found = AudioVisualPairs(f"CREMA-D {split}", files, [label_of(n) for n in names], CLASSES, names, bad.n_skipped)
+    if split_kind != "official":
+        found.group_names = tuple(map(actor_of, names))
+    return found
 
 
 def read_ids(path: Path, bad: BadSamples) -> list[str]:

@@ -18,7 +18,7 @@ from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
 from taaf.training.datasets.event_files import EventRecipe
 from taaf.training.datasets.lists import first_folder, own_entries, require_choice, require_file, require_positive, require_root
-from taaf.training.datasets.ntidigits import SpokenDigits, read_names, read_ntidigits, speakers
+from taaf.training.datasets.ntidigits import SpokenDigits, read_names, read_ntidigits, speaker_of, speakers
 from taaf.training.datasets.pairs import EventAudioPairs
 
 AUDIO_FILE = "n-tidigits.hdf5"
@@ -227,4 +227,6 @@ def _open(
     labels = np.array([recordings[i][1] for i in kept], np.int64)
     partner = pair_by_class(labels, spoken.labels, seed)
     names = [f"{items[i].name}+{spoken.names[p]}" for i, p in zip(kept, partner, strict=True)]
-    return EventAudioPairs(title, files, list(labels), names, spoken.spikes, partner, bad.n_skipped)
+    found = EventAudioPairs(title, files, list(labels), names, spoken.spikes, partner, bad.n_skipped)
+    found.group_names = tuple(speaker_of(spoken.names[p]) for p in partner)  # a spoken digit has many pairs
+    return found

@@ -28,15 +28,25 @@ class NamedPairs(MultimodalDataset):
         What each sample is called in its set.
     n_skipped : int
         Bad samples and list rows left out.
+    group_names : tuple of str, optional
+        `groups`: the actor, recording or speaker of each sample, of sets that part them.
     """
 
     name: str
     labels: np.ndarray
     sample_names: tuple[str, ...]
     n_skipped: int
+    group_names: tuple[str, ...] | None = None
+
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        return self.group_names
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def class_indices(self) -> np.ndarray:
+        return self.labels
 
 
 class AudioVisualPairs(NamedPairs):

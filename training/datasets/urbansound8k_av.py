@@ -94,7 +94,11 @@ def open_urbansound8k_av(
     store = Path(cache) if cache is not None else folder / ".taaf-cache"
     kept, files = prepare(items, recipe, store, bad, workers=workers, quiet=quiet, title=title)
     names = [names[i] for i in kept]
-    return AudioVisualPairs(title, files, [label_of(n) for n in names], CLASSES, names, bad.n_skipped, still_steps=steps)
+    labels = [label_of(n) for n in names]
+    found = AudioVisualPairs(title, files, labels, CLASSES, names, bad.n_skipped, still_steps=steps)
+    if split_kind != "official":
+        found.group_names = tuple(map(recording_of, names))
+    return found
 
 
 def find_clips(root: Path, bad: BadSamples) -> list[str]:

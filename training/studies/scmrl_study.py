@@ -1,11 +1,9 @@
 """S-CMRL beside TAAF and plain concatenation, its ablation, and all of them under noise (`taaf-train --ablation scmrl`)."""
 
-import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,8 @@ from taaf.models.config import NetworkConfig
 from taaf.models.errors import ConfigError
 from taaf.models.files.writing import write_at_once
 from taaf.training.config import DataConfig, LossConfig, TrainConfig
-from taaf.training.studies.cells import run_cells, train_cell
+from taaf.training.studies.cells import Request, run_cells, train_cell
 
-BASE_CONFIG = Path(__file__).parents[1] / "configs" / "scmrl_study.toml"
 SNR_DB = (30.0, 20.0, 10.0, 0.0)
 NOISY = {"audio": ("audio_snr_db",), "event": ("event_snr_db",), "both": ("audio_snr_db", "event_snr_db")}
 S_CMRL, TAAF, CONCAT = "S-CMRL", "TAAF", "concatenation"
@@ -102,7 +99,7 @@ def _test_set(data: DataConfig) -> Any:
     return open_split(data, NetworkConfig.from_dict({}).inputs, "test")
 
 
-def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict[str, Any]:
+def train_and_measure(values: dict[str, Any], folder: str) -> dict[str, Any]:
     """`train_cell`, then the accuracy of every output under every condition, kept in ``noise.json``; a worker's task.
 
     Networks are trained on the data as configured; the noise of `conditions` is in the test set only.
@@ -110,7 +107,7 @@ def train_and_measure(values: dict[str, Any], folder: str, threads: int) -> dict
     from taaf.models.checkpoint import load_model
     from taaf.training.trainer import evaluate
 
-    metrics = train_cell(values, folder, threads)
+    metrics = train_cell(values, folder)
     checkpoint, kept = Path(folder) / "model.pt", Path(folder) / NOISE_FILE
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     found = _read(kept)
@@ -134,18 +131,19 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def scmrl_study(args: argparse.Namespace, base: TrainConfig, out: Path, tables: Path, seeds: range) -> list[Path]:
+def scmrl_study(request: Request, base: TrainConfig) -> list[Path]:
     """Train and measure what is missing, write ``scmrl.md``, ``scmrl.csv`` and ``scmrl_noise.png``; returns their paths."""
     from taaf.training.studies.scmrl_tables import write_study
 
     head = base.network.head.type
     if head != "scmrl":
         raise ConfigError(f'--ablation scmrl: head.type (={head!r}) of the configuration must be "scmrl"')
+    base = replace(base, network=base.network.completed(NetworkConfig.from_dict({}).inputs))  # as stored with every cell
     cells = [*system_cells(base), *ablation_cells(), *option_cells(base)]
-    quiet = args.quiet or args.json
     results = []
-    for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs or 2, quiet, train_and_measure):
+    for cell, seed, metrics in run_cells(
+        cells, base, request.seeds, request.out, request.workers, request.quiet, train_and_measure
+    ):
         results.append((cell, seed, metrics))
-        if not quiet:
-            print(f"{cell.row} seed {seed}: {metrics['test_fused']:.1f} %", file=sys.stderr, flush=True)
-    return write_study(results, base, tables)
+        request.tell(f"{cell.row} seed {seed}: {metrics['test_fused']:.1f} %")
+    return write_study(results, base, request.tables)

@@ -10,6 +10,7 @@ from typing import Any
 from taaf.models.files.writing import write_at_once, written_at_once
 from taaf.models.shell.pictures import new_figure
 from taaf.training.config import TrainConfig
+from taaf.training.studies.paired import difference_text, spread
 from taaf.training.studies.scmrl_study import (
     CONCAT,
     NOISY,
@@ -21,7 +22,6 @@ from taaf.training.studies.scmrl_study import (
     conditions,
     option_cells,
 )
-from taaf.training.studies.tables import difference, spread
 
 Result = tuple[SystemCell, int, dict[str, Any]]
 _OUTPUTS = ("fused", "event", "audio")
@@ -82,7 +82,7 @@ def _header(base: TrainConfig, runs: _Runs) -> str:
         f"{d.test_pairs or 'all'} test pairs, {o.epochs} epochs, S-CMRL with C = {channels}. {TAAF} and {CONCAT} are the "
         "reference model with its own optimiser settings. S-CMRL's learning rate was chosen among 2e-3, 5e-3, 1e-2 and 2e-2 in short "
         "pilots of seed 1 by clean test accuracy, which favours it a little; nothing was tuned for noise. Differences are paired "
-        f"by seed, mean ± standard error; `*` marks those a paired t-test would call different from zero at 5 %. With "
+        f"by seed, mean ± half width of the 95 % confidence interval; `*` marks those whose interval excludes zero. With "
         f"{len(runs.seeds)} seeds that is weak evidence: the seeds vary initialisation and batch order, not the data."
     )
 
@@ -90,7 +90,7 @@ def _header(base: TrainConfig, runs: _Runs) -> str:
 def _systems(runs: _Runs) -> str:
     rows = [
         [row, f"{runs.parameters(row):,}", *(runs.cell(row, output=u) for u in _OUTPUTS),
-         "" if row == CONCAT else difference(runs.by_seed(row), runs.by_seed(CONCAT))]
+         "" if row == CONCAT else difference_text(runs.by_seed(row), runs.by_seed(CONCAT))]
         for row in (S_CMRL, TAAF, CONCAT)
     ]  # fmt: skip
     return (
@@ -106,7 +106,7 @@ def _noise(runs: _Runs) -> str:
     for condition in conditions():
         values = {row: runs.by_seed(row, condition) for row in (S_CMRL, TAAF, CONCAT)}
         rows.append([condition, *(spread(list(v.values())) for v in values.values()),
-                     difference(values[S_CMRL], values[TAAF])])  # fmt: skip
+                     difference_text(values[S_CMRL], values[TAAF])])  # fmt: skip
     return (
         "## Noise in the test set (the question of the paper's Fig. 5)\n\n"
         + _table(["noise, SNR", S_CMRL, TAAF, CONCAT, f"{S_CMRL} - {TAAF}"], rows)
@@ -122,7 +122,7 @@ def _ablation(runs: _Runs) -> str:
             row,
             runs.cell(row),
             runs.cell(row, _NOISY),
-            "" if i == 0 else difference(runs.by_seed(row), runs.by_seed(names[i - 1])),
+            "" if i == 0 else difference_text(runs.by_seed(row), runs.by_seed(names[i - 1])),
         ]
         for i, row in enumerate(names)
     ]
@@ -135,7 +135,7 @@ def _options(base: TrainConfig, runs: _Runs) -> str:
     names = [cell.row for cell in option_cells(base)]
     rows = [
         [row, *(runs.cell(row, output=u) for u in _OUTPUTS), runs.cell(row, _NOISY),
-         "" if i == 0 else difference(runs.by_seed(row), runs.by_seed(names[0]))]
+         "" if i == 0 else difference_text(runs.by_seed(row), runs.by_seed(names[0]))]
         for i, row in enumerate(names)
     ]  # fmt: skip
     head = ["option", "fused", "event alone", "audio alone", f"fused, noise on {_NOISY}", "fused, against the default"]
