@@ -239,7 +239,8 @@ def _origin(bundle: Bundle, source: Source) -> str:
 
 def _trained(bundle: Bundle) -> str:
     source = str(bundle.manifest["golden"].get("source", "SLAYER"))
-    return "trained model (SLAYER forward, recorded at export)" if source.startswith("SLAYER") else source
+    form = "" if source.startswith("SLAYER") else "our form of the "
+    return f"trained model ({form}SLAYER forward, recorded at export)" if "SLAYER" in source else source
 
 
 def _fused(logits: dict[str, np.ndarray], n: int) -> np.ndarray:

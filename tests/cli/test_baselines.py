@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import run_in_process
+from commands import assert_refused, run_in_process
 
 from taaf.deploy.cli import main as deploy
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.cli import main as export
+from taaf.models.checkpoint import load_model
 from taaf.training.cli import main as train
 
 CONFIG = """
@@ -65,7 +66,6 @@ def _trained(folder: Path, root: Path, *options: str, features: int = 7, **setti
     return found
 
 
-@pytest.mark.needs_slayer
 @pytest.mark.parametrize(("fusion", "features"), [("misnet", 7), ("cmci", 9)])
 def test_from_training_to_deployment(fusion: str, features: int, root: Path, tmp_path: Path) -> None:
     """Branches on the chip, of unequal size for MISNET, and the fusion's neurons on the host: the engine decides as the trained network."""

@@ -95,7 +95,6 @@ def _reduced(name: str, tmp_path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_crema_d_trains_exports_and_deploys(tmp_path: Path) -> None:
     """Spiking ResNet18 branches (narrow here) on .flv and .wav: the loss falls, and every spike survives the export."""
     root = _crema_d(tmp_path / "crema")
@@ -137,7 +136,6 @@ def test_crema_d_trains_exports_and_deploys(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_ead_trains_exports_and_deploys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """N-MNIST and N-TIDIGITS files, five steps, no alignment; the bundle is verified and run on the same files.
 
@@ -176,7 +174,6 @@ def test_ead_trains_exports_and_deploys(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_urbansound8k_av_trains_exports_and_deploys(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The shipped configuration, narrow, on .jpg and .wav: one epoch, every spike survives, and the set is asked for again.
 
@@ -204,7 +201,6 @@ def test_urbansound8k_av_trains_exports_and_deploys(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_scmrl_on_urbansound8k_av(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The shipped configuration, narrow: encoders on the host, apart in report, study and page; spikes-only stems are refused.
 
@@ -282,7 +278,6 @@ def test_scmrl_on_mnistdvs_ntidigits(
     assert deploy_main([str(bundle), "--backend", "fast", "--root", str(root)]) == 1
 
 
-@pytest.mark.needs_slayer
 def test_missing_data_is_named(tmp_path: Path) -> None:
     """No root, a root that does not exist, a set that does not exist."""
     assert_refused(

@@ -232,7 +232,6 @@ def test_page_of_an_early_exit(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.needs_slayer
 def test_page_of_resnet18_branches(tmp_path: Path) -> None:
     """From calibration to the page: encoders on the host in drawing and study, the generated inputs said."""
     config = tmp_path / "tiny.toml"

@@ -109,7 +109,6 @@ def test_loss_of_three_readouts() -> None:
     ],
     ids=str,
 )
-@pytest.mark.needs_slayer
 def test_ablations_train(head: dict[str, Any], layers: int) -> None:
     """Each variant has the layers it uses, and every parameter but SAO's gets a gradient."""
     torch.manual_seed(0)
@@ -125,7 +124,6 @@ def test_ablations_train(head: dict[str, Any], layers: int) -> None:
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.needs_slayer
 def test_head_and_strategy_go_together() -> None:
     """One line says which setting does not fit."""
     rng = np.random.default_rng(0)
@@ -155,7 +153,6 @@ def test_head_and_strategy_go_together() -> None:
         from_dict(small_tables(fusion="film"))
 
 
-@pytest.mark.needs_slayer
 def test_modality_drop_silences_one_of_both() -> None:
     """Half of the samples, either modality, never both; seen failing with both conditions on the same draw."""
     n = 400
