@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from taaf.deploy.backends import BACKENDS
 from taaf.models import SHIPPED, zoo_path
 from taaf.models.errors import ConfigError
 from taaf.models.shell.console import check_target, make_parser, not_negative, positive, probability, run
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--head", choices=list(SHIPPED), help="which shipped model to run: TAAF-SNN's (default) or S-CMRL's; without a bundle"
     )
     parser.add_argument(
-        "--backend", choices=["sim", "fast", "loihi2"], default="sim",
+        "--backend", choices=list(BACKENDS), default="sim",
         help="sim: Lava runtime with the Loihi simulator; fast: exact engine; loihi2: chip (default sim)",
     )  # fmt: skip
     parser.add_argument(
@@ -176,7 +177,7 @@ def _page(report: dict[str, Any], details: dict[str, Any]) -> str:
 
 def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
     """What runs a bundle, and what renders its report."""
-    from taaf.deploy.session import Request, deploy
+    from taaf.deploy.report import Request, deploy
     from taaf.deploy.views.text import render
     from taaf.deploy.windows import Source
 
