@@ -66,6 +66,10 @@ class Board:
         self.taken = shared_array((n_slots,))
         self.logits = shared_array((n_slots, max(1, outputs[0]), max(1, outputs[1])), np.float64)
         self.seen = shared_array((n_slots,), np.int64)
+        self._read = self._write = -1
+
+    def open(self) -> None:
+        """Make the pipe; before the processes are forked."""
         self._read, self._write = os.pipe()
 
     def raster(self, port: Port) -> np.ndarray:
@@ -104,5 +108,7 @@ class Board:
 
     def close(self) -> None:
         """Close the pipe; the memory goes with the arrays."""
-        os.close(self._read)
-        os.close(self._write)
+        for end in (self._read, self._write):
+            if end >= 0:
+                os.close(end)
+        self._read = self._write = -1

@@ -87,6 +87,7 @@ class LavaNetwork:
         with forgotten_afterwards():
             self.runtime.__enter__()
             try:
+                self.board.open()
                 self.runtime.start()
             except BaseException as error:
                 self.__exit__(type(error), error, None)

@@ -299,7 +299,13 @@ class LavaRuntime:
         for actor in infrastructure.actors:
             with contextlib.suppress(ValueError, AssertionError):
                 multiprocessing.Process.join(actor, 2.0)  # Lava's own join has no limit
+                multiprocessing.Process.close(actor)
+            for end in (actor._cconn, actor._pconn):
+                end.close()
+            actor._is_done = True  # as Lava's own join says it
         runtime = self._process._runtime
+        with contextlib.suppress(Exception):
+            runtime.join()  # ends the threads of its ports
         address = str(getattr(getattr(infrastructure.smm, "_manager", None), "address", ""))
         with contextlib.suppress(Exception):
             infrastructure.smm.shutdown()

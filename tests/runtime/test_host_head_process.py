@@ -49,6 +49,7 @@ def test_branches_of_any_depth(kind: str, window: int, steps: dict[str, int], de
     spikes = {m: (rng.random((n, N_FEATURES, window)) < 0.5).astype(np.int32) for m in steps}
     board = Board(n, window, {}, (1 + len(steps), CLASSES))
     board.taken[:] = 1
+    board.open()
     head: Any = HOST_HEADS[len(steps)](
         arrays=arrays, spec=spec, board=board, guard_steps=0, delays=delays, shapes=dict.fromkeys(steps, (N_FEATURES,))
     )
