@@ -76,16 +76,17 @@ def stream(request: StreamRequest, say: Callable[[dict[str, Any]], bool], note: 
             with recording or opened() as source:  # a socket opened earlier would live on in Lava's processes
                 note(_began(request, source, hop))
                 statistics.begun = time.perf_counter()
-                _decide(session, source, statistics, say, note, request.samples)
+                decide(session, source, statistics, say, note, request.samples)
     except KeyboardInterrupt:
         note("interrupted")
     return statistics.report()
 
 
-def _decide(
+def decide(
     session: Session, source: Source, statistics: Statistics, say: Callable[[dict[str, Any]], bool], note: Callable[[str], Any],
-    samples: int | None,
+    samples: int | None = None,
 ) -> None:  # fmt: skip
+    """Decide what an entered source gives, and count it in ``statistics``; see `stream`."""
     waiting: dict[int, Arrived] = {}  # by the number the session gives them
 
     def windows() -> Iterator[Window | None]:
