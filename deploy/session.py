@@ -76,6 +76,13 @@ class Session:
     time_limit_s : float
         On Lava: seconds for entering, and for each answer.
 
+    Attributes
+    ----------
+    bundle : Bundle
+        What it answers with.
+    n_windows : int
+        Windows it was given so far.
+
     Raises
     ------
     BundleError, ConfigError
@@ -119,7 +126,7 @@ class Session:
         self._prepared: Backend = kind(self.bundle, early_exit, count, time_limit_s)
         self._backend: Backend | None = None
         self._labels = self.bundle.manifest["labels"]
-        self._n_windows = 0
+        self.n_windows = 0
 
     def __enter__(self) -> "Session":
         self._prepared.__enter__()
@@ -168,8 +175,8 @@ class Session:
                 if window is None:
                     yield None
                     continue
-                index, begun = self._n_windows, time.perf_counter()
-                self._n_windows += 1
+                index, begun = self.n_windows, time.perf_counter()
+                self.n_windows += 1
                 try:
                     spikes = one_window(self.bundle, window, f"window {index}")
                 except TaafError as error:

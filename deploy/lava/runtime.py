@@ -163,6 +163,8 @@ class LavaRuntime:
             for number in self._previous:
                 signal.signal(number, signal.SIG_IGN)  # cleaning up takes a moment and must not be torn
             self._kill_everything()
+            if self._watchdog is not None:
+                self._watchdog.join(_STOP_LIMIT_S)
             for number, handler in {**self._previous, **above}.items():
                 signal.signal(number, handler)
             self._left = True
@@ -287,6 +289,7 @@ class LavaRuntime:
                 raise
         finally:
             timer.cancel()
+            timer.join(_STOP_LIMIT_S)
 
     def _kill_everything(self) -> None:
         """Leave no child, no shared memory, and no runtime that would stop itself again when collected."""

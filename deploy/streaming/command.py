@@ -90,7 +90,7 @@ def decide(
     waiting: dict[int, Arrived] = {}  # by the number the session gives them
 
     def windows() -> Iterator[Window | None]:
-        n = 0
+        n = session.n_windows
         while True:
             arrived = source.mailbox.take(block=False)
             if arrived is None:

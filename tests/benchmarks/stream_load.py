@@ -64,17 +64,17 @@ def one_backend(backend: str, seconds: float, multiples: list[float]) -> list[st
         session(windows[0])
         most = 0.0
         for multiple in (0.0, *multiples):
-            wrong = 0
+            decided: list[tuple[int, int]] = []
 
-            def say(found: dict[str, Any]) -> bool:
-                nonlocal wrong
-                wrong += found["label"] != expected[found["start_step"] // steps % 100]
+            def say(found: dict[str, Any], to: list[tuple[int, int]] = decided) -> bool:
+                to.append((found["start_step"], found["label"]))
                 return True
 
             statistics = Statistics(12)
             with Offered(session, windows, multiple * most, seconds) as source:
                 steps = source.steps
                 decide(session, source, statistics, say, print)
+            wrong = sum(label != expected[start // steps % 100] for start, label in decided)
             r, latency = statistics.report(), statistics.report()["latency_s"]
             rate, memory = r["windows"] / r["seconds"], mebibytes()
             most, first = (rate, memory) if not multiple else (most, first)
