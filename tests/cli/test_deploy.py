@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import assert_refused, run_command
 
-from taaf.deploy import session
+from taaf.deploy import report as report_of
 from taaf.deploy.cli import main
 from taaf.hw_sim.reference import run_reference
 from taaf.models import zoo_path
@@ -49,7 +49,7 @@ def test_unrecorded_windows_are_held_against_the_reference(
         list(trace.spikes.values())[-1][0, 3] ^= 1
         return trace
 
-    monkeypatch.setattr(session, "run_reference", wrong)
+    monkeypatch.setattr(report_of, "run_reference", wrong)
     assert main(command) == 1
     assert json.loads(capsys.readouterr().out)["agreement"]["spike_mismatches"] == 40
 
