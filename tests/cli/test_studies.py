@@ -8,7 +8,8 @@ import pytest
 from commands import assert_refused, run_command, run_in_process
 from small_networks import small_branches
 
-from taaf.training.cli import main
+from taaf.training.cli import build_parser, main
+from taaf.training.commands.study import STUDIES
 
 SMALL = """
 [data]
@@ -166,3 +167,9 @@ def test_configurations_that_do_not_fit(text: str, mention: str, tmp_path: Path)
     (tmp_path / "c.toml").write_text(text)
     assert_refused(run_in_process(main, "--config", tmp_path / "c.toml", "--out", tmp_path / "x", "--limit", 20), 2, mention)
     assert not (tmp_path / "x").exists()
+
+
+def test_every_study_can_be_asked_for() -> None:
+    """The choices of --ablation, written out because --help imports nothing, are the studies there are."""
+    (option,) = (a for a in build_parser()._actions if a.dest == "ablation")
+    assert set(option.choices or ()) == set(STUDIES)

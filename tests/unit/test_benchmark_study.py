@@ -92,7 +92,7 @@ def test_an_interrupted_study_goes_on(tmp_path: Path, trained: list[str]) -> Non
 def test_tables(tmp_path: Path, trained: list[str]) -> None:
     study = _study(tmp_path, seeds=5)
     list(study.run(Workers(), True))
-    csv, markdown, picture = write_benchmark(study, "A study", "study", tmp_path)
+    csv, markdown, picture = write_benchmark(study, "study", tmp_path)
     text = markdown.read_text()
     assert csv.is_file() and picture.read_bytes().startswith(b"\x89PNG")
     assert "60 of 60 final and 36 tuning trainings are in" in text and text.count("| fused loss only |") == 4

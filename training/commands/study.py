@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from taaf.models.errors import ConfigError
@@ -37,7 +38,38 @@ def _scmrl(request: Request, base: TrainConfig) -> list[Path]:
     return scmrl_study(request, base)
 
 
+def _benchmark(request: Request, base: TrainConfig) -> list[Path]:
+    """Methods of balance and fusion on both conditions of EAD-36, or the readings of TAAF on its imbalanced one."""
+    from taaf.deploy.studies.counted import synops_per_window
+    from taaf.training.probes import probe_checkpoint
+    from taaf.training.studies.benchmark import MEASURED, PLAN, Study
+    from taaf.training.studies.benchmark_tables import write_benchmark
+    from taaf.training.studies.measures import alpha_entropy
+    from taaf.training.studies.methods import METHODS, READINGS
+    from taaf.training.studies.records import Records
+
+    readings = request.which == "ead36_readings"
+    conditions = {c: {"set": f"ead36-{c}"} for c in (("imbalanced",) if readings else ("imbalanced", "balanced"))}
+    study = Study(
+        base,
+        conditions,
+        READINGS if readings else METHODS,
+        ("sgd", "adamw"),
+        request.seeds,
+        request.out,
+        Records(request.tables / f"{request.which}.csv", (*PLAN, *MEASURED)),
+        () if readings else (alpha_entropy, partial(probe_checkpoint, kind="rates"), synops_per_window),
+        "val" if readings else "test",
+    )
+    for row in study.run(request.workers, request.quiet):
+        told = row["failed"] or f"validation {float(row['val_fused']):.1f} %"
+        request.tell(f"{row['round']} {row['condition']} {row['method']} {row['optimiser']} seed {row['seed']}: {told}")
+    return write_benchmark(study, request.which, request.tables)
+
+
 STUDIES = {
+    "ead36": StudyKind("ead36.toml", "ead36-imbalanced", 5, _benchmark),
+    "ead36_readings": StudyKind("ead36.toml", "ead36-imbalanced", 5, _benchmark),
     "all": StudyKind("ablation.toml", "ead-mini", 3, _taaf),
     "table1": StudyKind("ablation.toml", "ead-mini", 3, _taaf),
     "table2": StudyKind("ablation.toml", "ead-mini", 3, _taaf),

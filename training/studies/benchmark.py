@@ -23,7 +23,7 @@ TUNING_SEED = 1000
 MODALITIES = ("event", "audio")
 PLAN = ("round", "condition", "method", "optimiser", "learning_rate", "seed")
 MEASURED = (
-    "val_fused", "test_fused", *(f"test_{m}" for m in MODALITIES), *(f"probe_{m}" for m in MODALITIES), "alpha_entropy",
+    *(f"{part}_{u}" for part in ("val", "test") for u in ("fused", *MODALITIES)), *(f"probe_{m}" for m in MODALITIES), "alpha_entropy",
     "synops_per_window", "seconds", "failed",
 )  # fmt: skip
 Measure = Callable[[Path], dict[str, float]]  # a checkpoint -> further columns
@@ -85,6 +85,9 @@ class Study:
         Finished trainings.
     measures : sequence of callable
         What is measured of a checkpoint beside accuracies.
+    judged : str
+        The part whose accuracies are compared: "test", or "val" where a reading is being chosen; then no accuracy on the test part
+        is kept.
     """
 
     base: TrainConfig
@@ -95,6 +98,7 @@ class Study:
     out: Path
     records: Records
     measures: Sequence[Measure] = ()
+    judged: str = "test"
 
     def run(self, workers: Workers, quiet: bool) -> Iterator[dict[str, str]]:
         """Train what is missing; yields the rows as they come."""
@@ -150,5 +154,6 @@ class Study:
         if not work:
             return
         for key, measured in run_tasks(train_and_measure, work, workers, quiet):
-            self.records.add(key, missing[key][0].row() | measured)
+            kept = {c: v for c, v in measured.items() if self.judged == "test" or not c.startswith("test_")}
+            self.records.add(key, missing[key][0].row() | kept)
             yield self.records.rows[key]

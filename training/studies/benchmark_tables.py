@@ -10,6 +10,10 @@ from taaf.training.studies.methods import BASELINE
 from taaf.training.studies.paired import Difference, difference, spread
 from taaf.training.studies.records import COMMIT
 
+TITLES = {
+    "test": "Methods of balance and fusion on EAD-36",
+    "val": "Readings of TAAF on EAD-36, compared on the validation part",
+}
 Row = dict[str, str]
 _ENGLISH = {"event": "events", "audio": "audio"}
 
@@ -47,14 +51,14 @@ class Results:
         return _Cell(self.found.get((condition, optimiser, method), {}))
 
     def against(self, condition: str, optimiser: str, method: str, other: str = BASELINE) -> Difference | None:
-        """Paired difference of fused test accuracies."""
-        one, two = (self.cell(condition, optimiser, m).by_seed("test_fused") for m in (method, other))
+        """Paired difference of fused accuracies."""
+        one, two = (self.cell(condition, optimiser, m).by_seed(f"{self.study.judged}_fused") for m in (method, other))
         return difference(one, two)
 
 
-def write_benchmark(study: Study, title: str, name: str, folder: Path) -> list[Path]:
+def write_benchmark(study: Study, name: str, folder: Path) -> list[Path]:
     """Write ``name.md`` and ``name.png`` beside the study's CSV; returns the paths of all three."""
-    results = Results(study)
+    results, title = Results(study), TITLES[study.judged]
     parts = [_header(study, title)]
     for condition in study.conditions:
         parts += [_table(results, condition, optimiser) for optimiser in study.optimisers]
@@ -69,10 +73,11 @@ def _header(study: Study, title: str) -> str:
     planned = len(study.conditions) * len(study.methods) * len(study.optimisers)
     commits = sorted({row[COMMIT] for _, row in trainings})
     seconds = sum(float(row["seconds"] or 0) * study.base.optimiser.epochs for _, row in trainings)
+    part = {"test": "test", "val": "validation"}[study.judged]
     rates = "; ".join(f"{o}: {', '.join(f'{r:g}' for r in LEARNING_RATES[o])}" for o in study.optimisers)
     return (
         f"# {title}\n\n"
-        "Glyphs of fonts, handwritten digits and synthetic speech (EAD36.md). Accuracy in percent on the test part: mean ± sample "
+        f"Glyphs of fonts, handwritten digits and synthetic speech (EAD36.md). Accuracy in percent on the {part} part: mean ± sample "
         f"standard deviation over seeds, last of {study.base.optimiser.epochs} epochs, deployed (integer) form. Learning rates were "
         f"chosen per method, condition and optimiser on the validation part, one training each ({rates}); all other settings are "
         f"shared, strengths are their authors'. {len(study.finished(study.final()))} of {planned * len(study.seeds)} final and "
@@ -93,17 +98,17 @@ def _table(results: Results, condition: str, optimiser: str) -> str:
         f"| method | n | fused | difference | could see | {alone} | entropy | kSynOps | learning rate |",
         "|---|" + "---|" * 10,
     ]
-    rates = results.study.best_rates()
+    rates, judged = results.study.best_rates(), results.study.judged
     for method in results.study.methods:
         cell, against = results.cell(condition, optimiser, method.name), results.against(condition, optimiser, method.name)
         if not cell.rows and not cell.n_failed:
             continue
         told = ("–", "–") if against is None or method.name == BASELINE else (against.text(), f"{against.detectable:.1f}")
         failed = f" ({cell.n_failed} failed)" if cell.n_failed else ""
-        each = " | ".join(f"{cell.spread(f'test_{m}')} | {cell.mean(f'probe_{m}', '.1f')}" for m in MODALITIES)
+        each = " | ".join(f"{cell.spread(f'{judged}_{m}')} | {cell.mean(f'probe_{m}', '.1f')}" for m in MODALITIES)
         synops = [v / 1000 for v in cell.by_seed("synops_per_window").values()]
         lines.append(
-            f"| {method.name} | {len(cell.rows)}{failed} | {cell.spread('test_fused')} | {told[0]} | {told[1]} | {each} | "
+            f"| {method.name} | {len(cell.rows)}{failed} | {cell.spread(f'{judged}_fused')} | {told[0]} | {told[1]} | {each} | "
             f"{cell.mean('alpha_entropy', '.2f')} | {f'{statistics.mean(synops):.1f}' if synops else '–'} | "
             f"{rates[condition, method.name, optimiser]:g} |"
         )
@@ -119,7 +124,7 @@ def _plot(results: Results, title: str, path: Path) -> None:
     for line, condition in zip(axes, study.conditions, strict=True):
         for axis, optimiser in zip(line, study.optimisers, strict=True):
             for y, name in enumerate(names):
-                if values := list(results.cell(condition, optimiser, name).by_seed("test_fused").values()):
+                if values := list(results.cell(condition, optimiser, name).by_seed(f"{study.judged}_fused").values()):
                     axis.plot(values, [y] * len(values), "o", color="tab:blue", alpha=0.4, markersize=4)
                     axis.plot([statistics.mean(values)], [y], "|", color="black", markersize=12)
                     if name == BASELINE:
@@ -128,7 +133,7 @@ def _plot(results: Results, title: str, path: Path) -> None:
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.set_title(f"{condition}, {optimiser}", fontsize=9)
     for axis in axes[-1]:
-        axis.set_xlabel("fused test accuracy, %")
+        axis.set_xlabel(f"fused accuracy, {study.judged}, %")
     figure.suptitle(f"{title}: seeds (dots), mean (bar), mean of '{BASELINE}' (dashed)", fontsize=9)
     with written_at_once(path) as part:
         figure.savefig(part, format="png", dpi=120)
