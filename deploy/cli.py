@@ -49,8 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="windows to run (default: sim 100, fast all; .net: all of --input, else sim 4, fast 16)",
     )
     parser.add_argument(
-        "--split", choices=["test", "human"],
-        help="test: synthetic speech of unseen voices (default); human: the same digits with recorded human speech",
+        "--split", choices=["test", "human", "human-klettres"],
+        help="test: synthetic speech of unseen voices (default); human: the same images with recorded human speech; "
+        "human-klettres: EAD-36 with that of Debian's klettres-data",
     )  # fmt: skip
     parser.add_argument(
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"

@@ -52,6 +52,17 @@ def host_lif(current: np.ndarray, at_threshold: bool = False) -> np.ndarray:
     return out
 
 
+def host_mlif(current: np.ndarray) -> np.ndarray:
+    """``v <- v / 2 + I(t)``; a spike and ``v <- v - 1`` where v / 2 >= 1. Current and spikes are (N, T, ...)."""
+    out = np.zeros_like(current)
+    voltage = np.zeros_like(current[:, 0])
+    for step in range(current.shape[1]):
+        voltage = _TAU * voltage + current[:, step]
+        out[:, step] = 0.5 * voltage >= _THRESHOLD
+        voltage = voltage - out[:, step]
+    return out
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1, e) / (1 + e)
@@ -77,6 +88,7 @@ NUMPY_OPS = Ops(
     softmax=softmax,
     on_grid=lambda x: np.round(np.clip(x, -SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID,
     lif=host_lif,
+    mlif=host_mlif,
     over_steps=_over_steps,
     whole_steps=_whole_steps,
 )

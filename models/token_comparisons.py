@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taaf.models.cross_modal import divisor_bits, mlp_shapes, paired, with_mlp
-from taaf.models.fusion import linear
+from taaf.models.fusion_parts import linear
 from taaf.models.heads.base import FUSED, Array, Ops, Project
 
 WEIGHT_ATTENTION, CMCI = "weight_attention", "cmci"

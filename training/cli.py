@@ -19,11 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of taaf-train."""
     parser = make_parser(
         "taaf-train",
-        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with lava-dl SLAYER. Writes "
+        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with SLAYER's neurons. Writes "
         "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
         [
             "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --head both",
-            "taaf-train --out runs/ead_mini --resume",
+            "taaf-train --out runs/ead_mini --resume", "taaf-train --only audio --out runs/audio_alone",
+            "taaf-train --probe runs/ead_mini/model.pt",
             "taaf-train --config training/configs/paper_scale.toml --calibrate-only --out runs/paper",
             "taaf-train --ablation --out runs/ablation", "taaf-train --compare runs/a runs/b --plot curves.png",
             "torchrun --nproc-per-node 2 -m taaf.training.cli --out runs/two",
@@ -51,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
         "fires at 5-20 %%, and write model.pt",
     )  # fmt: skip
     parser.add_argument(
+        "--only", metavar="BRANCH", help="train this modality alone: a network of its branch and a classifier, its loss alone"
+    )
+    parser.add_argument(
         "--init", type=Path, metavar="MODEL.pt", help="start from this checkpoint's weights, e.g. calibrated ones"
     )
     again = parser.add_mutually_exclusive_group()
@@ -71,6 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="train the cells of --ablation on the workers of this dask scheduler, tcp://HOST:PORT",
     )
     study.add_argument("--tables", type=Path, metavar="FOLDER", help="where --ablation writes its tables (default --out)")
+    study.add_argument(
+        "--probe", type=Path, metavar="MODEL.pt",
+        help="do not train: fit a linear classifier to the feature spikes of every branch of a trained network and print its accuracy",
+    )  # fmt: skip
+    study.add_argument(
+        "--probe-on", choices=["steps", "rates"], help="what --probe reads: every spike (default), or their mean over time"
+    )
     study.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="plot finished runs side by side (with --plot)")
     study.add_argument("--plot", type=Path, metavar="FILE.png", help="picture for --compare (default curves.png)")
     return parser
@@ -89,24 +100,30 @@ def _work(args: argparse.Namespace) -> int:
     study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs, "--scheduler": args.scheduler}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
+    if args.probe_on and args.probe is None:
+        raise ConfigError(f"--probe-on {args.probe_on}: needs --probe")
+    if args.probe is not None:
+        from taaf.training.commands.probe import probe_command
+
+        return probe_command(args)
+    if args.only and (args.ablation or args.compare):
+        raise ConfigError(f"--only {args.only}: trains one network; leave out --ablation and --compare")
     if args.jobs and args.scheduler:
         raise ConfigError(f"--jobs {args.jobs}: the cluster at --scheduler has its own workers; leave one of the two out")
     if args.compare:
         return _compare(args)
     if args.ablation:
-        from taaf.models.slayer_lif import require_lava_dl
         from taaf.training.commands.study import study_command
 
-        require_lava_dl()
         return study_command(args)
     return _trainings(args)
 
 
 def _trainings(args: argparse.Namespace) -> int:
     """One training, or with ``--head both`` one per system in folders of their own."""
-    from taaf.models.slayer_lif import require_lava_dl
     from taaf.training.config import load_config
     from taaf.training.distributed import join
+    from taaf.training.single_modality import alone
 
     both = args.head == "both"
     if both and (args.init or args.calibrate_only):
@@ -121,7 +138,8 @@ def _trainings(args: argparse.Namespace) -> int:
     _require_places(args, list(places.values()))
     files = {head: CONFIGS / f"{SHIPPED[head]}.toml" if head else args.config for head in places}
     configs = {head: load_config(path, overrides) for head, path in files.items()}
-    require_lava_dl()
+    if args.only:
+        configs = {head: alone(config, args.only) for head, config in configs.items()}
     if args.calibrate_only:
         return _calibrate(args, configs[args.head], out)
     with join(args.device) as ranks:
@@ -153,7 +171,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
     from taaf.models.files.writing import make_folder
-    from taaf.training.sources import open_split, open_splits
+    from taaf.training.sources import RECORDED, open_split, open_splits
     from taaf.training.studies.curves import TensorBoardLog, plot_runs
     from taaf.training.trainer import Trainer, evaluate
 
@@ -185,7 +203,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     human = None
     if ranks.is_main:
         plot_runs([out], out / "curves.png")
-        if config.data.set == "ead-mini":
+        if config.data.set in RECORDED and "audio" in config.network.modalities:  # the recordings have no events
             model, _ = load_model(out / "model.pt", own_code=True)  # just written
             human = evaluate(model, open_split(config.data, config.network.inputs, "human"))
     return {"model": str(out / "model.pt"), "metrics": metrics, "human": human}

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from taaf.models.config import NetworkConfig
+from taaf.models.fusion_parts import ALONE
 from taaf.models.heads import find_head
 from taaf.models.heads import names as head_names
 from taaf.models.heads.base import UNTRAINED
@@ -37,10 +38,8 @@ def _contradiction(config: TrainConfig) -> str | None:
     allowed = head.strategies or tuple(s for s in STRATEGIES if s not in claimed)
     if balance not in allowed:
         return f"loss.balance (={balance!r}): head {head.kind!r} is trained with {', '.join(allowed)}"
-    if STRATEGIES[balance].pairs_only and len(head.modalities) != 2:
-        return f"loss.balance (={balance!r}): is defined for two branches, found {len(head.modalities)}"
-    if balance == "la" and getattr(head.options, "attention", "uniform") != "uniform":
-        return 'loss.balance "la" weights all steps equally and cannot train attention; set head.attention = "uniform"'
+    if wrong := STRATEGIES[balance].misfit(head):
+        return f"loss.balance (={balance!r}): {wrong}"
     return None
 
 
@@ -60,7 +59,8 @@ def _reading_problem(loss: LossConfig, validated: bool) -> str | None:
 def may_skip(config: TrainConfig) -> bool:
     """Whether the loss may leave out parameters: of a detached attention, or of outputs that a strategy does not train."""
     attends = getattr(config.network.head.options, "attention", "uniform") == "taaf"
-    return attends and (config.loss.alpha_detach or config.loss.balance not in ("none", "la", "taaf"))
+    own_heads = any(ALONE in name for name in config.network.build_head().arrays())
+    return (attends or own_heads) and (config.loss.alpha_detach or config.loss.balance not in ("none", "la", "taaf"))
 
 
 def _misfit(config: TrainConfig, data: MultimodalDataset) -> str | None:

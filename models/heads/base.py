@@ -37,6 +37,8 @@ class Ops:
     lif : callable
         The host neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and a reset to 0 where v > 1; with
         ``at_threshold=True`` where v >= 1.
+    mlif : callable
+        ISNet's neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and ``v <- v - 1`` where v / 2 >= 1.
     over_steps : callable
         (x (N, F, T_in), weight (T_out, T_in, 3), bias (T_out,)) -> (N, T_out, F): Conv1d with time as channels, padding 1.
     whole_steps : callable
@@ -52,6 +54,7 @@ class Ops:
     softmax: Callable[[Any], Any]
     on_grid: Callable[[Any], Any]
     lif: Callable[..., Any]
+    mlif: Callable[[Any], Any]
     over_steps: Callable[[Any, Any, Any], Any]
     whole_steps: Callable[[Any, int], Any]
 

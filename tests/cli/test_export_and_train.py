@@ -156,7 +156,7 @@ def test_disagreement_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("[optimizer]\nepochs = 3\n", "did you mean 'optimiser'?"), ("[loss\n", "not valid TOML"),
         ("[optimiser]\nbatch_size = 0\n", "allowed 1 to 1.04858e+06"),
         ("[loss]\nbalance = 'ogm'\n", "did you mean 'ogm_ge'?"),
-        ("[loss]\nbalance = 'x'\n", "unknown; allowed: none, la, taaf, ogm_ge, pmr, agm, scmrl, readout"),
+        ("[loss]\nbalance = 'x'\n", "unknown; allowed: none, la, taaf, late_fusion, ogm_ge, pmr, pmr_paper, agm, cmci, misnet,"),
         ("[model]\nfeatures = 3\n", "[model]: networks are described in [branches.NAME] and [head]"),
         ("[branches.event]\nnetwork = 'con'\n", "branches.event.network (='con'): unknown; did you mean 'conv'?"),
         ("[branches.event]\nchannels = 8\n", "branches.event.network: missing"),

@@ -100,7 +100,16 @@ def test_crema_d_trains_exports_and_deploys(tmp_path: Path) -> None:
     """Spiking ResNet18 branches (narrow here) on .flv and .wav: the loss falls, and every spike survives the export."""
     root = _crema_d(tmp_path / "crema")
     config = _reduced(
-        "crema_d", tmp_path, width=4, epochs=8, batch_size=3, workers=0, learning_rate=5e-2, freeze_epoch=8, shift_pixels=0
+        "crema_d",
+        tmp_path,
+        width=4,
+        epochs=8,
+        batch_size=3,
+        workers=0,
+        learning_rate=5e-2,
+        freeze_epoch=8,
+        flip="false",
+        crop_area=1.0,
     )
     done = run_in_process(training_cli.main, "--config", config, "--root", root, "--out", tmp_path / "run", "--json")
     assert done.returncode == 0, done.stderr

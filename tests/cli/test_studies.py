@@ -162,7 +162,7 @@ def _in_trainer(text: str, mention: str) -> object:
         _in_trainer('[head]\nfusion = "sums"\n', "did you mean 'sum'?"),
         _in_trainer(CONV.replace("event", "visual"), "branches.visual: the data set has no such modality; allowed: event, audio"),
         _in_trainer("[head]\nclasses = 3\n", "head.classes (=3): the data set has 10 classes"),
-        _in_trainer(CONV + "steps = 5\n", "branches.event.steps (=5): the data set gives 8"),
+        _in_trainer(CONV + "steps = 25\n", "branches.event.steps (=25): EAD-mini is cut into 1 to 24 steps"),
         _in_trainer(CONV + "shape = [2, 20, 20]\n", "branches.event.shape (=[2, 20, 20]): the data set gives [2, 34, 34]"),
         _in_trainer(CONV + "[loss]\nbalance = 'pmr'\n", "is defined for two branches, found 1"),
         _in_trainer(CONV + "[head]\nfusion = 'film'\n", "is defined for two branches, found 1; allowed for any number: concat"),

@@ -1,5 +1,7 @@
 """Every fusion: torch and NumPy agree, and both equal a float64 formula written out here."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from taaf.models.fusion import FUSIONS
 from taaf.models.heads.base import Features
 from taaf.models.heads.taaf import Options, TaafHead
 from taaf.models.host_head import NUMPY_OPS, HostHead
-from taaf.models.trainable_head import TORCH_OPS, TrainableHead
+from taaf.models.host_head import host_mlif as numpy_mlif
+from taaf.models.trainable_head import TORCH_OPS, TrainableHead, host_mlif
 
 F, C, T = 16, 10, 6
 PLACES = ("first", "second", "third")
@@ -66,9 +69,33 @@ def _sca(p: dict, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return both @ p["classifier_weight"].T + p["classifier_bias"]
 
 
-def _cmci(p: dict, *hs: np.ndarray) -> np.ndarray:
+def _mlif(current: np.ndarray) -> np.ndarray:
+    """Neuron by neuron, step by step: v <- v / 2 + I; a spike and v <- v - 1 where v / 2 >= 1."""
+    n, steps, size = current.shape
+    out = np.zeros(current.shape)
+    for i in range(n):
+        for k in range(size):
+            v = 0.0
+            for t in range(steps):
+                v = v / 2 + current[i, t, k]
+                if v / 2 >= 1:
+                    out[i, t, k], v = 1, v - 1
+    return out
+
+
+def _own_heads(p: dict, hs: list[np.ndarray]) -> list[np.ndarray]:
+    return [h @ p[f"{n}_alone_weight"].T + p[f"{n}_alone_bias"] for n, h in zip(PLACES, hs, strict=False)]
+
+
+def _cmci(p: dict, hs: list[np.ndarray]) -> list[np.ndarray]:
     current = sum(h @ _grid(p[f"{name}_spiking_weight"]).T for name, h in zip(PLACES, hs, strict=False))
-    return _lif(current) @ p["classifier_weight"].T + p["classifier_bias"]
+    return [_lif(current) @ p["classifier_weight"].T + p["classifier_bias"], *_own_heads(p, hs)]
+
+
+def _misnet(p: dict, hs: list[np.ndarray]) -> list[np.ndarray]:
+    z = [h + _mlif(h @ _grid(p[f"{name}_spiking_weight"]).T) for name, h in zip(PLACES, hs, strict=False)]
+    assert {0, 1, 2} == set(np.unique(z[0]))
+    return [np.concatenate(z, -1) @ p["classifier_weight"].T + p["classifier_bias"], *_own_heads(p, z)]
 
 
 def _softmax_gated(p: dict, *hs: np.ndarray) -> np.ndarray:
@@ -79,9 +106,9 @@ def _softmax_gated(p: dict, *hs: np.ndarray) -> np.ndarray:
 
 
 JOINT = {
-    "film": _film, "gated": _gated, "weight_attention": _weight_attention, "sca": _sca, "cmci": _cmci,
-    "softmax_gated": _softmax_gated,
+    "film": _film, "gated": _gated, "weight_attention": _weight_attention, "sca": _sca, "softmax_gated": _softmax_gated,
 }  # fmt: skip
+WITH_OWN_HEADS = {"cmci": _cmci, "misnet": _misnet}
 
 
 def _expected(fusion: str, p: dict, hs: list[np.ndarray]) -> list[np.ndarray]:
@@ -89,6 +116,8 @@ def _expected(fusion: str, p: dict, hs: list[np.ndarray]) -> list[np.ndarray]:
     if fusion in JOINT:
         alone = [[h * (i == k) for i, h in enumerate(hs)] for k in range(len(hs))]
         return [JOINT[fusion](p, *given) for given in (hs, *alone)]
+    if fusion in WITH_OWN_HEADS:
+        return WITH_OWN_HEADS[fusion](p, hs)
     if fusion == "concat":
         w, b, ends = p["classifier_weight"], p["classifier_bias"], np.cumsum([h.shape[-1] for h in hs])
         parts = [h @ w[:, end - h.shape[-1] : end].T + b / len(hs) for h, end in zip(hs, ends, strict=True)]
@@ -117,6 +146,7 @@ def _allowed(n: int) -> list[str]:
 
 
 CASES = [(f, (F,) * n) for n in (1, 2, 3) for f in _allowed(n)] + [(f, (F, 7, 9)) for f in ("concat", "sum_separate")]
+CASES += [("misnet", (F, 7))]
 
 
 @pytest.mark.parametrize(("fusion", "sizes"), CASES)
@@ -221,6 +251,61 @@ def test_fusions_refuse_what_they_are_not_defined_for(fusion: str, sizes: tuple[
     """Another number of modalities, unequal sizes, no such fusion."""
     with pytest.raises(ConfigError, match=rf"head\.fusion \(='{fusion}'\).*{mention}"):
         _head(fusion, sizes)
+
+
+def _small_mlif(name: str) -> Any:
+    return {"torch": lambda x: host_mlif(torch.from_numpy(x)).numpy(), "numpy": numpy_mlif}[name]
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy"])
+@pytest.mark.parametrize("kind", ["random", "threshold", "above"])
+def test_mlif_is_its_formula(library: str, kind: str) -> None:
+    """On the 1/64 grid, float32 in torch: exact; v = 2 fires, the next multiple below does not; 1 stays of 2, and 3 of 4."""
+    current = {
+        "random": np.round(RNG.normal(0.4, 1.5, (5, 12, 9)) * 64) / 64,
+        "threshold": np.array([2, 1.5, 0, 2 - 1 / 64 - 0.5, 0]).reshape(1, 5, 1),
+        "above": np.array([4, 0.5, 0.5, 0.5, 0.5]).reshape(1, 5, 1),
+    }[kind].astype(np.float32)
+    found = _small_mlif(library)(current)
+    np.testing.assert_array_equal(found, _mlif(current.astype(np.float64)))
+    assert kind != "threshold" or found[0, :, 0].tolist() == [1, 1, 0, 0, 0]  # 2 | 2 | 1/2 | 1.734 | 0.867
+    assert kind != "above" or found[0, :, 0].tolist() == [1, 1, 0, 0, 0]  # 4 | 2 | 1 | 1 | 1
+    assert 0 < found.mean() < 1
+
+
+def test_mlif_gradient_is_of_its_rectangle() -> None:
+    """dS/dI by ISNet's rectangle (1 where |v / 2 - 1| <= 1/2), through leak and reset, against a float64 recursion."""
+    current = torch.tensor(RNG.normal(1.0, 1.0, (4, 6, 3)), requires_grad=True)
+    weight = RNG.normal(size=current.shape)
+    (host_mlif(current) * torch.from_numpy(weight)).sum().backward()
+    x, spikes = current.detach().numpy(), _mlif(current.detach().numpy())
+    v, voltages = np.zeros((4, 3)), []
+    for t in range(6):
+        voltages.append(v / 2 + x[:, t])
+        v = voltages[-1] - spikes[:, t]
+    expected, later = np.zeros_like(x), np.zeros((4, 3))  # later: dL/dv after the reset
+    for t in reversed(range(6)):
+        slope = 0.5 * (np.abs(voltages[t] / 2 - 1) <= 0.5)
+        expected[:, t] = weight[:, t] * slope + later * (1 - slope)
+        later = expected[:, t] / 2
+    assert current.grad is not None
+    np.testing.assert_allclose(current.grad.numpy(), expected, atol=1e-12)
+
+
+def test_own_heads_are_not_counted() -> None:
+    """Multiply-accumulates of a fused step leave the heads of single modalities out."""
+    assert FUSIONS["cmci"].n_macs((F, F), C) == 2 * F * F + C * F
+    assert FUSIONS["misnet"].n_macs((F, 7), C) == F * F + 7 * 7 + C * (F + 7)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_additive_fusions_are_sums(fusion: str) -> None:
+    """`additive` is said of exactly those whose joint logits are the sum of the single ones."""
+    head = _head(fusion).double()
+    hs = [(RNG.random((7, T, F)) < 0.4).astype(np.float64) for _ in range(2)]
+    p = {name: value.detach().numpy() for name, value in head.weights.items()}
+    fused, *alone = FUSIONS[fusion].outputs(NUMPY_OPS, p, hs)
+    assert (np.abs(fused - sum(alone)).max() < 1e-12) == FUSIONS[fusion].additive
 
 
 def test_fixed_alignment_is_the_union_of_the_covered_steps() -> None:

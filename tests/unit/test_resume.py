@@ -21,7 +21,9 @@ from taaf.training.trainer import Trainer
 
 def _trainer(balance: str, loss_options: Mapping[str, Any] = MappingProxyType({}), **optimiser: Any) -> Trainer:
     settings = {"epochs": 3, "batch_size": 20, "freeze_epoch": 2, **optimiser}
-    tables = taaf_tables(channels=2, wide=2, hidden=16, features=16, attention="uniform" if balance == "la" else "taaf")
+    tables = taaf_tables(
+        channels=2, wide=2, hidden=16, features=16, attention="uniform" if balance in ("la", "late_fusion") else "taaf"
+    )
     if balance == "scmrl":
         tables = small_tables(alignment="learned")
         settings |= {"schedule": "cosine", "warmup_epochs": 1}

@@ -141,7 +141,7 @@ def test_head_and_strategy_go_together() -> None:
         (TrainConfig(network=small_config()), r"loss\.balance \(='taaf'\): head 'scmrl' is trained with scmrl"),
         (
             TrainConfig(loss=LossConfig(balance="scmrl")),
-            r"\(='scmrl'\): head 'taaf' is trained with none, la, taaf, ogm_ge, pmr, agm$",
+            r"\(='scmrl'\): head 'taaf' is trained with none, la, taaf, late_fusion, ogm_ge, pmr, pmr_paper, agm, cmci, misnet$",
         ),
         (TrainConfig(loss=LossConfig(balance="readout")), r"\(='readout'\): head 'taaf' is trained with none"),
         (TrainConfig(network=onnx), r"\(='onnx'\): is made by exporting a module of one's own, not trained here"),
@@ -162,10 +162,10 @@ def test_modality_drop_silences_one_of_both() -> None:
     data = InMemory(
         {"event": np.ones((n, 2, 34, 34, 8)), "audio": np.ones((n, 160, 12))}, np.arange(n) % 10, tuple("0123456789")
     )
-    optimiser = OptimiserConfig(batch_size=n, audio_drop=0.0, modality_drop=0.5)
+    optimiser = OptimiserConfig(batch_size=n, shift_pixels=0, audio_drop=0.0, modality_drop=0.5)
     config = TrainConfig(network=small_config(), loss=LossConfig(balance="scmrl"), optimiser=optimiser)
     trainer = Trainer(config, data, data, Ranks.single())
-    inputs, _ = trainer._augment(data.batch(range(n)), n, torch.Generator().manual_seed(0))
+    inputs, _ = trainer._augmented(data.batch(range(n)), n, torch.Generator().manual_seed(0))
     kept = torch.stack([x.flatten(1).mean(1) for x in inputs.values()])
     assert set(kept.unique().tolist()) == {0.0, 1.0} and (kept.sum(0) >= 1).all()
     assert all(0.17 < float(1 - k.mean()) < 0.33 for k in kept)

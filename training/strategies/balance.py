@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch.nn import functional
 
-from taaf.models.heads.base import StepOutputs
+from taaf.models.heads.base import Head, StepOutputs
 from taaf.models.network import MultimodalSnn
 from taaf.models.settings import Fraction, NotNegative, Range
 from taaf.training.losses import (
@@ -68,7 +68,10 @@ class LossOptions:
 
 
 class Balance:
-    """Strategy "none": Eq. 10 with k_u = 1 (``beta = 0``: the fused loss alone). Base class of the others.
+    """Strategy "none": Eq. 10 with k_u = 1. Base class of the others.
+
+    With ``beta = 1`` all losses count alike: the baseline that a balance strategy has to beat, for unimodal losses alone cure most of
+    the imbalance. ``beta = 0`` is the fused loss alone.
 
     ``active`` is False from ``modulation_end`` on; then every strategy is this one with its own loss weights.
     """
@@ -83,13 +86,24 @@ class Balance:
         self.scales: dict[str, torch.Tensor] = {}
         self.validated: dict[str, float] = {}
 
-    def start_epoch(self, model: MultimodalSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
-        """Called before an epoch; ``batches(n)`` iterates over (inputs, labels): this rank's part of n samples or more."""
+    def start_epoch(self, model: MultimodalSnn, epoch: int, active: bool, batches: Callable[[float], Any]) -> None:
+        """Called before an epoch; ``batches(share)`` iterates over (inputs, labels): this rank's part of the first ``share`` of its
+        batches, rounded down, at least one, as they are read.
+        """
         self.epoch, self.active = epoch, active
 
     def end_epoch(self, scores: Mapping[str, float]) -> None:
         """Called after an epoch, with s_u of every output on the validation part, if there is one (`trainer.evaluate`)."""
         self.validated = dict(scores)
+
+    @classmethod
+    def misfit(cls, head: Head) -> str | None:
+        """Why this strategy cannot train this head, or None."""
+        if cls.pairs_only and len(head.modalities) != 2:
+            return f"is defined for two branches, found {len(head.modalities)}"
+        if not cls.weighs_time and getattr(head.options, "attention", "uniform") != "uniform":
+            return 'weights all steps equally and cannot train attention; set head.attention = "uniform"'
+        return None
 
     def output_losses(
         self, output: StepOutputs, labels: torch.Tensor, k: Mapping[str, torch.Tensor] | None = None
