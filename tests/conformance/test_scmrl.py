@@ -58,8 +58,8 @@ def _exported(folder: Path, n: int, **changes: Any) -> tuple[MultimodalSnn, Bund
     ("changes", "on_lava"),
     [
         ({}, True),
-        ({"fusion": "concat", "cross_modal": "attention", "alignment": "learned"}, False),
-        ({"cross_modal": "none", "downsampling": "max_pool"}, False),
+        ({"fusion": "concat", "cross_modal": "attention", "alignment": "learned", "attention_threshold": 0.5}, False),
+        ({"cross_modal": "cmci", "downsampling": "max_pool"}, False),
     ],
     ids=str,
 )
