@@ -33,7 +33,7 @@ class ThreeLosses(Balance):
     """ "cmci": ``L = sum_u CE(O_u, y; smoothing)`` over the joint and every single output, O_u its readout (S-CMRL's comparison code).
 
     Goes with ``fusion = "cmci"`` and ``attention = "uniform"``, whose readout is their time mean. They train with AdamW, learning
-    rate 5e-3 * batch / 1024, cosine, 5 epochs of warm-up, smoothing 0.1.
+    rate 5e-3 * batch / 1024, cosine, 5 epochs of warm-up, smoothing 0.1; their membranes are detached after every step, ours are not.
     """
 
     def loss(
