@@ -101,9 +101,9 @@ def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int]
     inputs = bundle.encode({m: x[:n] for m, x in shaped.items()})
     labels = split.labels if (split.labels >= 0).all() and len(split) else None
     started(n)
-    begun, limit = time.perf_counter(), request.time_limit_s or 60 + 2.0 * n
+    begun, since, limit = time.perf_counter(), time.monotonic(), request.time_limit_s or 60 + 2.0 * n
     with Session(bundle, request.backend, early_exit=request.early_exit, time_limit_s=limit) as session:
-        result = session.run(inputs, tick, time_limit_s=limit - (time.perf_counter() - begun))
+        result = session.run(inputs, tick, limit, since)
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "bundle": str(request.bundle),

@@ -195,7 +195,11 @@ class Session:
             raise failed[0]
 
     def run(
-        self, inputs: Spikes, tick: Callable[[int], Any] = lambda _: None, time_limit_s: float = TIME_LIMIT_S
+        self,
+        inputs: Spikes,
+        tick: Callable[[int], Any] = lambda _: None,
+        time_limit_s: float = TIME_LIMIT_S,
+        since: float | None = None,
     ) -> BackendResult:
         """Run encoded windows at once and return everything that was recorded.
 
@@ -207,8 +211,10 @@ class Session:
             Called with a number of windows as they finish.
         time_limit_s : float
             On Lava: for all of them.
+        since : float, optional
+            When the limit began (`time.monotonic`); now by default.
         """
-        return self._open().run(inputs, time_limit_s, tick)
+        return self._open().run(inputs, time_limit_s, tick, since)
 
     def _open(self) -> Backend:
         if self._backend is None:

@@ -89,8 +89,11 @@ class Backend(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
-    def run(self, inputs: Spikes, time_limit_s: float, tick: Callable[[int], Any] = ...) -> BackendResult:
-        """All windows of ``inputs`` at once; ``tick(n)`` is called as windows finish."""
+    def run(
+        self, inputs: Spikes, time_limit_s: float, tick: Callable[[int], Any] = ..., since: float | None = None
+    ) -> BackendResult:
+        """All windows of ``inputs`` at once; ``tick(n)`` is called as windows finish; the limit counts from ``since``
+        (`time.monotonic`), or from now on."""
 
     def answers(self, windows: Iterable[Spikes | None]) -> Iterator[BackendResult]:
         """The result of each window (N = 1), in order; None says that there is no window at present."""

@@ -30,7 +30,9 @@ class FastBackend:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         pass
 
-    def run(self, inputs: Spikes, time_limit_s: float = 0.0, tick: Callable[[int], Any] = lambda _: None) -> BackendResult:
+    def run(
+        self, inputs: Spikes, time_limit_s: float = 0.0, tick: Callable[[int], Any] = lambda _: None, since: float | None = None
+    ) -> BackendResult:
         """All windows of ``inputs``; there is no time limit."""
         bundle, engines = self.bundle, self._engines
         padded = {name: pad_window(inputs[name], bundle.window_steps) for name in engines}

@@ -48,13 +48,15 @@ class SimBackend:
         how: dict[str, Any] = {"record": self.record, "on_chip": self.on_chip, "confidence": self.confidence}
         return LavaNetwork(self.bundle, self.run_config(), time_limit_s, **how)
 
-    def run(self, inputs: Spikes, time_limit_s: float, tick: Callable[[int], Any] = lambda _: None) -> BackendResult:
+    def run(
+        self, inputs: Spikes, time_limit_s: float, tick: Callable[[int], Any] = lambda _: None, since: float | None = None
+    ) -> BackendResult:
         """All windows of ``inputs``, one directly behind the other."""
-        begun, limit = time.perf_counter(), time.monotonic()
+        begun, since = time.perf_counter(), time.monotonic() if since is None else since
         if self._network is not None:
-            self._network.runtime.allow(time_limit_s, limit)
+            self._network.runtime.allow(time_limit_s, since)
         parts = []
-        for part in self._answers(split(inputs), lambda: time_limit_s + limit - time.monotonic()):
+        for part in self._answers(split(inputs), lambda: time_limit_s + since - time.monotonic()):
             parts.append(part)
             tick(1)
         return joined(parts, time.perf_counter() - begun)
@@ -126,6 +128,6 @@ def run_sim(
     RuntimeFailedError
         If the runtime fails or exceeds ``time_limit_s``.
     """
-    begun = time.monotonic()
+    since = time.monotonic()
     with SimBackend(bundle, confidence, True, time_limit_s) as backend:
-        return backend.run(inputs, time_limit_s - (time.monotonic() - begun), tick)
+        return backend.run(inputs, time_limit_s, tick, since)

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from taaf.deploy.lava.newer_python import prepare
 from taaf.models.errors import BackendUnavailableError, RuntimeFailedError
@@ -200,8 +200,8 @@ class LavaRuntime:
             self._inside = False
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if os.getpid() != self._owner:  # inherited by a forked Lava process: the parent decides
-            if number == signal.SIGTERM:
+        if os.getpid() != self._owner:  # inherited by a forked Lava process: the parent decides, while it lives
+            if number == signal.SIGTERM and os.getppid() != self._owner:
                 os._exit(128 + number)
             return
         if self._left:  # below a network that was begun later and is still there
@@ -309,9 +309,14 @@ class LavaRuntime:
         runtime = self._process._runtime
         with contextlib.suppress(Exception):
             runtime.join()  # ends the threads of its ports
-        address = str(getattr(getattr(infrastructure.smm, "_manager", None), "address", ""))
+        manager = getattr(infrastructure.smm, "_manager", None)
+        address, serving = str(getattr(manager, "address", "")), cast(Any, getattr(manager, "_process", None))
         with contextlib.suppress(Exception):
             infrastructure.smm.shutdown()
+        with contextlib.suppress(AttributeError, ValueError, AssertionError):  # none, closed, or not ours
+            if serving.is_alive():
+                serving.kill()
+                serving.join(2.0)
         if (socket_folder := Path(address).parent).name.startswith("pymp-"):  # a manager that was killed leaves it
             shutil.rmtree(socket_folder, ignore_errors=True)
         with contextlib.suppress(Exception):

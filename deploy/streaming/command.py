@@ -75,7 +75,6 @@ def stream(request: StreamRequest, say: Callable[[dict[str, Any]], bool], note: 
             session.run(session.bundle.encode(_silence(specs)))  # a first window takes longer: kernels are compiled for it
             with recording or opened() as source:  # a socket opened earlier would live on in Lava's processes
                 note(_began(request, source, hop))
-                statistics.begun = time.perf_counter()
                 decide(session, source, statistics, say, note, request.samples)
     except KeyboardInterrupt:
         note("interrupted")
@@ -90,7 +89,7 @@ def decide(
     waiting: dict[int, Arrived] = {}  # by the number the session gives them
 
     def windows() -> Iterator[Window | None]:
-        n = session.n_windows
+        n = first = session.n_windows
         while True:
             arrived = source.mailbox.take(block=False)
             if arrived is None:
@@ -100,6 +99,8 @@ def decide(
                 statistics.waited_s += time.perf_counter() - begun
                 if arrived is None:
                     return
+            if n == first:  # the clock begins with the first window
+                statistics.begun, statistics.waited_s = arrived.at, 0.0
             waiting[n] = arrived
             n += 1
             yield arrived.window

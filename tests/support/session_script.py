@@ -3,7 +3,7 @@
 Usage: session_script.py BUNDLE HOW...
 
 HOW: "kill" and "kill running" (a Lava process, between windows and while one runs), SIGINT and SIGTERM (to this process, between
-windows), "SIGINT running" (the same while a window runs), "none".
+windows), "SIGINT running" (the same while a window runs), "group running" (SIGTERM to all processes, as service managers do), "none".
 """
 
 import json
@@ -25,6 +25,8 @@ def strike(how: str) -> None:
     """Do it."""
     if how == "kill":
         os.kill(children()[4], signal.SIGKILL)
+    elif how == "group":
+        os.killpg(os.getpgid(0), signal.SIGTERM)
     elif how != "none":
         os.kill(os.getpid(), getattr(signal, how))
 

@@ -1,5 +1,6 @@
 """Framing, sliding windows, the mailbox and the percentiles of streams."""
 
+import doctest
 import io
 import json
 import threading
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from taaf.deploy import session
+from taaf.deploy.streaming import sliding, statistics
 from taaf.deploy.streaming.frames import FrameReader, FrameWriter, Layout, read_layout
 from taaf.deploy.streaming.mailbox import Mailbox
 from taaf.deploy.streaming.sliding import Sliding
@@ -60,6 +63,31 @@ def test_malformed_frames_are_counted_and_the_next_good_one_is_read() -> None:
         assert found == [0, 6, 9] and reader.refused == 4
 
 
+def test_damaged_streams_give_frames_or_one_error() -> None:
+    """Bytes that were changed, left out or put in anywhere behind the header: never anything but frames of the right shape."""
+    data, _ = _stream(list(range(0, 60, 3)))
+    start = len(LAYOUT.line())
+    for seed in range(200):
+        rng, damaged = np.random.default_rng(seed), bytearray(data)
+        for at in rng.integers(start, len(data) - 100, 6):
+            damaged[at : at + int(rng.integers(0, 90))] = rng.bytes(int(rng.integers(0, 90)))
+        reader, n, most = FrameReader(SPECS), 0, 0
+        for k in range(0, len(damaged), 50):
+            for _, piece in reader.feed(bytes(damaged[k : k + 50])):
+                n += 1
+                assert {m: x.shape for m, x in piece.items()} == {m: (*s.shape, 3) for m, s in SPECS.items()}
+            most = max(most, len(reader._rest) if reader.layout else 0)
+        reader.end()
+        assert 1 <= n <= 20 and most <= 16 + LAYOUT.payload + 50 and (reader.refused or n == 20)
+
+
+def test_examples() -> None:
+    """Of the public docstrings."""
+    for module in (session, sliding, statistics):
+        found = doctest.testmod(module)
+        assert found.attempted and not found.failed, module
+
+
 def _header(**changed: Any) -> bytes:
     return json.dumps({**json.loads(LAYOUT.line()), **changed}).encode()
 
@@ -105,28 +133,28 @@ def test_streams_without_a_header() -> None:
 def test_sliding_windows_are_slices_of_the_whole(size: int, hop: int) -> None:
     """Modalities of other lengths start together; what is kept is bounded by a window and a piece."""
     whole = {"a": RNG.integers(0, 9, (2, 40)), "b": RNG.integers(0, 9, (40,))}
-    sliding, found = Sliding({"a": 4, "b": 2}, hop), []
+    slides, found = Sliding({"a": 4, "b": 2}, hop), []
     for k in range(0, 40, size):
-        found += list(sliding.push(k, {m: x[..., k : k + size] for m, x in whole.items()}))
-        assert all(x.shape[-1] < 4 + hop for x in sliding._kept.values())
+        found += list(slides.push(k, {m: x[..., k : k + size] for m, x in whole.items()}))
+        assert all(x.shape[-1] < 4 + hop for x in slides._kept.values())
     assert [start for start, _ in found] == list(range(0, 37, hop))
     for start, window in found:
         for m, n in (("a", 4), ("b", 2)):
             np.testing.assert_array_equal(window[m], whole[m][..., start : start + n])
-    assert (sliding.gap_steps, sliding.late) == (0, 0)
+    assert (slides.gap_steps, slides.late) == (0, 0)
 
 
 def test_gaps_and_late_pieces() -> None:
     """No window spans steps that are missing; the clock goes on; what comes again is refused; a stream may begin anywhere."""
-    sliding = Sliding({"a": 4}, 2)
+    slides = Sliding({"a": 4}, 2)
 
     def push(first: int, n: int) -> list[tuple[int, list[int]]]:
-        return [(start, w["a"].tolist()) for start, w in sliding.push(first, {"a": np.arange(first, first + n)})]
+        return [(start, w["a"].tolist()) for start, w in slides.push(first, {"a": np.arange(first, first + n)})]
 
     assert push(101, 6) == [(102, [102, 103, 104, 105])]
-    assert push(105, 4) == [] and sliding.late == 1
+    assert push(105, 4) == [] and slides.late == 1
     assert push(107, 1) == [(104, [104, 105, 106, 107])]
-    assert push(111, 2) == [] and sliding.gap_steps == 3
+    assert push(111, 2) == [] and slides.gap_steps == 3
     assert push(113, 3) == [(112, [112, 113, 114, 115])]
 
 
@@ -159,10 +187,10 @@ def test_percentiles_against_all_values() -> None:
 
 
 def test_report_of_a_stream() -> None:
-    statistics = Statistics(hop_steps=4, step_s=0.05, windows=10, dropped=2, gap_steps=3, waited_s=0.0)
-    statistics.begun -= 1.0
-    statistics.latencies.add(0.02)
-    report = statistics.report()
+    counted = Statistics(hop_steps=4, step_s=0.05, windows=10, dropped=2, gap_steps=3, waited_s=0.0)
+    counted.begun -= 1.0
+    counted.latencies.add(0.02)
+    report = counted.report()
     assert report["stream_seconds"] == pytest.approx(2.0) and report["real_time_factor"] == pytest.approx(0.5, abs=0.05)
     text = render(report)
     assert "10 windows decided" in text and "2 dropped" in text and "p50 20.0 ms" in text and "3 steps missing" in text
