@@ -136,7 +136,8 @@ def export_netx(
         np.savez_compressed(stage / "golden.npz", **found["golden"])
 
     def check(stage: Path) -> None:
-        first = "SLAYER forward = " if trained.proven_by.startswith("SLAYER") else ""
+        form = "" if trained.proven_by.startswith("SLAYER") else "our form of the "
+        first = f"{form}SLAYER forward = " if "SLAYER" in trained.proven_by else ""
         say(f"verifying on every window: {first}integer reference = engine on the re-read files")
         found["checks"] = _verify(trained, stage, unlowered, compiled, inputs, report, quiet, say)
         found["lava"] = _verify_on_lava(stage, verify_lava) if verify_lava else None

@@ -14,8 +14,13 @@ from taaf.models.encoder import HostEncoder
 from taaf.models.files.writing import sha256
 from taaf.models.host_head import HostHead
 from taaf.models.ir import Graph
+from taaf.models.slayer_lif import prove_by_lava_dl
 
 _BLOCK_VALUES = 1 << 23  # of the widest layer's trace; bounds memory
+PROVEN = {  # whether lava-dl is installed -> what the manifest says
+    True: "SLAYER CPU forward and float64 head of the checkpoint",
+    False: "taaf's own form of SLAYER's CPU forward (lava-dl is not installed) and float64 head of the checkpoint",
+}
 Traced = tuple[slice, dict[str, np.ndarray]]
 
 
@@ -73,7 +78,7 @@ class Trained(Protocol):
 
 @dataclass
 class TrainedNetwork:
-    """`Trained`, of a checkpoint of taaf-train: SLAYER runs here.
+    """`Trained`, of a checkpoint of taaf-train: lava-dl's own SLAYER runs here where it is installed, else our form of it.
 
     Parameters
     ----------
@@ -93,12 +98,13 @@ class TrainedNetwork:
     path: Path
     own_code: bool = False
     content: InitVar[dict[str, Any] | None] = None
-    proven_by: str = "SLAYER CPU forward and float64 head of the checkpoint"
     logit_tolerance: float = 1e-9  # torch float64 against NumPy float64
     name: str = field(init=False)
+    proven_by: str = field(init=False)
 
     def __post_init__(self, content: dict[str, Any] | None) -> None:
         self.model, content = load_model(self.path, self.own_code, content)
+        self.proven_by = PROVEN[prove_by_lava_dl(self.model)]
         config = self.model.config
         self.name = {"taaf": "taaf-snn", "scmrl": "s-cmrl"}.get(config.head.type, "snn")
         self.graphs, self.encoders = float_graphs(self.model), host_encoders(self.model)

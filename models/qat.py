@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from taaf.models.fused_norm import moments, normalise
+
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # even integers: 8-bit mantissa, exponent 1
 BIAS_LIMIT = 4095  # 13-bit signed mantissa, symmetric
 EPS = 1e-5
@@ -35,10 +37,8 @@ def batch_moments(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     The sums are taken in float64: y lies on a dyadic grid for binary inputs, so they do not depend on how the batch is
     spread over ranks.
     """
-    over = [d for d in range(y.dim()) if d != 1]
-    wide = y.double()
     n = torch.full((1,), y.numel() // y.shape[1], dtype=torch.float64, device=y.device)
-    sums = torch.cat([wide.sum(over), (wide * wide).sum(over), n])
+    sums = torch.cat([*moments(y), n])
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         from torch.distributed.nn.functional import all_reduce
 
@@ -85,8 +85,8 @@ class QatSynapse(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.linear(x, self.integer_weight() / self.v_th_mant)
-        shape = (1, -1, *[1] * (y.dim() - 2))
         if self.frozen or not self.training:
+            shape = (1, -1, *[1] * (y.dim() - 2))
             return y + (self.integer_bias() / self.v_th_mant).reshape(shape)
         mean, var = batch_moments(y)
         with torch.no_grad():
@@ -94,7 +94,7 @@ class QatSynapse(nn.Module):
             self.running_mean += _MOMENTUM * (mean / scale - self.running_mean)
             self.running_var += _MOMENTUM * (var / scale**2 - self.running_var)
         gain = self.gain.clamp_min(GAIN_MIN) / torch.sqrt(var + EPS)
-        return (y - mean.reshape(shape)) * gain.reshape(shape) + self.offset.reshape(shape)
+        return normalise(y, mean, gain, self.offset)
 
 
 def _random_weight(*shape: int) -> torch.Tensor:

@@ -1,67 +1,22 @@
 """A head in torch, as it is trained: its arrays are parameters, its projections quantisation-aware dense layers."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from taaf.models.errors import BackendUnavailableError
+from taaf.models.fused_lif import host_lif
 from taaf.models.fusion import SPIKING_GRID, SPIKING_LIMIT
 from taaf.models.heads.base import Array, Head, Ops, StepOutputs
-from taaf.models.lava_python import lava_remedy
 from taaf.models.qat import QatDense, round_ste
-from taaf.models.shell.pictures import allow_matplotlib
 
-TAU, THRESHOLD = 0.5, 1.0
 V_UNITS = 128  # of a host neuron's threshold: weights of projections are multiples of 1/64, biases of 1/128
 
 
 def on_grid(x: torch.Tensor) -> torch.Tensor:
     """Multiples of 1/64 within [-4, 4], with the identity as derivative inside."""
     return round_ste(x.clamp(-SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID
-
-
-class _NoDerivative(torch.autograd.Function):
-    """Spikes where x > 0; training through it is refused rather than given a derivative of zero."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return (x > 0).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-        raise BackendUnavailableError(
-            f"norse, whose surrogate derivative the host part is trained with, is missing; {lava_remedy()}"
-        )
-
-
-def _threshold() -> Callable[[torch.Tensor], torch.Tensor]:
-    """Spikes where x > 0, with norse's SuperSpike derivative (Zenke & Ganguli 2018) where norse is installed."""
-    allow_matplotlib()  # norse imports it
-    try:
-        from norse.torch.functional.threshold import threshold
-    except ImportError:
-        return _NoDerivative.apply
-    return lambda x: threshold(x, "super", torch.tensor(2.0, device=x.device))
-
-
-def host_lif(current: torch.Tensor) -> torch.Tensor:
-    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, ...).
-
-    With binary inputs and weights on the grid every intermediate value is a short dyadic number: float32 and float64
-    agree exactly, and the spikes do not depend on the order of summation.
-    """
-    fire = _threshold()
-    voltage = torch.zeros_like(current[:, 0])
-    spikes = []
-    for now in current.unbind(1):  # its gradient is one stack; that of an index is a whole tensor of zeros per step
-        voltage = TAU * voltage + now
-        fired = fire(voltage - THRESHOLD)
-        voltage = voltage * (1 - fired)
-        spikes.append(fired)
-    return torch.stack(spikes, 1)
 
 
 class _Rectangle(torch.autograd.Function):
@@ -90,8 +45,8 @@ def host_mlif(current: torch.Tensor) -> torch.Tensor:
     voltage = torch.zeros_like(current[:, 0])
     spikes = []
     for now in current.unbind(1):
-        voltage = TAU * voltage + now
-        fired = _Rectangle.apply(0.5 * voltage - THRESHOLD)
+        voltage = 0.5 * voltage + now
+        fired = _Rectangle.apply(0.5 * voltage - 1.0)
         voltage = voltage - fired
         spikes.append(fired)
     return torch.stack(spikes, 1)
@@ -177,7 +132,7 @@ def _resampling(weight: torch.Tensor) -> None:
 class TrainableHead(nn.Module):
     """Trainable form of a `Head`; feature spikes (N, F, T_m) per modality -> `StepOutputs`.
 
-    While training only the fused output of S-CMRL is computed: no loss of it uses the others, and batch norms must not see them.
+    While training only `Head.trained_outputs` are computed: batch norms must not see what no loss uses.
     """
 
     def __init__(self, head: Head) -> None:
@@ -189,7 +144,7 @@ class TrainableHead(nn.Module):
         )
 
     def forward(self, features: dict[str, torch.Tensor]) -> StepOutputs:
-        which = ("fused",) if self.training and self.projections else None
+        which = self.head.trained_outputs if self.training else None
         return self.head.run(TORCH_OPS, dict(self.weights.items()), self._project, features, which)
 
     def _project(self, name: str, x: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of taaf-train."""
     parser = make_parser(
         "taaf-train",
-        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with lava-dl SLAYER. Writes "
+        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with SLAYER's neurons. Writes "
         "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
         [
             "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --head both",
@@ -62,9 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="start anew although --out holds a training")
     study = parser.add_argument_group("studies")
     study.add_argument(
-        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl"],
+        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl", "scmrl_sweeps"],
         help="train every cell of the paper's tables on the ablation configuration (scmrl: S-CMRL, its ablation, TAAF and "
-        "concatenation, clean and under noise); finished cells are kept",
+        "concatenation, clean and under noise; scmrl_sweeps: its attentions, comparisons, alpha, temperature, noise in training); "
+        "finished cells are kept",
     )  # fmt: skip
     study.add_argument("--seeds", type=positive, help="seeds per cell of --ablation (default 3)")
     study.add_argument("--jobs", type=positive, help="cells of --ablation trained at a time (default 2)")
@@ -78,6 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--probe", type=Path, metavar="MODEL.pt",
         help="do not train: fit a linear classifier to the feature spikes of every branch of a trained network and print its accuracy",
     )  # fmt: skip
+    study.add_argument(
+        "--probe-on", choices=["steps", "rates"], help="what --probe reads: every spike (default), or their mean over time"
+    )
     study.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="plot finished runs side by side (with --plot)")
     study.add_argument("--plot", type=Path, metavar="FILE.png", help="picture for --compare (default curves.png)")
     return parser
@@ -96,6 +100,8 @@ def _work(args: argparse.Namespace) -> int:
     study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs, "--scheduler": args.scheduler}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
+    if args.probe_on and args.probe is None:
+        raise ConfigError(f"--probe-on {args.probe_on}: needs --probe")
     if args.probe is not None:
         from taaf.training.commands.probe import probe_command
 
@@ -107,17 +113,14 @@ def _work(args: argparse.Namespace) -> int:
     if args.compare:
         return _compare(args)
     if args.ablation:
-        from taaf.models.slayer_lif import require_lava_dl
         from taaf.training.commands.study import study_command
 
-        require_lava_dl()
         return study_command(args)
     return _trainings(args)
 
 
 def _trainings(args: argparse.Namespace) -> int:
     """One training, or with ``--head both`` one per system in folders of their own."""
-    from taaf.models.slayer_lif import require_lava_dl
     from taaf.training.config import load_config
     from taaf.training.distributed import join
     from taaf.training.single_modality import alone
@@ -137,7 +140,6 @@ def _trainings(args: argparse.Namespace) -> int:
     configs = {head: load_config(path, overrides) for head, path in files.items()}
     if args.only:
         configs = {head: alone(config, args.only) for head, config in configs.items()}
-    require_lava_dl()
     if args.calibrate_only:
         return _calibrate(args, configs[args.head], out)
     with join(args.device) as ranks:

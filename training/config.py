@@ -66,17 +66,18 @@ class DataConfig:
     (`taaf.training.datasets.arrays`: an .npz, HDF5 file or folder of .npy of one's own), "module:function"
     (`taaf.training.datasets.own`: a data set of one's own) or a name of `taaf.training.datasets.registry`. ``root``: where
     the data lie on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in ``root``). ``split``:
-    "official", or of some sets "speaker-disjoint" or "recording-disjoint". ``on_bad``: "stop" at a bad media file or
+    "official", or of some sets "speaker-disjoint", "recording-disjoint" or "half". ``on_bad``: "stop" at a bad media file or
     "skip" it. ``train_pairs``, ``test_pairs``: only the first so many (0: all).
     ``validation``: share of the training part that is held out of training, before ``train_pairs``, where a set has no
     validation part of its own (`taaf.training.held_out`); 0 holds nothing out. ``audio_snr_db``, ``event_snr_db``: noise
-    added to the audio of EAD-mini or EAD-36, and to its images before events are simulated (99 or more: none).
+    added to the audio of EAD-mini or EAD-36, and to its images before events are simulated (99 or more: none). ``noise_in``: "all"
+    parts, or "train" alone: the noise protocol of S-CMRL's public code, which trains on noisy frames and tests on clean ones.
     """
 
     set: str = "ead-mini"
     root: str = ""
     cache: str = ""
-    split: Literal["official", "speaker-disjoint", "recording-disjoint"] = "official"
+    split: Literal["official", "speaker-disjoint", "recording-disjoint", "half"] = "official"
     on_bad: Literal["stop", "skip"] = "stop"
     workers: Count = 0
     train_pairs: Annotated[int, Range(0, 1 << 53)] = 0
@@ -84,6 +85,7 @@ class DataConfig:
     validation: Annotated[float, Range(0.0, 0.9)] = 0.0
     audio_snr_db: _Decibel = 99.0
     event_snr_db: _Decibel = 99.0
+    noise_in: Literal["all", "train"] = "all"
 
 
 def _reference() -> NetworkConfig:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from taaf.models.config import NetworkConfig
+from taaf.models.fusion_parts import ALONE
 from taaf.models.heads import find_head
 from taaf.models.heads import names as head_names
 from taaf.models.heads.base import UNTRAINED
@@ -58,7 +59,8 @@ def _reading_problem(loss: LossConfig, validated: bool) -> str | None:
 def may_skip(config: TrainConfig) -> bool:
     """Whether the loss may leave out parameters: of a detached attention, or of outputs that a strategy does not train."""
     attends = getattr(config.network.head.options, "attention", "uniform") == "taaf"
-    return attends and (config.loss.alpha_detach or config.loss.balance not in ("none", "la", "taaf"))
+    own_heads = any(ALONE in name for name in config.network.build_head().arrays())
+    return (attends or own_heads) and (config.loss.alpha_detach or config.loss.balance not in ("none", "la", "taaf"))
 
 
 def _misfit(config: TrainConfig, data: MultimodalDataset) -> str | None:

@@ -3,17 +3,20 @@
 The joint classifier is not trained to decide from one modality, so that its accuracy on one alone says little about the branch.
 Here the branches are frozen in the integer form that is deployed, and for each
 
-    x_m = (1 / T_m) sum_t s_m(t)                              (F_m,), s_m the feature spikes; then scaled to mean 0, deviation 1
-    min_(W, b)  sum_i CE(W x_i + b, y_i) + |W|^2 / (2 C)      over the training part
+    min_(W, b)  sum_i CE(W x_i + b, y_i) + |W|^2 / (2 C)
 
-is solved (multinomial logistic regression, L-BFGS of scikit-learn). C is the one of `STRENGTHS` with the best accuracy on the
-validation part, of equals the smallest; without a validation part it is `FIXED`. The test part chooses nothing. "fused" is the
-probe of all features together. Linear probing of jointly trained branches: Peng et al., CVPR 2022 (OGM-GE).
+is solved over the training part: multinomial logistic regression, L-BFGS of scikit-learn, features scaled to mean 0 and deviation 1.
+x is every feature spike ("steps", F_m T_m values) or the time mean of each neuron ("rates", F_m values), which cannot tell early
+spikes from late ones. C is the one of `STRENGTHS` with the best accuracy on the validation part, of equals the smallest; without a
+validation part it is `FIXED`. The test part chooses nothing. "fused" is the probe of all features together.
+
+Linear probing of jointly trained branches: Peng et al., CVPR 2022 (OGM-GE).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +26,13 @@ from taaf.models.heads.base import FUSED
 from taaf.models.network import MultimodalSnn
 from taaf.training.config import from_dict
 from taaf.training.data import MultimodalDataset
-from taaf.training.sources import open_splits
+from taaf.training.sources import Splits, open_splits
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FIXED = 1e-2
 MAX_ITERATIONS = 2000
+TOLERANCE = 1e-3
+Kind = Literal["steps", "rates"]
 Part = tuple[np.ndarray, np.ndarray]  # features (N, F), labels (N,)
 
 
@@ -38,7 +43,7 @@ class Probe:
     Attributes
     ----------
     features : int
-        F_m.
+        Values that it reads.
     strength : float
         C; a large one is a weak penalty.
     test, train : float
@@ -58,74 +63,68 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Of one part of a data set.
+class FeatureSpikes:
+    """What the deployed branches make of a part of a data set.
 
     Attributes
     ----------
-    rates : dict
-        Modality -> mean spikes per step of every feature neuron, (N, F_m) float64 in 0..1.
+    spikes : dict
+        Modality -> (N, F_m, T_m) uint8 in {0, 1}.
     labels : numpy.ndarray
         (N,) int64.
-    head : dict
+    right : dict
         Output -> whether the head decides right, (N,) bool.
     """
 
-    rates: dict[str, np.ndarray]
+    spikes: dict[str, np.ndarray]
     labels: np.ndarray
-    head: dict[str, np.ndarray]
+    right: dict[str, np.ndarray]
 
-    def part(self, name: str) -> Part:
-        """Features of a modality, or of "fused": all side by side; and the labels."""
-        return np.concatenate(list(self.rates.values()), 1) if name == FUSED else self.rates[name], self.labels
+    def part(self, name: str, kind: Kind) -> Part:
+        """What a probe of this modality, or of "fused", reads; and the labels."""
+        chosen = self.spikes if name == FUSED else {name: self.spikes[name]}
+        read = [x.mean(-1) if kind == "rates" else x.reshape(len(x), -1).astype(np.float64) for x in chosen.values()]
+        return np.concatenate(read, 1), self.labels
 
 
-def feature_rates(model: MultimodalSnn, data: MultimodalDataset, batch_size: int = 250) -> Rates:
-    """What the deployed branches make of a part of a data set."""
+def feature_spikes(model: MultimodalSnn, data: MultimodalDataset, batch_size: int = 250) -> FeatureSpikes:
+    """Run the deployed form of a network on a part of a data set."""
     device = next(model.parameters()).device
-    rates: dict[str, list[np.ndarray]] = {m: [] for m in model.config.modalities}
-    head: dict[str, list[np.ndarray]] = {u: [] for u in model.head.head.outputs}
+    spikes: dict[str, list[np.ndarray]] = {m: [] for m in model.config.modalities}
+    right: dict[str, list[np.ndarray]] = {u: [] for u in model.head.head.outputs}
     labels = []
     for indices in torch.arange(len(data)).split(batch_size):
         inputs, truth = data.batch(indices.tolist())
         features, output = model.predict({m: x.to(device) for m, x in inputs.items()})
-        for m, spikes in features.items():
-            rates[m].append(spikes.double().mean(-1).cpu().numpy())
-        for u, right in head.items():
-            right.append((output.decision(u).argmax(1).cpu() == truth).numpy())
+        for m, x in features.items():
+            spikes[m].append(x.to(torch.uint8).cpu().numpy())
+        for u, found in right.items():
+            found.append((output.decision(u).argmax(1).cpu() == truth).numpy())
         labels.append(truth.numpy())
-    return Rates(
-        {m: np.concatenate(x) for m, x in rates.items()},
-        np.concatenate(labels),
-        {u: np.concatenate(x) for u, x in head.items()},
-    )
+    joined = ({name: np.concatenate(x) for name, x in parts.items()} for parts in (spikes, right))
+    return FeatureSpikes(next(joined), np.concatenate(labels), next(joined))
 
 
-def probe_features(train: Part, test: Part, validation: Part | None = None) -> dict[str, Any]:
+def fit_probe(train: Part, test: Part, validation: Part | None = None) -> dict[str, Any]:
     """Fit one probe to features and labels of the parts. Returns ``strength`` and the accuracies, as of `Probe`."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def fitted(strength: float) -> Any:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)).fit(*train)
-
-    def percent(probe: Any, part: Part) -> float:
-        return 100 * float(probe.score(*part))
-
-    strength, probe, chosen = FIXED, None, None
-    if validation is not None:
-        for candidate in STRENGTHS:
-            found = fitted(candidate)
-            accuracy = percent(found, validation)
-            if chosen is None or accuracy > chosen:
-                strength, probe, chosen = candidate, found, accuracy
-    probe = probe or fitted(strength)
-    return {"strength": strength, "test": percent(probe, test), "train": percent(probe, train), "validation": chosen}
+    scaler = StandardScaler().fit(train[0])
+    parts = {name: (scaler.transform(p[0]), p[1]) for name, p in (("train", train), ("test", test))}
+    parts |= {} if validation is None else {"validation": (scaler.transform(validation[0]), validation[1])}
+    probe = LogisticRegression(max_iter=MAX_ITERATIONS, tol=TOLERANCE, warm_start=True)
+    best: dict[str, Any] = {}
+    for strength in STRENGTHS if validation is not None else (FIXED,):
+        probe.set_params(C=strength).fit(*parts["train"])  # starts from the solution for the stronger penalty
+        found = {name: 100 * float(probe.score(*p)) for name, p in parts.items()}
+        if not best or found["validation"] > best["validation"]:
+            best = {"strength": strength, "validation": None} | found
+    return best
 
 
 def probe_model(
-    model: MultimodalSnn, train: MultimodalDataset, test: MultimodalDataset, validation: MultimodalDataset | None = None
+    model: MultimodalSnn, parts: Splits, kind: Kind = "steps", names: Sequence[str] | None = None
 ) -> dict[str, Probe]:
     """A probe of every branch, and of all together under "fused" where there are several.
 
@@ -133,22 +132,26 @@ def probe_model(
     ----------
     model : MultimodalSnn
         Trained.
-    train, test, validation : MultimodalDataset
-        Parts of its data set; ``train`` and ``validation`` as it was trained with.
+    parts : Splits
+        Of its data set, as it was trained with.
+    kind : str
+        "steps" or "rates".
+    names : sequence of str, optional
+        Only these.
     """
-    fit, judge = feature_rates(model, train), feature_rates(model, test)
-    choose = None if validation is None else feature_rates(model, validation)
+    fit, judge = feature_spikes(model, parts.train), feature_spikes(model, parts.test)
+    choose = None if parts.validation is None else feature_spikes(model, parts.validation)
     found = {}
-    for name in (*([FUSED] if len(fit.rates) > 1 else []), *fit.rates):
-        chosen_on = None if choose is None else choose.part(name)
-        result = probe_features(fit.part(name), judge.part(name), chosen_on)
-        own = 100 * float(judge.head[name].mean()) if name in judge.head else None
-        found[name] = Probe(fit.part(name)[0].shape[1], **result, head=own)
+    for name in names or (*([FUSED] if len(fit.spikes) > 1 else []), *fit.spikes):
+        train, test = fit.part(name, kind), judge.part(name, kind)
+        result = fit_probe(train, test, None if choose is None else choose.part(name, kind))
+        own = 100 * float(judge.right[name].mean()) if name in judge.right else None
+        found[name] = Probe(train[0].shape[1], **result, head=own)
     return found
 
 
-def probe_checkpoint(path: Path) -> dict[str, float]:
-    """Test accuracies in percent of the probes of a checkpoint of one's own making: ``probe_<modality>``, ``probe_fused``."""
+def probe_checkpoint(path: Path, kind: Kind = "steps") -> dict[str, float]:
+    """Test accuracies in percent of the probes of every branch of a checkpoint of one's own making: ``probe_<modality>``."""
     model, content = load_model(path, own_code=True)
     parts = open_splits(from_dict(content["config"]).data, model.config.inputs)
-    return {f"probe_{u}": p.test for u, p in probe_model(model, parts.train, parts.test, parts.validation).items()}
+    return {f"probe_{m}": p.test for m, p in probe_model(model, parts, kind, model.config.modalities).items()}

@@ -89,7 +89,7 @@ balance = "scmrl"
 @pytest.mark.slow()
 @pytest.mark.needs_slayer
 def test_the_study_of_scmrl(tmp_path: Path) -> None:
-    """Eight networks under thirteen conditions; tables hold the CSV's means; a second start measures and trains nothing."""
+    """Ten networks under thirteen conditions; tables hold the CSV's means; a second start measures and trains nothing."""
     out, config = tmp_path / "study", tmp_path / "c.toml"
     config.write_text(SMALL_SCMRL)
     command = ("train", "--ablation", "scmrl", "--config", config, "--seeds", 2, "--jobs", 2, "--out", out, "-q")
@@ -99,7 +99,7 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
     conditions = {r["condition"] for r in rows}
     assert len(conditions) == 13 and {"clean", "audio 30 dB", "event 0 dB", "both 10 dB"} <= conditions
     systems = {r["row"] for r in rows}
-    assert len(systems) == 10 and len(rows) == 10 * 13 * 2
+    assert len(systems) == 12 and len(rows) == 12 * 13 * 2
     markdown = (out / "scmrl.md").read_text()
     for condition in conditions:
         cells = []
@@ -109,7 +109,7 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
         assert f"| {condition} | {' | '.join(cells)} |" in markdown
     assert (out / "scmrl_noise.png").read_bytes().startswith(b"\x89PNG")
     kept = {p: p.stat().st_mtime_ns for p in (*out.glob("cells/*/*/model.pt"), *out.glob("cells/*/*/noise.json"))}
-    assert len(kept) == 2 * 16  # 8 networks: S-CMRL itself stands in three tables
+    assert len(kept) == 2 * 20  # 10 networks: S-CMRL itself stands in three tables
     stale = next(p for p in kept if p.name == "noise.json")
     stale.write_text(stale.read_text().replace("checkpoint_sha256", "other"))  # measured on another checkpoint
     first = (out / "scmrl.csv").read_bytes()
@@ -162,7 +162,7 @@ def _in_trainer(text: str, mention: str) -> object:
         _in_trainer('[head]\nfusion = "sums"\n', "did you mean 'sum'?"),
         _in_trainer(CONV.replace("event", "visual"), "branches.visual: the data set has no such modality; allowed: event, audio"),
         _in_trainer("[head]\nclasses = 3\n", "head.classes (=3): the data set has 10 classes"),
-        _in_trainer(CONV + "steps = 5\n", "branches.event.steps (=5): the data set gives 8"),
+        _in_trainer(CONV + "steps = 25\n", "branches.event.steps (=25): EAD-mini is cut into 1 to 24 steps"),
         _in_trainer(CONV + "shape = [2, 20, 20]\n", "branches.event.shape (=[2, 20, 20]): the data set gives [2, 34, 34]"),
         _in_trainer(CONV + "[loss]\nbalance = 'pmr'\n", "is defined for two branches, found 1"),
         _in_trainer(CONV + "[head]\nfusion = 'film'\n", "is defined for two branches, found 1; allowed for any number: concat"),

@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 
 from taaf.models.checkpoint import load_model, own_code, read_checkpoint
 from taaf.models.errors import ConfigError
-from taaf.models.slayer_lif import require_lava_dl
 from taaf.training.config import from_dict, load_config, with_root
-from taaf.training.probes import FIXED, Probe, probe_model
+from taaf.training.probes import FIXED, Kind, Probe, probe_model
 from taaf.training.sources import open_splits
 
 _OF_TRAININGS = (
@@ -27,18 +26,19 @@ def probe_command(args: argparse.Namespace) -> int:
         raise ConfigError(f"--probe {args.probe}: trains nothing and has no use for {', '.join(given)}; leave out")
     content = read_checkpoint(args.probe)
     known = own_code(load_config(args.config, {}).to_dict()) if args.config else {}
-    require_lava_dl()
     model, _ = load_model(args.probe, set(own_code(content.get("config")).values()) <= set(known.values()), content)
     data = with_root(from_dict(content["config"], f"{args.probe}: config").data, args.root, args.cache)
     data = replace(data, train_pairs=args.limit or data.train_pairs)
     parts = open_splits(data, model.config.inputs, args.quiet or args.json)
-    probes = probe_model(model, parts.train, parts.test, parts.validation)
+    kind: Kind = args.probe_on or "steps"
+    probes = probe_model(model, parts, kind)
     if args.json:
         told = {name: asdict(p) for name, p in probes.items()}
-        print(json.dumps({"schema_version": 1, "model": str(args.probe), "probes": told}))
+        print(json.dumps({"schema_version": 1, "model": str(args.probe), "probe_on": kind, "probes": told}))
         return 0
     how = f"C = {FIXED:g}, no validation part" if parts.validation is None else "C chosen on the validation part"
-    print(f"{args.probe}: linear probes of time-averaged feature spikes ({how}), accuracy on the test part\n{_table(probes)}")
+    read = {"steps": "all feature spikes", "rates": "time-averaged feature spikes"}[kind]
+    print(f"{args.probe}: linear probes of {read} ({how}), accuracy on the test part\n{_table(probes)}")
     return 0
 
 

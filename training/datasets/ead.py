@@ -23,6 +23,8 @@ from taaf.training.datasets.pairs import EventAudioPairs
 
 AUDIO_FILE = "n-tidigits.hdf5"
 SCALES = (4, 8, 16)
+SIZES = (28, 34)  # of MNIST-DVS here: that of MNIST, that of N-MNIST
+_HALF_SEED = 500
 
 
 def open_ead_nmnist(
@@ -96,18 +98,24 @@ def open_ead_mnistdvs(
     quiet: bool = False,
     seed: int = 0,
     scale: int = 4,
+    size: int = 34,
 ) -> EventAudioPairs:
     """Open MNIST-DVS of one scale (10 000 recordings) paired with the single digits of N-TIDIGITS.
 
     Parameters and result as `open_ead_nmnist`, and:
 
+    split_kind : {"official", "speaker-disjoint", "half"}
+        MNIST-DVS has no published split: of every digit, the last tenth of the files (by number) is the test part. "half": a random
+        half, 500 of 1 000, as S-CMRL's public code (arXiv 2502.12488) has it; here always the same one. N-TIDIGITS has its own parts.
     scale : {4, 8, 16}
-        Size of the digit. MNIST-DVS has no published split: of every digit, the last tenth of the files (by number)
-        is the test part. Recordings are cropped to 34x34 (`crop_to_34`).
+        Size of the digit.
+    size : {28, 34}
+        Side of the middle part that is kept (`cropped`).
     """
-    if scale not in SCALES:
-        raise DataError(f"MNIST-DVS scale (={scale!r}): allowed {', '.join(map(str, SCALES))}")
-    folder = _begin(root, split, split_kind, steps)
+    for name, value, allowed in (("scale", scale, SCALES), ("size", size, SIZES)):
+        if value not in allowed:
+            raise DataError(f"MNIST-DVS {name} (={value!r}): allowed {', '.join(map(str, allowed))}")
+    folder = _begin(root, split, split_kind, steps, "half")
     bad = BadSamples(on_bad)
     base = folder / "MNIST-DVS" if (folder / "MNIST-DVS").is_dir() else folder
     recordings = []
@@ -126,20 +134,29 @@ def open_ead_mnistdvs(
                 f"{sub / f'scale{scale}'}: 0 recordings, expected files such as mnist_{digit}_scale{scale:02d}_0001.aedat"
             )
         files = [path for _, path in sorted(numbered)]
-        n_train = len(files) - max(1, len(files) // 10)
-        recordings += [(path, digit) for path in (files[:n_train] if split == "train" else files[n_train:])]
+        train = _training_half(len(files), digit) if split_kind == "half" else np.arange(len(files)) < _first_part(len(files))
+        recordings += [(path, digit) for path, own in zip(files, train == (split == "train"), strict=True) if own]
     return _open(
         folder,
         f"MNIST-DVS scale {scale}",
         split,
         recordings,
-        EventRecipe(steps, scale),
+        EventRecipe(steps, scale, size),
         cache,
         bad,
         seed,
         workers=workers,
         quiet=quiet,
     )
+
+
+def _first_part(n: int) -> int:
+    return n - max(1, n // 10)
+
+
+def _training_half(n: int, digit: int) -> np.ndarray:
+    """(n,) bool with n // 2 set, drawn for each digit."""
+    return np.random.default_rng((_HALF_SEED, digit)).permutation(n) < n // 2
 
 
 def pair_by_class(event_labels: np.ndarray, audio_labels: np.ndarray, seed: int) -> np.ndarray:
@@ -169,9 +186,9 @@ def pair_by_class(event_labels: np.ndarray, audio_labels: np.ndarray, seed: int)
     return partner
 
 
-def _begin(root: Path | str, split: str, split_kind: str, steps: int) -> Path:
+def _begin(root: Path | str, split: str, split_kind: str, steps: int, *kinds: str) -> Path:
     require_choice(split, ("train", "test"), "EAD split")
-    require_choice(split_kind, ("official", "speaker-disjoint"), "EAD split_kind")
+    require_choice(split_kind, ("official", "speaker-disjoint", *kinds), "EAD split_kind")
     require_positive(steps, "steps")
     folder = require_root(root, "EAD")
     require_file(folder / AUDIO_FILE, "the N-TIDIGITS file")
@@ -227,6 +244,6 @@ def _open(
     labels = np.array([recordings[i][1] for i in kept], np.int64)
     partner = pair_by_class(labels, spoken.labels, seed)
     names = [f"{items[i].name}+{spoken.names[p]}" for i, p in zip(kept, partner, strict=True)]
-    found = EventAudioPairs(title, files, list(labels), names, spoken.spikes, partner, bad.n_skipped)
+    found = EventAudioPairs(title, files, list(labels), names, spoken.spikes, partner, bad.n_skipped, recipe.size)
     found.group_names = tuple(speaker_of(spoken.names[p]) for p in partner)  # a spoken digit has many pairs
     return found

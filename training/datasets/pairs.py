@@ -90,7 +90,7 @@ class AudioVisualPairs(NamedPairs):
 
 
 class EventAudioPairs(NamedPairs):
-    """Binary event and audio spikes of one digit: (2, 34, 34, T) from the cache and (64, T) from memory, float32.
+    """Binary event and audio spikes of one digit: (2, size, size, T) from the cache and (64, T) from memory, float32.
 
     Attributes
     ----------
@@ -109,8 +109,9 @@ class EventAudioPairs(NamedPairs):
         audio: np.ndarray,
         audio_of: np.ndarray,
         n_skipped: int = 0,
+        size: int = 34,
     ) -> None:
-        self.name, self.n_skipped = name, n_skipped
+        self.name, self.n_skipped, self.size = name, n_skipped, size
         self.label_names = tuple("0123456789")
         self.labels = np.array(labels, np.int64)
         self.sample_names = tuple(sample_names)
@@ -119,6 +120,6 @@ class EventAudioPairs(NamedPairs):
 
     def __getitem__(self, index: int) -> Sample:
         audio = torch.from_numpy(self._audio[self.audio_of[index]]).float()  # (64, T)
-        shape = (2, 34, 34, audio.shape[-1])
+        shape = (2, self.size, self.size, audio.shape[-1])
         bits = np.unpackbits(load(self._files[index])["bits"], count=int(np.prod(shape)))
         return torch.from_numpy(bits.reshape(shape)).float(), audio, int(self.labels[index])
