@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from taaf.models.kernels import norm
-from taaf.models.kernels.tensors import over_first_axis
+from taaf.models.kernels.tensors import array_of, over_first_axis
 
 
 def moments(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,12 +42,13 @@ def _others(y: torch.Tensor) -> list[int]:
 
 
 def _rows(y: torch.Tensor) -> torch.Tensor:
-    return y.detach().contiguous().view(len(y), -1)
+    return y.contiguous().view(len(y), -1)
 
 
 def _repeated(per_channel: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """(C,) -> (R,): of every value of a row, what its channel has."""
-    return per_channel.detach().repeat_interleave(rows.shape[1] // len(per_channel))
+    each = rows.shape[1] // len(per_channel)
+    return per_channel if each == 1 else per_channel[:, None].expand(-1, each).reshape(-1)
 
 
 class _Moments(torch.autograd.Function):
@@ -62,14 +63,15 @@ class _Moments(torch.autograd.Function):
             parts.append(sums)
 
         over_first_axis(some, rows)
-        total, square = torch.stack(parts).sum(0).view(2, y.shape[1], -1).sum(2)
+        sums = sum(parts[1:], start=parts[0]) if parts else torch.zeros(2, rows.shape[1], dtype=torch.float64)
+        total, square = sums if y.dim() == 2 else sums.view(2, y.shape[1], -1).sum(2)
         return total, square
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         (y,) = ctx.saved_tensors
         rows = _rows(y)
-        out, given = torch.empty_like(rows), [_repeated(g, rows).numpy() for g in grads]
+        out, given = torch.empty_like(rows), [array_of(_repeated(g, rows)) for g in grads]
         over_first_axis(lambda y, o: norm.moments_backward(y, *given, o), rows, out)
         return out.view(y.shape)
 
@@ -79,7 +81,7 @@ class _Normalised(torch.autograd.Function):
     def forward(ctx: Any, y: torch.Tensor, mean: torch.Tensor, gain: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(y, mean, gain)
         rows = _rows(y)
-        out, given = torch.empty_like(rows), [_repeated(p, rows).numpy() for p in (mean, gain, offset)]
+        out, given = torch.empty_like(rows), [array_of(_repeated(p, rows)) for p in (mean, gain, offset)]
         over_first_axis(lambda y, o: norm.normalise(y, *given, o), rows, out)
         return out.view(y.shape)
 
@@ -88,7 +90,7 @@ class _Normalised(torch.autograd.Function):
         (y, mean, gain), grad, over = ctx.saved_tensors, grads[0], _others(grads[0])
         if grad.is_contiguous():
             rows, to_y, to_gain = _rows(y), torch.empty_like(y), torch.empty_like(y)
-            given = [_repeated(p, rows).numpy() for p in (mean, gain)]
+            given = [array_of(_repeated(p, rows)) for p in (mean, gain)]
             over_first_axis(
                 lambda y, g, to_y, to_gain: norm.normalise_backward(y, g, *given, to_y, to_gain),
                 *(_rows(a) for a in (y, grad, to_y, to_gain)),

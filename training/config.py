@@ -27,9 +27,12 @@ class OptimiserConfig:
     ``schedule``: "one_cycle" (rise over the first tenth, then fall, both cosines; no other warm-up) or "cosine" (linear rise
     over ``warmup_epochs``, then one cosine to 0: `taaf.training.schedule`).
     ``freeze_epoch``: from this epoch on (0-based) batch norm uses its running statistics, so training sees exactly
-    the integer network that is exported. ``shift_pixels``: events are shifted by up to this many pixels per batch.
-    ``audio_drop``: fraction of audio input spikes dropped at random. ``modality_drop``: fraction of samples of which one
-    modality, either of both, is silenced (ours).
+    the integer network that is exported.
+
+    `taaf.training.augmentation`: ``shift_pixels``, maps are moved by up to this many pixels, events per batch and frames per sample;
+    of frames only, per sample: ``crop_area``, the smallest share of a frame's area that a random crop keeps (1: no crops), and
+    ``flip``, whether half of them are mirrored. ``audio_drop``: fraction of the input values of other modalities dropped at
+    random. ``modality_drop``: fraction of samples of which one modality, any of them, is silenced (ours).
     """
 
     epochs: int = 50
@@ -40,6 +43,8 @@ class OptimiserConfig:
     weight_decay: NotNegative = 1e-2
     freeze_epoch: Count = 35
     shift_pixels: Annotated[int, Range(0, 64)] = 2
+    crop_area: Annotated[float, Range(0.01, 1.0)] = 1.0
+    flip: bool = False
     audio_drop: Fraction = 0.1
     modality_drop: Fraction = 0.0
     seed: Annotated[int, Range(0, 1 << 40)] = 1

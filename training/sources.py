@@ -33,8 +33,7 @@ def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -
     Raises
     ------
     ConfigError
-        If the set needs a ``root`` and has none, has no such modality or validation part, or has other steps than the network asks
-        for.
+        If the set needs a ``root`` and has none, or has no such modality or validation part.
     DataError
         Naming the file that is missing or bad.
     """
@@ -178,17 +177,15 @@ def _on_disk(data: DataConfig, specs: Specs, split: str, quiet: bool) -> Multimo
 
     require_known(data.set, "ead-mini", *_OWN, "module:function")
     root = _root(data)
-    steps = {m: spec.steps for m, spec in specs.items() if spec.steps}
-    if len(set(steps.values())) > 1:
-        found = ", ".join(f"branches.{m}.steps (={n})" for m, n in steps.items())
-        raise ConfigError(f"{found}: {data.set} has as many steps of every modality; give one number")
-    if not steps:
+    given = {m: spec.steps for m, spec in specs.items() if spec.steps}
+    if not given:
         raise ConfigError(
             f"branches.{next(iter(specs))}.steps: missing; {data.set} is cut into as many time steps as are asked for"
         )
     own = {"size": 28} if data.set == "ead-mnistdvs" and specs.get("event", InputSpec()).shape[1:] == (28, 28) else {}
+    seen = next((n for m, n in given.items() if m != "audio"), next(iter(given.values())))
     return open_dataset(
-        data.set, root, split, steps=next(iter(steps.values())), cache=Path(data.cache) if data.cache else None,
+        data.set, root, split, steps=seen, audio_steps=given.get("audio", seen), cache=Path(data.cache) if data.cache else None,
         workers=max(1, data.workers), on_bad=data.on_bad, split_kind=data.split, quiet=quiet, **own,
     )  # fmt: skip
 

@@ -9,8 +9,6 @@ import torch
 from taaf.models import zoo_path
 from taaf.training.datasets.ead_mini import LABELS, load_split
 
-pytestmark = pytest.mark.needs_slayer  # the exporter verifies against its forward pass
-
 
 def test_a_layer_that_may_saturate(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """One feature neuron with full inhibition from all inputs could wrap; on the data it does not, so SLAYER agrees."""

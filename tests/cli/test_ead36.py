@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from commands import assert_refused, run_in_process
 
 from taaf.deploy.cli import main as deploy
@@ -14,7 +13,6 @@ from taaf.training.cli import main as train
 CONFIG = Path(config.__file__).parent / "configs" / "ead36.toml"
 
 
-@pytest.mark.needs_slayer
 def test_from_nothing_to_a_bundle(tmp_path: Path, one_thread: None) -> None:
     """Recurrent audio branch included: exact on the engine, on the test and on recorded voices; klettres-data is asked for."""
     text = CONFIG.read_text().replace("[data]\n", "[data]\ntest_pairs = 24\n")

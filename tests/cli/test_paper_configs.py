@@ -42,7 +42,7 @@ READINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(("name", "tables"), [("ead_mini_recurrent", {}), ("ead_mini_sum", {}), ("ead_mini_sum", READINGS)])
-@pytest.mark.needs_slayer
+@pytest.mark.needs_lava
 def test_train_export_deploy(name: str, tables: dict[str, Any], tmp_path: Path) -> None:
     """Every spike and decision of the trained network on the engine; of the recurrent one on Lava too, two windows."""
     config = _small(name, tmp_path, tables)

@@ -31,7 +31,6 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> None:
     """Table 1's eleven methods x 2 seeds; means and deviations are those of the CSV; a second start trains nothing."""
     out = tmp_path / "study"
@@ -87,7 +86,6 @@ balance = "scmrl"
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_the_study_of_scmrl(tmp_path: Path) -> None:
     """Ten networks under thirteen conditions; tables hold the CSV's means; a second start measures and trains nothing."""
     out, config = tmp_path / "study", tmp_path / "c.toml"
@@ -119,14 +117,12 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
     assert_refused(run_in_process(main, *command[1:]), 2, "--ablation scmrl", "head.type (='taaf')")
 
 
-@pytest.mark.needs_slayer
 def test_ablation_refuses_what_it_ignores(tmp_path: Path) -> None:
     """--resume has no meaning there."""
     assert_refused(run_in_process(main, "--ablation", "--resume", "--out", tmp_path / "x"), 2, "--ablation", "--resume")
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
     """A training leaves a picture and, if asked, event files holding k, rho, losses and alpha per step; runs compare."""
     done = run_command("train", "--config", config, "--out", tmp_path / "a", "--tensorboard", "-q")
@@ -150,23 +146,18 @@ def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
 CONV = '[branches.event]\nnetwork = "conv"\n'
 
 
-def _in_trainer(text: str, mention: str) -> object:
-    """A case that only shows once SLAYER has been found."""
-    return pytest.param(text, mention, marks=pytest.mark.needs_slayer)
-
-
 @pytest.mark.parametrize(
     ("text", "mention"),
     [
-        _in_trainer('[loss]\nbalance = "la"\n', "head.attention"), ('[loss]\nbalance = "ogm"\n', "did you mean 'ogm_ge'?"),
-        _in_trainer('[head]\nfusion = "sums"\n', "did you mean 'sum'?"),
-        _in_trainer(CONV.replace("event", "visual"), "branches.visual: the data set has no such modality; allowed: event, audio"),
-        _in_trainer("[head]\nclasses = 3\n", "head.classes (=3): the data set has 10 classes"),
-        _in_trainer(CONV + "steps = 25\n", "branches.event.steps (=25): EAD-mini is cut into 1 to 24 steps"),
-        _in_trainer(CONV + "shape = [2, 20, 20]\n", "branches.event.shape (=[2, 20, 20]): the data set gives [2, 34, 34]"),
-        _in_trainer(CONV + "[loss]\nbalance = 'pmr'\n", "is defined for two branches, found 1"),
-        _in_trainer(CONV + "[head]\nfusion = 'film'\n", "is defined for two branches, found 1; allowed for any number: concat"),
-        _in_trainer(CONV + "[head]\ntype = 'rate'\n", "event has 128 feature neurons; allowed multiples of classes (=10)"),
+        ('[loss]\nbalance = "la"\n', "head.attention"), ('[loss]\nbalance = "ogm"\n', "did you mean 'ogm_ge'?"),
+        ('[head]\nfusion = "sums"\n', "did you mean 'sum'?"),
+        (CONV.replace("event", "visual"), "branches.visual: the data set has no such modality; allowed: event, audio"),
+        ("[head]\nclasses = 3\n", "head.classes (=3): the data set has 10 classes"),
+        (CONV + "steps = 25\n", "branches.event.steps (=25): EAD-mini is cut into 1 to 24 steps"),
+        (CONV + "shape = [2, 20, 20]\n", "branches.event.shape (=[2, 20, 20]): the data set gives [2, 34, 34]"),
+        (CONV + "[loss]\nbalance = 'pmr'\n", "is defined for two branches, found 1"),
+        (CONV + "[head]\nfusion = 'film'\n", "is defined for two branches, found 1; allowed for any number: concat"),
+        (CONV + "[head]\ntype = 'rate'\n", "event has 128 feature neurons; allowed multiples of classes (=10)"),
         ('[data]\non_bad = "ask"\n', "stop, skip"),
     ],
 )  # fmt: skip

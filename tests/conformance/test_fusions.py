@@ -40,7 +40,7 @@ def _network(**changes: str) -> MultimodalSnn:
         ("sum", {"classifier": "spiking"}),
     ],
 )
-@pytest.mark.needs_slayer
+@pytest.mark.needs_lava
 def test_export_and_run(fusion: str, options: dict[str, str], tmp_path: Path) -> None:
     """Export verifies the head; engine and Lava give the trained network's features, logits (1e-9) and decisions."""
     network, part = trained(tmp_path, _network(fusion=fusion, **options)), load_split("test", slice(12))

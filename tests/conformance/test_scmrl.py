@@ -19,8 +19,6 @@ from taaf.export.passes import CompileReport, compile_graph
 from taaf.models.network import MultimodalSnn
 from taaf.training.datasets.ead_mini import LABELS, load_split
 
-pytestmark = pytest.mark.needs_slayer
-
 
 def _windows(n: int, graph_shape: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     found = load_split("test", slice(n)).inputs()

@@ -429,7 +429,6 @@ def _torch_agl(logits: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.needs_slayer
 def test_every_strategy_trains_a_real_network(name: str) -> None:
     """Two steps on a small network change both branches, and the state survives a save and load."""
     torch.manual_seed(0)

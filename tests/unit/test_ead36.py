@@ -289,7 +289,8 @@ def test_distortion_follows_its_formula(monkeypatch: pytest.MonkeyPatch) -> None
     expected = np.zeros((28, 28))
     padded = np.pad(fine, 60)
     for y, x in np.ndindex(84, 84):
-        v, u = float(y - 42) + shear * float(x - 42), float(x - 42)
+        v, u = float(y - 42), float(x - 42)
+        v = v + shear * u
         row = scale * (np.cos(angle) * v - np.sin(angle) * u) + 42 + shift[0]
         column = scale * (np.sin(angle) * v + np.cos(angle) * u) + 42 + shift[1]
         i, j = int(np.floor(row)), int(np.floor(column))

@@ -226,11 +226,7 @@ def test_numpy_head_equals_torch_head(fusion: str, sizes: tuple[int, ...], atten
 
 @pytest.mark.parametrize(
     ("fusion", "n"),
-    [
-        pytest.param(f, n, marks=pytest.mark.needs_slayer) if f in ("sca", "cmci") else (f, n)  # and norse
-        for n in (2, 3)
-        for f in _allowed(n)
-    ],
+    [(f, n) for n in (2, 3) for f in _allowed(n)],
 )
 def test_every_head_parameter_learns(fusion: str, n: int) -> None:
     """The fused and the unimodal readouts send a gradient to every parameter of the fusion and the attention."""

@@ -123,7 +123,6 @@ def test_function_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(parts.train), len(parts.validation or ())) == (20, 6)
 
 
-@pytest.mark.needs_slayer
 def test_validation_is_measured(tmp_path: Path) -> None:
     """Metrics val_* are those of the validation part in the deployed form; without one there are none."""
     tables = {

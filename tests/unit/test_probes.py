@@ -95,7 +95,6 @@ def _data(n: int, seed: int = 0) -> InMemory:
     return InMemory({m: x.astype(np.uint8) for m, x in inputs.items()}, np.arange(n) % 10, names)
 
 
-@pytest.mark.needs_slayer
 def test_features_are_the_deployed_spikes(network: MultimodalSnn) -> None:
     """Spikes of the integer form whatever the mode, in batches; every spike, or its mean over time; "fused" is all side by side."""
     data = _data(7)
@@ -114,7 +113,6 @@ def test_features_are_the_deployed_spikes(network: MultimodalSnn) -> None:
     np.testing.assert_array_equal(found.labels, np.arange(7))
 
 
-@pytest.mark.needs_slayer
 @pytest.mark.parametrize("validated", [True, False])
 def test_probes_of_a_network(network: MultimodalSnn, validated: bool) -> None:
     """One per branch and one of all; beside the accuracy of the head's own output."""
@@ -129,7 +127,6 @@ def test_probes_of_a_network(network: MultimodalSnn, validated: bool) -> None:
     assert only == {"audio": found["audio"]}
 
 
-@pytest.mark.needs_slayer
 def test_columns_of_a_study(network: MultimodalSnn, tmp_path: Path) -> None:
     """A checkpoint's own data set and validation part."""
     from small_networks import trained

@@ -1,6 +1,7 @@
 """EAD from byte-exact N-MNIST .bin, MNIST-DVS .aedat and N-TIDIGITS .hdf5 files."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -85,6 +86,21 @@ def test_nmnist_pairs(root: Path) -> None:
     assert open_ead_nmnist(root, "train").audio_of.tolist() == data.audio_of.tolist()
     assert open_ead_nmnist(root, "train", seed=1).audio_of.tolist() != data.audio_of.tolist()
     assert "2" in describe(data) and "EAD N-MNIST train: 20 samples" in describe(data)
+
+
+def test_steps_of_each_modality_and_speakers_of_the_validation_part(root: Path) -> None:
+    """Events and cochlea spikes are each those of their own number of steps; a validation part has speakers of its own."""
+    specs = {"event": InputSpec(steps=5), "audio": InputSpec(steps=3)}
+    data = DataConfig(set="ead-nmnist", root=str(root), validation=0.5)
+    both = open_split(replace(data, validation=0.0), specs, "train")
+    five, three = (open_ead_nmnist(root, "train", steps=n) for n in (5, 3))
+    for i in (0, 7, 19):
+        event, audio, label = both[i]
+        assert torch.equal(event, five[i][0]) and torch.equal(audio, three[i][1]) and label == five[i][2]
+    train, validation = (open_split(data, specs, split) for split in ("train", "validation"))
+    assert len(train) + len(validation) == 20 and set(five.groups or ()) == {"man-ac", "man-ae"}
+    held = [i for i, who in enumerate(five.groups or ()) if who == "man-ac"]
+    assert validation.class_indices().tolist() in (five.labels[held].tolist(), np.delete(five.labels, held).tolist())
 
 
 def test_pairing_uses_audio_evenly() -> None:
@@ -300,5 +316,5 @@ def test_registry(root: Path) -> None:
     assert len(open_dataset("ead-nmnist", root, "test", steps=3)) == 10
     with pytest.raises(DataError, match="data set 'CREMA_D' unknown; did you mean 'crema-d'"):
         open_dataset("CREMA_D", root, "test")
-    with pytest.raises(DataError, match="data set ave: unknown option 'zoom'; allowed: steps, cache"):
+    with pytest.raises(DataError, match="data set ave: unknown option 'zoom'; allowed: steps, audio_steps, cache"):
         open_dataset("ave", root, "test", zoom=4)

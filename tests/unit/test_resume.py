@@ -65,7 +65,6 @@ def _stop_after(epochs: int) -> Any:
         ("taaf", {"loss_options": {"k_from": "validation", "k_per": "step", "readout_weight": 0.5, "alpha_detach": True}}),
     ],
 )
-@pytest.mark.needs_slayer
 def test_resumed_equals_uninterrupted(balance: str, optimiser: dict[str, Any], tmp_path: Path) -> None:
     """Stopped after the first of three epochs; everything in last.pt is equal at the end, bit by bit."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -82,7 +81,6 @@ def test_resumed_equals_uninterrupted(balance: str, optimiser: dict[str, Any], t
     assert different == []
 
 
-@pytest.mark.needs_slayer
 def test_what_cannot_be_resumed(tmp_path: Path) -> None:
     """A result instead of a training state, and another configuration."""
     _trainer("none", epochs=1, freeze_epoch=0).run(tmp_path)
@@ -93,7 +91,6 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         _trainer("none", epochs=1, freeze_epoch=0).run(tmp_path, resume=True)
 
 
-@pytest.mark.needs_slayer
 def test_divergence_stops_at_once(tmp_path: Path) -> None:
     """A loss that is not finite ends the training with one line; no result is written."""
     with pytest.raises(TrainingFailedError, match="the loss is"):

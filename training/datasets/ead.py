@@ -32,6 +32,7 @@ def open_ead_nmnist(
     split: str,
     *,
     steps: int = 5,
+    audio_steps: int | None = None,
     cache: Path | str | None = None,
     workers: int = 1,
     on_bad: str = "stop",
@@ -49,6 +50,8 @@ def open_ead_nmnist(
         Which part, of both sets.
     steps : int
         Time steps T.
+    audio_steps : int, optional
+        Those of the spoken digits (default: ``steps``).
     cache : Path, optional
         Cache folder (default: ``ROOT/.taaf-cache``); about 2 kB per recording at T = 5. N-TIDIGITS is not cached: its
         single digits are read from the one file in seconds.
@@ -66,14 +69,14 @@ def open_ead_nmnist(
     Returns
     -------
     EventAudioPairs
-        event (2, 34, 34, T) and audio (64, T), float32 in {0, 1}. One pair per event recording.
+        event (2, 34, 34, T) and audio (64, T_a), float32 in {0, 1}. One pair per event recording.
 
     Raises
     ------
     DataError
         For a missing folder or file, an option that does not exist, and bad samples as ``on_bad`` says.
     """
-    folder = _begin(root, split, split_kind, steps)
+    folder = _begin(root, split, split_kind, steps, audio_steps or steps)
     bad = BadSamples(on_bad)
     base = folder / "N-MNIST" if (folder / "N-MNIST").is_dir() else folder
     part = first_folder(base, (split.capitalize(),), "N-MNIST digit folders 0 to 9")
@@ -83,7 +86,8 @@ def open_ead_nmnist(
         if not files:
             bad.report(f"{sub}: 0 recordings, expected files such as 00002.bin")
         recordings += [(path, digit) for path in files]
-    return _open(folder, "N-MNIST", split, recordings, EventRecipe(steps, 0), cache, bad, seed, workers=workers, quiet=quiet)
+    recipe, heard = EventRecipe(steps, 0), audio_steps or steps
+    return _open(folder, "N-MNIST", split, recordings, recipe, heard, cache, bad, seed, workers=workers, quiet=quiet)
 
 
 def open_ead_mnistdvs(
@@ -91,6 +95,7 @@ def open_ead_mnistdvs(
     split: str,
     *,
     steps: int = 5,
+    audio_steps: int | None = None,
     cache: Path | str | None = None,
     workers: int = 1,
     on_bad: str = "stop",
@@ -115,7 +120,7 @@ def open_ead_mnistdvs(
     for name, value, allowed in (("scale", scale, SCALES), ("size", size, SIZES)):
         if value not in allowed:
             raise DataError(f"MNIST-DVS {name} (={value!r}): allowed {', '.join(map(str, allowed))}")
-    folder = _begin(root, split, split_kind, steps, "half")
+    folder = _begin(root, split, split_kind, steps, audio_steps or steps, "half")
     bad = BadSamples(on_bad)
     base = folder / "MNIST-DVS" if (folder / "MNIST-DVS").is_dir() else folder
     recordings = []
@@ -142,6 +147,7 @@ def open_ead_mnistdvs(
         split,
         recordings,
         EventRecipe(steps, scale, size),
+        audio_steps or steps,
         cache,
         bad,
         seed,
@@ -186,10 +192,11 @@ def pair_by_class(event_labels: np.ndarray, audio_labels: np.ndarray, seed: int)
     return partner
 
 
-def _begin(root: Path | str, split: str, split_kind: str, steps: int, *kinds: str) -> Path:
+def _begin(root: Path | str, split: str, split_kind: str, steps: int, audio_steps: int, *kinds: str) -> Path:
     require_choice(split, ("train", "test"), "EAD split")
     require_choice(split_kind, ("official", "speaker-disjoint", *kinds), "EAD split_kind")
     require_positive(steps, "steps")
+    require_positive(audio_steps, "audio_steps")
     folder = require_root(root, "EAD")
     require_file(folder / AUDIO_FILE, "the N-TIDIGITS file")
     if split_kind == "speaker-disjoint":
@@ -228,6 +235,7 @@ def _open(
     split: str,
     recordings: Sequence[tuple[Path, int]],
     recipe: EventRecipe,
+    audio_steps: int,
     cache: Path | str | None,
     bad: BadSamples,
     seed: int,
@@ -237,13 +245,13 @@ def _open(
 ) -> EventAudioPairs:
     title = f"EAD {name} {split}"
     bad.require_some(len(recordings), title)
-    spoken: SpokenDigits = read_ntidigits(folder / AUDIO_FILE, split, recipe.steps, bad)
+    spoken: SpokenDigits = read_ntidigits(folder / AUDIO_FILE, split, audio_steps, bad)
     items = [Item(path.stem, (path,)) for path, _ in recordings]
     store = Path(cache) if cache is not None else folder / ".taaf-cache"
     kept, files = prepare(items, recipe, store, bad, workers=workers, quiet=quiet, title=title)
     labels = np.array([recordings[i][1] for i in kept], np.int64)
     partner = pair_by_class(labels, spoken.labels, seed)
     names = [f"{items[i].name}+{spoken.names[p]}" for i, p in zip(kept, partner, strict=True)]
-    found = EventAudioPairs(title, files, list(labels), names, spoken.spikes, partner, bad.n_skipped, recipe.size)
+    found = EventAudioPairs(title, files, list(labels), names, spoken.spikes, partner, bad.n_skipped, recipe.size, recipe.steps)
     found.group_names = tuple(speaker_of(spoken.names[p]) for p in partner)  # a spoken digit has many pairs
     return found
