@@ -1,4 +1,4 @@
-"""EAD-36 is what its card says: counts, disjoint fonts, hands and voices, encoders, human splits, refusals."""
+"""EAD-36 is what its card says: counts, disjoint fonts, digits and voices, encoders, human splits, refusals."""
 
 import hashlib
 import io

@@ -1,10 +1,10 @@
-"""Simulated event camera: turns a static digit image into polarity events under three saccades.
+"""Simulated event camera: turns a static grey image into polarity events under three saccades.
 
 The camera is modelled the usual way: a pixel emits an ON (OFF) event each time its log intensity has risen
 (fallen) by a contrast threshold since its last event. The image moves as on the N-MNIST rig (three straight
 saccades that close a triangle). All arithmetic is on integers (a fixed-point logarithm table, bilinear
-interpolation in 1/16 pixel), so the events are the same on every machine. They are *simulated events of real
-handwriting*, not recordings of an event camera.
+interpolation in 1/16 pixel), so the events are the same on every machine. They are *simulated events of images*,
+not recordings of an event camera.
 """
 
 import numpy as np
