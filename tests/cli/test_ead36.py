@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from commands import assert_refused, run_in_process
 
 from taaf.deploy.cli import main as deploy
@@ -17,7 +16,9 @@ CONFIG = Path(config.__file__).parent / "configs" / "ead36.toml"
 def test_from_nothing_to_a_bundle(tmp_path: Path, one_thread: None) -> None:
     """Recurrent audio branch included: exact on the engine, on the test and on recorded voices; klettres-data is asked for."""
     text = CONFIG.read_text().replace("[data]\n", "[data]\ntest_pairs = 24\n")
-    (tmp_path / "small.toml").write_text(text.replace("channels = 8\nwide = 16", "channels = 4\nwide = 4").replace("= 128", "= 32"))
+    (tmp_path / "small.toml").write_text(
+        text.replace("channels = 8\nwide = 16", "channels = 4\nwide = 4").replace("= 128", "= 32")
+    )
     model, bundle = tmp_path / "run" / "model.pt", tmp_path / "bundle"
     done = run_in_process(
         train, "--config", tmp_path / "small.toml", "--epochs", 1, "--limit", 60, "--out", model.parent, "--quiet"
