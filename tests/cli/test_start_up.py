@@ -16,13 +16,7 @@ HEAVY = "{'torch', 'lava', 'norse', 'matplotlib', 'onnxruntime', 'tensorboard', 
 
 @pytest.mark.parametrize(
     "options",
-    [
-        ("--json",),
-        ("--early-exit", "0.9"),
-        ("--energy-study",),
-        ("--report", "{tmp}/page.html"),
-        ("--input", "{tmp}/windows.npz"),
-    ],
+    [("--early-exit", "0.9", "--energy-study", "--report", "{tmp}/page.html"), ("--input", "{tmp}/windows.npz", "--json")],
     ids=lambda options: options[0],
 )
 def test_fast_needs_no_torch(options: tuple[str, ...], tmp_path: Path) -> None:
