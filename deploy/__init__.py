@@ -1,6 +1,7 @@
 """Backends, Lava runtime owner, reports and the taaf-deploy command.
 
-The face, imported when first used: `run` (a bundle on a backend, its report), `Request`, `Source` and `deploy`.
+The face, imported when first used: `Session` (a bundle opened once, answering windows: `Decision`), `run` (a bundle on a backend, its
+report), `Request`, `Source` and `deploy`.
 
 >>> from taaf import deploy
 >>> deploy.run("bundle", backend="fast")["agreement"]["exact"]  # doctest: +SKIP
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING
 from taaf.models.shell.face import lazy_face
 
 if TYPE_CHECKING:
-    from taaf.deploy.session import Request, deploy, run
+    from taaf.deploy.report import Request, deploy, run
+    from taaf.deploy.session import Decision, Session
     from taaf.deploy.windows import Source
 
 __all__ = [
+    "Decision",
     "Request",
+    "Session",
     "Source",
     "deploy",
     "run",
@@ -25,9 +29,11 @@ __all__ = [
 __getattr__, __dir__ = lazy_face(
     __name__,
     {
-        "run": "taaf.deploy.session",
-        "Request": "taaf.deploy.session",
+        "Session": "taaf.deploy.session",
+        "Decision": "taaf.deploy.session",
+        "run": "taaf.deploy.report",
+        "Request": "taaf.deploy.report",
         "Source": "taaf.deploy.windows",
-        "deploy": "taaf.deploy.session",
+        "deploy": "taaf.deploy.report",
     },
 )

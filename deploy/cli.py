@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from taaf.deploy.backends import BACKENDS
 from taaf.models import SHIPPED, zoo_path
 from taaf.models.errors import ConfigError
 from taaf.models.shell.console import check_target, make_parser, not_negative, positive, probability, run
@@ -29,6 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
             "taaf-deploy --backend fast --early-exit --plot exit.png",
             "taaf-deploy --backend fast --report report.html",
             "taaf-deploy --backend fast --energy-study --plot study.svg",
+            "taaf-deploy --check-estimates",
+            "taaf-deploy --backend fast --stream recording.npz --hop 4 --step-ms 60",
+            "taaf-deploy --backend sim --stream tcp://127.0.0.1:7000",
             "taaf-deploy network.net --backend sim --input spikes.npy --output out.npy",
             "taaf-deploy network.net --backend fast --steps 100 --samples 8",
         ],
@@ -40,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--head", choices=list(SHIPPED), help="which shipped model to run: TAAF-SNN's (default) or S-CMRL's; without a bundle"
     )
     parser.add_argument(
-        "--backend", choices=["sim", "fast", "loihi2"], default="sim",
+        "--backend", choices=list(BACKENDS), default="sim",
         help="sim: Lava runtime with the Loihi simulator; fast: exact engine; loihi2: chip (default sim)",
     )  # fmt: skip
     parser.add_argument(
@@ -71,6 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="compare with the paper's 18.5 and 49.91: who charges what, at which firing rate, over T and resolution",
     )  # fmt: skip
     parser.add_argument(
+        "--check-estimates", action="store_true",
+        help="run nothing; print our energies and step times beside published measurements of Loihi chips, and how far they are off",
+    )  # fmt: skip
+    parser.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="picture of --early-exit (.png) or of --energy-study (.png, .svg)"
     )
     parser.add_argument(
@@ -86,6 +94,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FILE",
         help="write decisions, probabilities and exit steps of a bundle (.csv or .npz), or the last layer's spikes of a .net file (.npy)",
     )  # fmt: skip
+    live = parser.add_argument_group("streams (a bundle decides windows as they come; one line of JSON each)")
+    live.add_argument(
+        "--stream", metavar="SOURCE",
+        help="an .npz of long recordings, one array (*shape, steps) per modality on one clock; - (standard input) or "
+        "tcp://127.0.0.1:PORT: one JSON header line, then frames, see deploy/streaming/frames.py; ends with statistics on stderr",
+    )  # fmt: skip
+    live.add_argument(
+        "--hop", type=positive, metavar="N", help="steps between the starts of two windows (default: a window's length)"
+    )
+    live.add_argument(
+        "--step-ms", type=milliseconds, metavar="MS", help="duration of a time step, for time stamps and the real-time factor"
+    )
+    live.add_argument("--pace", action="store_true", help="play a recording at the speed of its clock, as a sensor would")
+    live.add_argument(
+        "--late", choices=["drop", "wait"],
+        help="windows that come too fast: drop and count them (default of live and paced sources), or let the source wait",
+    )  # fmt: skip
     net = parser.add_argument_group("only with a .net file")
     net.add_argument(
         "--input-shape", type=_shape, metavar="C,H,W", help="input of a file that starts with a convolution and does not say it"
@@ -97,6 +122,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     net.add_argument("--seed", type=not_negative, metavar="K", help="without --input: seed of the generated spikes (default 0)")
     return parser
+
+
+def milliseconds(text: str) -> float:
+    """argparse type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds above 0")
+    return value
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -112,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
+    if args.check_estimates:
+        return _check_estimates(args)
     from tqdm import tqdm
 
     from taaf.models.files.writing import write_at_once
@@ -123,6 +161,8 @@ def _work(args: argparse.Namespace) -> int:
             check_target(option, path, *((".csv", ".npz") if option == "--output" and not bare else ()))
     if args.input is not None and not bare and (args.split or args.root):
         raise ConfigError("--input: brings its own windows; leave out --split and --root")
+    if args.stream is not None:
+        return _stream(args)
     if args.plot is not None:
         _require_plot(args)
     execute, render = _net(args) if bare else _bundle(args)
@@ -157,6 +197,39 @@ def _work(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_estimates(args: argparse.Namespace) -> int:
+    """Print the measurements; nothing else can be asked for with them."""
+    from taaf.deploy.views.silicon import render_silicon, silicon_report
+
+    parser = build_parser()
+    for name, value in vars(args).items():
+        if name not in ("check_estimates", "json", "quiet", "verbose", "debug") and value != parser.get_default(name):
+            option = "a bundle" if name == "bundle" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"--check-estimates: runs nothing, found {option} {value}; leave one of the two out")
+    print(json.dumps(silicon_report()) if args.json else render_silicon())
+    return 0
+
+
+def _stream(args: argparse.Namespace) -> int:
+    """Decide a stream; its statistics go to stderr, and with --report into a file."""
+    from taaf.deploy.streaming.command import StreamRequest, json_lines, stream, to_stderr
+    from taaf.deploy.streaming.statistics import render
+    from taaf.models.files.writing import write_at_once
+
+    if _wants_page(args):
+        raise ConfigError(f"--report {args.report}: a stream's statistics are JSON; allowed FILE.json")
+    request = StreamRequest(
+        args.bundle or zoo_path(SHIPPED[args.head or "taaf"]), args.backend, args.stream, args.hop, args.step_ms, args.pace, args.late,
+        args.samples, args.early_exit, args.time_limit,
+    )  # fmt: skip
+    report = stream(request, json_lines(sys.stdout), to_stderr("taaf-deploy", args.quiet))
+    text = json.dumps(report)
+    if args.report is not None:
+        write_at_once(args.report, text + "\n")
+    print(text if args.json else render(report), file=sys.stderr)
+    return 0
+
+
 def _require_plot(args: argparse.Namespace) -> None:
     """One study, and a suffix its picture can have."""
     if (args.early_exit is None) != args.energy_study:
@@ -177,7 +250,7 @@ def _page(report: dict[str, Any], details: dict[str, Any]) -> str:
 
 def _bundle(args: argparse.Namespace) -> tuple[Callable[..., dict[str, Any]], Callable[[dict[str, Any]], str]]:
     """What runs a bundle, and what renders its report."""
-    from taaf.deploy.session import Request, deploy
+    from taaf.deploy.report import Request, deploy
     from taaf.deploy.views.text import render
     from taaf.deploy.windows import Source
 
@@ -211,11 +284,20 @@ def _require_options_for(args: argparse.Namespace, bare: bool) -> None:
     """Options of a bundle and of a NetX file do not mix, and a given one is not chosen by its head."""
     if args.head and args.bundle is not None:
         raise ConfigError(f"--head {args.head}: chooses a shipped bundle, found {args.bundle}; leave one of the two out")
-    names = ("split", "early_exit", "plot", "root", "cache") if bare else ("layers", "input_shape", "steps", "rate", "seed")
+    of_bundles = ("split", "early_exit", "plot", "root", "cache", "stream")
+    of_files = ("layers", "input_shape", "steps", "rate", "seed")
+    names = of_bundles if bare else of_files
     for name in names:
         if getattr(args, name) is not None:
             allowed = "only with a bundle, which has a head and labels" if bare else "only with a .net file"
             raise ConfigError(f"--{name.replace('_', '-')}: {allowed}; found {args.bundle or 'the shipped bundle'}")
+    of_streams = ("hop", "step_ms", "pace", "late")
+    of_windows = ("split", "root", "cache", "input", "output", "plot", "energy_study")
+    without = of_streams if args.stream is None else of_windows
+    for name in without:
+        if getattr(args, name):
+            wanted = "only with --stream" if args.stream is None else "not with --stream; leave one of the two out"
+            raise ConfigError(f"--{name.replace('_', '-')}: {wanted}")
 
 
 if __name__ == "__main__":

@@ -1,305 +1,224 @@
-"""One deployment: load, run on a backend, compare with the trained model, count, convert to energy."""
+"""A bundle opened once, answering many windows."""
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from taaf.deploy.backends.base import BackendResult, pad_window
-from taaf.deploy.backends.fast import run_fast
-from taaf.deploy.windows import Source, require_fit, windows_of, write_predictions
-from taaf.export.bundle.reader import Bundle, read_bundle, relay_channels
-from taaf.export.netx_bundle import BUNDLED
-from taaf.hw_sim.counters import LayerCounts, count
-from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
-from taaf.hw_sim.energy import energies, load_chip
-from taaf.hw_sim.engine import Engine
-from taaf.hw_sim.reference import run_reference
-from taaf.hw_sim.study import of_papers_size
-from taaf.models.errors import ConfigError
+from taaf.deploy.backends import backend_of
+from taaf.deploy.backends.base import Backend, BackendResult, Spikes
+from taaf.deploy.windows import one_window
+from taaf.export.bundle.reader import Bundle, read_bundle
+from taaf.models.errors import ConfigError, TaafError
+from taaf.models.host_head import softmax
 
-SCHEMA_VERSION = 1
-REFERENCE_WINDOWS = 20  # compared with the integer reference where no results were recorded
-DEFAULT_SAMPLES = {"sim": 100, "loihi2": 100}
+Window = Mapping[str, Any]  # modality -> array (*shape, steps)
+TIME_LIMIT_S = 60.0
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for."""
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """The answer to one window.
 
-    bundle: Path
-    backend: str
-    samples: int | None = None
-    source: Source = field(default_factory=Source)
-    time_limit_s: float | None = None
-    early_exit: float | None = None
-    output: Path | None = None  # where decisions are written
-    details: bool = False  # also what the HTML report draws
-    study: bool = False  # also the comparison with the paper's energies
+    Attributes
+    ----------
+    index : int
+        Number of the window in its session, from 0 on; refused windows count.
+    label : int
+        Class with the largest fused readout.
+    name : str
+        Name of that class.
+    probabilities : numpy.ndarray
+        Softmax of the fused readout, (C,).
+    logits : dict
+        "fused" and the modalities -> readout (C,) float64.
+    steps : int
+        Time steps of the window that the head had seen when it decided, 1..W; W without early exit.
+    spikes : dict
+        "branch.layer" -> spikes counted in the window, the input included; empty where nothing is counted.
+    latency_s : float
+        Seconds from taking the window to its answer, encoding included.
+    """
+
+    index: int
+    label: int
+    name: str
+    probabilities: np.ndarray
+    logits: dict[str, np.ndarray]
+    steps: int
+    spikes: dict[str, int]
+    latency_s: float
 
 
-def run(
-    bundle: Path | str, backend: str = "sim", *, input: Path | str | None = None, samples: int | None = None,
-    early_exit: float | None = None, root: str | None = None, time_limit_s: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Run a bundle and return its report.
+class Session:
+    """Context manager around a bundle that is ready to answer.
+
+    On ``sim`` the Lava network is compiled and its processes are forked when the session is entered; they stay up until it is left.
+    Then no process, shared memory or file is left, also after SIGINT, SIGTERM or the death of a Lava process. A window that
+    is not as the bundle takes it is refused by one line; the session goes on.
 
     Parameters
     ----------
-    bundle : Path
-        A bundle's folder.
+    bundle : Bundle or Path
+        A bundle (`taaf.export.bundle.reader.read_bundle`), or its folder.
     backend : str
         "sim" (Lava runtime), "fast" (exact engine) or "loihi2" (chip).
-    input : Path, optional
-        Windows of one's own (`taaf.training.datasets.arrays.read_windows`); by default those the bundle was verified on.
-    samples : int, optional
-        Only the first windows.
     early_exit : float, optional
-        Confidence at which a window is decided early.
-    root : str, optional
-        Where the data set of the training lies.
-    time_limit_s : float, optional
-        Limit for a run on Lava.
+        Confidence in 0..1 at which a window is decided early.
+    count : bool
+        Record every layer, so that its spikes are counted. On ``sim`` this takes a process per layer; without, an answer comes as
+        soon as the head has decided.
+    time_limit_s : float
+        On Lava: seconds for entering, and for each answer.
 
-    Returns
-    -------
-    dict
-        What ``taaf-deploy --json`` prints.
+    Attributes
+    ----------
+    bundle : Bundle
+        What it answers with.
+    n_windows : int
+        Windows it was given so far.
 
     Raises
     ------
-    TaafError
-        One line that says where, what was found, what is allowed and what to do.
+    BundleError, ConfigError
+        From here: the bundle cannot be read, or an option is wrong.
+    BackendUnavailableError
+        From here or on entering: the backend is not on this machine.
+    RuntimeFailedError
+        On entering or from an answer: a Lava process died or failed, or the time limit is over. The session is over then.
+    DataError
+        From an answer: the window is refused.
+
+    Notes
+    -----
+    A bundle whose synapses hold spikes over the end of a window (recurrent layers without guard steps, axonal delays) cannot stay
+    up on Lava: every window is compiled anew there, as no reset of Lava's clears them. On Lava a session belongs to the main thread.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from taaf.deploy import Session
+    >>> from taaf.models import zoo_path
+    >>> window = {"event": np.zeros((2, 34, 34, 8)), "audio": np.zeros((160, 12))}
+    >>> with Session(zoo_path("ead_mini"), backend="fast") as session:
+    ...     decision = session(window)
+    >>> decision.steps, decision.spikes["audio.input"], decision.probabilities.shape
+    (12, 0, (10,))
     """
-    source = Source(root=root, input=None if input is None else Path(input))
-    request = Request(Path(bundle), backend, samples, source, time_limit_s, early_exit)
-    return deploy(request, lambda _: None, lambda _: None)
 
+    def __init__(
+        self, bundle: Bundle | Path | str, backend: str = "sim", *, early_exit: float | None = None, count: bool = True,
+        time_limit_s: float = TIME_LIMIT_S,
+    ) -> None:  # fmt: skip
+        self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(Path(bundle))
+        kind = backend_of(backend)
+        if early_exit is not None and not self.bundle.head.decides:
+            raise ConfigError(f"--early-exit: {self.bundle.path} has no head that decides; leave it out")
+        if early_exit is not None and not 0 <= early_exit <= 1:
+            raise ConfigError(f"early exit {early_exit!r}: not a probability; allowed 0..1")
+        if not time_limit_s > 0:
+            raise ConfigError(f"time limit {time_limit_s!r}: allowed seconds above 0")
+        self._prepared: Backend = kind(self.bundle, early_exit, count, time_limit_s)
+        self._backend: Backend | None = None
+        self._labels = self.bundle.manifest["labels"]
+        self.n_windows = 0
 
-def deploy(request: Request, tick: Callable[[int], Any], started: Callable[[int], Any]) -> dict[str, Any]:
-    """Run a deployment and return the report as plain data (``schema_version`` 1).
+    def __enter__(self) -> "Session":
+        self._prepared.__enter__()
+        self._backend = self._prepared
+        return self
 
-    ``started(n)`` is called once the number of windows is known, ``tick(k)`` as windows finish.
-    """
-    bundle = read_bundle(request.bundle)
-    if request.backend == "loihi2" and request.early_exit is not None:
-        raise ConfigError("--early-exit: backend loihi2 streams its input to the chip; allowed with sim and fast")
-    if request.backend == "loihi2":  # say what is missing before simulating any data
-        from taaf.deploy.backends.loihi2 import require_chip
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._backend = None
+        self._prepared.__exit__(kind, error, trace)
 
-        require_chip()
-    if request.early_exit is not None and not bundle.head.decides:
-        raise ConfigError(f"--early-exit: {bundle.path} has no head that decides; leave it out")
-    split, known = windows_of(bundle, request.source)
-    most = min(len(split), len(bundle.golden["labels"])) if known else len(split)  # with known results
-    n = request.samples or min(DEFAULT_SAMPLES.get(request.backend, most), most)
-    name = str(request.source.input or f"the {request.source.split} split")
-    if n > most:
-        raise ConfigError(f"--samples {n}: {name} has {most}{' with known results' if known else ''}; allowed 1..{most}")
-    shaped = require_fit(bundle, split.inputs)
-    inputs = bundle.encode({m: x[:n] for m, x in shaped.items()})
-    labels = split.labels if (split.labels >= 0).all() and len(split) else None
-    started(n)
-    begun = time.perf_counter()
-    result = _run(bundle, inputs, request, tick)
-    report: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "bundle": str(request.bundle),
-        "model": bundle.manifest["model"],
-        "checkpoint_sha256": bundle.manifest["training"]["checkpoint_sha256"],
-        "backend": request.backend,
-        "split": _origin(bundle, request.source),
-        "samples": n,
-        "accuracy_percent": _accuracy(result, labels),
-        "agreement": _agreement(bundle, result, inputs, request, known),
-        "saturation": _saturation(bundle, result, inputs),
-        "time_steps": result.n_steps,
-        "guard_steps": bundle.guard_steps,
-        "seconds": {"total": time.perf_counter() - begun, "run": result.wall_s},
-    }
-    if request.output is not None:
-        write_predictions(request.output, result, split)
-    if request.backend != "fast" and labels is not None and bundle.head.decides:
-        report["accuracy_percent_all"] = _accuracy(run_fast(bundle, bundle.encode(shaped), request.early_exit), labels)
-        report["samples_all"] = len(split)
-    if result.activity:
-        report.update(_costs(bundle, result, n))
-    if request.early_exit is not None and result.exit_steps is not None:
-        from taaf.deploy.studies.early_exit import early_exit_report
+    def __call__(self, window: Window) -> Decision:
+        """Decide one window.
 
-        report["early_exit"] = early_exit_report(bundle, inputs, None if labels is None else labels[:n], request.early_exit)
-        report["early_exit"]["ran_mean_steps"] = float(result.exit_steps.mean())
-    if request.study:
-        report["energy_study"] = _study(bundle, result)
-    if request.details:
-        from taaf.deploy.views.details import bundle_details
+        Parameters
+        ----------
+        window : mapping
+            Modality -> array (*shape, steps): zeros and ones for a branch that takes spikes; real numbers, or int8 levels, for
+            one with an encoder.
+        """
+        (decision,) = self.stream([window])
+        return decision
 
-        report["details"] = bundle_details(bundle, result, inputs, split.labels[:n])
-    return report
+    def stream(
+        self, windows: Iterable[Window | None], refused: Callable[[int, TaafError], Any] | None = None
+    ) -> Iterator[Decision]:
+        """Decide windows as they come, in order.
 
+        On Lava they follow each other without a gap: a window is answered once the next one has been taken and has run. A live source
+        yields None where it has nothing at present; then what is in flight is answered at once.
 
-def _run(bundle: Bundle, inputs: dict[str, np.ndarray], request: Request, tick: Callable[[int], Any]) -> BackendResult:
-    if request.backend == "fast":
-        return run_fast(bundle, inputs, request.early_exit)
-    n = len(next(iter(inputs.values())))
-    limit = request.time_limit_s or 60 + 2.0 * n
-    if request.backend == "sim":
-        from taaf.deploy.backends.sim import run_sim
+        Parameters
+        ----------
+        windows : iterable
+            Windows as in a call, and None.
+        refused : callable, optional
+            Called with the index and the error of a window that is not as the bundle takes it; the stream goes on. Without it, the
+            error is raised once the windows before are answered.
+        """
+        backend, taken = self._open(), deque[tuple[int, float]]()
+        failed: list[TaafError] = []
+        if not self.bundle.head.decides:
+            raise ConfigError(f"{self.bundle.path}: has no head that decides; `run` gives its feature spikes")
 
-        return run_sim(bundle, inputs, limit, tick, request.early_exit)
-    from taaf.deploy.backends.loihi2 import run_loihi2
+        def encoded() -> Iterator[Spikes | None]:
+            for window in windows:
+                if window is None:
+                    yield None
+                    continue
+                index, begun = self.n_windows, time.perf_counter()
+                self.n_windows += 1
+                try:
+                    spikes = one_window(self.bundle, window, f"window {index}")
+                except TaafError as error:
+                    if refused is None:
+                        failed.append(error)
+                        return
+                    refused(index, error)
+                    continue
+                taken.append((index, begun))
+                yield spikes
 
-    return run_loihi2(bundle, inputs, limit, tick)
+        for result in backend.answers(encoded()):
+            index, begun = taken.popleft()
+            yield self._decision(index, result, time.perf_counter() - begun)
+        if failed:
+            raise failed[0]
 
+    def run(
+        self, inputs: Spikes, tick: Callable[[int], Any] = lambda _: None, time_limit_s: float = TIME_LIMIT_S
+    ) -> BackendResult:
+        """Run encoded windows at once and return everything that was recorded.
 
-def _accuracy(result: BackendResult, labels: np.ndarray | None) -> dict[str, float]:
-    """Percent per output; nothing is claimed of windows whose labels are not known."""
-    if labels is None:
-        return {}
-    labels = labels[: len(next(iter(result.logits.values()), labels))]
-    return {u: float(100 * (result.logits[u].argmax(1) == labels).mean()) for u in result.logits}
+        Parameters
+        ----------
+        inputs : dict
+            Branch -> spikes (N, *shape, T) uint8, as `taaf.export.bundle.reader.Bundle.encode` gives them.
+        tick : callable
+            Called with a number of windows as they finish.
+        time_limit_s : float
+            On Lava: for all of them.
+        """
+        return self._open().run(inputs, time_limit_s, tick)
 
+    def _open(self) -> Backend:
+        if self._backend is None:
+            raise ConfigError(f"{self.bundle.path}: the session is not open; use it in a `with` statement")
+        return self._backend
 
-def _saturation(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Layers whose u or v may leave 24 bits, and how often they did; empty where all are proven to stay inside.
-
-    Lava and the chip do not tell, so their events are those of the exact engine on the same input.
-    """
-    rows = bundle.unproven_layers()
-    if not rows:
-        return {"proven": True, "layers": []}
-    counted = result.activity
-    if result.layers or not counted:  # recorded on Lava, or not at all on a chip
-        padded = {b: pad_window(x, bundle.window_steps) for b, x in inputs.items()}
-        if result.exit_steps is not None:
-            padded = {b: cut(x, result.exit_steps + bundle.depth) for b, x in padded.items()}
-        counted = {b: Engine(g).run(padded[b]).activity for b, g in bundle.graphs.items()}
-    wraps, clips = ({f"{b}.{n}": k for b, a in counted.items() for n, k in getattr(a, e).items()} for e in ("wraps", "clips"))
-    layers = [
-        {"layer": r.layer, "bounds": r.saturation(), "wraps": wraps.get(r.layer, 0), "clips": clips.get(r.layer, 0)}
-        for r in rows
-    ]
-    return {"proven": False, "layers": layers}
-
-
-def _agreement(
-    bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray], request: Request, known: bool
-) -> dict[str, Any]:
-    """Spikes at the chip boundary and decisions against the trained model (recorded for every test sample).
-
-    Of other samples against the exact engine, or if that is what ran, against the integer reference on the first of them.
-    With early exit: the steps the head had seen when it decided, those steps' spikes, and the decision taken there.
-    """
-    n = len(next(iter(inputs.values())))
-    if known:
-        features = {b: bundle.expected_features(b)[:n] for b in bundle.graphs}
-        logits, reference = (
-            bundle.golden.get("logits", np.zeros((n, 1)))[:n],
-            _trained(bundle),
-        )
-    elif request.backend == "fast":
-        n = min(n, REFERENCE_WINDOWS)
-        inputs = {b: x[:n] for b, x in inputs.items()}
-        features, reference = _reference_features(bundle, inputs), "integer reference, step by step"
-        logits = _fused(bundle.head(features).logits, n)
-    else:
-        engine = run_fast(bundle, inputs)
-        features, logits, reference = engine.features, _fused(engine.logits, n), "exact engine"
-    found, step_errors = {b: f[:n] for b, f in (result.features or {}).items()}, 0
-    readout, exits = _fused(result.logits, n)[:n], None if result.exit_steps is None else result.exit_steps[:n]
-    compared = sum(features[b].size for b in found)
-    if exits is not None:
-        anytime = anytime_logits(bundle.head.fused, features, bundle.window_steps)
-        steps, _ = exit_steps(anytime, request.early_exit or 0.0)
-        logits = anytime[steps - 1, np.arange(n)]
-        step_errors = int((steps != exits).sum())
-        compared = sum(int(np.minimum(steps, f.shape[-1]).sum()) * f.shape[1] for f in features.values())
-        found, features = ({b: cut(f, steps) for b, f in x.items()} for x in (found, features))
-        inputs = {b: cut(pad_window(x, bundle.window_steps), steps + bundle.depth) for b, x in inputs.items()}
-    spike_errors = sum(int((found[b] != features[b]).sum()) for b in found)
-    decision_errors = int((readout.argmax(1) != logits.argmax(1)).sum())
-    layer_errors = _layer_errors(bundle, result, inputs)
-    return {
-        "with": reference, "windows": n, "neuron_steps_compared": compared, "spike_mismatches": spike_errors,
-        "decision_mismatches": decision_errors, "exit_step_mismatches": step_errors,
-        "max_logit_difference": float(np.abs(readout - logits).max()), "layer_mismatches": layer_errors,
-        "exact": spike_errors == decision_errors == step_errors == 0 and not any(layer_errors.values()),
-    }  # fmt: skip
-
-
-def _origin(bundle: Bundle, source: Source) -> str:
-    if source.input is not None:
-        return str(source.input)
-    return "those kept in the bundle" if bundle.manifest.get("data", {}).get("set") == BUNDLED else source.split
-
-
-def _trained(bundle: Bundle) -> str:
-    source = str(bundle.manifest["golden"].get("source", "SLAYER"))
-    form = "" if source.startswith("SLAYER") else "our form of the "
-    return f"trained model ({form}SLAYER forward, recorded at export)" if "SLAYER" in source else source
-
-
-def _fused(logits: dict[str, np.ndarray], n: int) -> np.ndarray:
-    """The fused readout; zeros where nothing is decided."""
-    return logits.get("fused", np.zeros((n, 1)))
-
-
-def _reference_features(bundle: Bundle, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Feature spikes of whole windows by the readable integer reference."""
-    found = {}
-    for branch, graph in bundle.graphs.items():
-        windows = pad_window(inputs[branch], bundle.window_steps)
-        found[branch] = bundle.features_of(branch, np.stack([run_reference(graph, w).spikes[graph.output] for w in windows]))
-    return found
-
-
-def _layer_errors(bundle: Bundle, result: BackendResult, inputs: dict[str, np.ndarray]) -> dict[str, int]:
-    """Spikes of recorded layers, idle steps included, that differ from the exact engine's (per layer)."""
-    errors = {}
-    for branch, layers in result.layers.items():
-        exact = Engine(bundle.graphs[branch]).run(pad_window(inputs[branch], bundle.window_steps), keep_all=True)
-        errors.update({f"{branch}.{lif}": int((spikes != exact.spikes[lif]).sum()) for lif, spikes in layers.items()})
-    return errors
-
-
-def _study(bundle: Bundle, result: BackendResult) -> dict[str, Any]:
-    from taaf.deploy.studies.energy_study import energy_study
-
-    if not result.activity:
-        raise ConfigError("--energy-study: this backend does not record spikes; allowed sim and fast")
-    branches = bundle.manifest["branches"]
-    steps = {b: bundle.input_steps(b) for b in bundle.graphs}
-    relays = {b: relay_channels(branches[b]) for b in bundle.graphs}
-    encoders = {b: e.n_macs for b, e in bundle.encoders.items()}
-    name = bundle.manifest["model"]
-    if bundle.data_set == "generated":
-        name += " on generated inputs"
-    return energy_study(name, bundle.graphs, result.activity, steps, relays, encoders)
-
-
-def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
-    counts: list[LayerCounts] = []
-    for branch, graph in bundle.graphs.items():
-        counts += count(graph, result.activity[branch])
-    branches = bundle.manifest["branches"]
-    encoder_macs = {b: e.n_macs * bundle.input_steps(b) for b, e in bundle.encoders.items()}
-    ann_macs = sum(branches[b]["ann_macs"] * bundle.input_steps(b) for b in bundle.graphs)
-    fields = ("n_neurons", "n_synapses", "spikes_out", "effective_synops", "dense_synops", "neuron_updates")
-    totals: dict[str, float] = {f: sum(getattr(c, f) for c in counts) for f in fields}
-    inputs = sum(int(result.activity[b].spikes[g.input.name].sum()) for b, g in bundle.graphs.items())
-    return {
-        "layers": [c.to_dict() for c in counts],
-        "totals": {**totals, "spikes_in": inputs},
-        "host_macs_per_window": bundle.head.n_macs(),
-        "host_mac_parts": bundle.head.head.mac_parts(),
-        "encoder_macs_per_window": encoder_macs,
-        "ann_twin_macs_per_window": ann_macs,
-        "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
-        "paper": {
-            **load_chip("taaf_paper"),
-            "same_size": bool(encoder_macs) and of_papers_size(ann_macs + sum(encoder_macs.values())),
-        },
-    }
+    def _decision(self, index: int, result: BackendResult, latency_s: float) -> Decision:
+        logits = {u: rows[0] for u, rows in result.logits.items()}
+        probabilities = softmax(logits["fused"])
+        label = int(logits["fused"].argmax())
+        steps = self.bundle.window_steps if result.exit_steps is None else int(result.exit_steps[0])
+        spikes = {f"{b}.{n}": int(k.sum()) for b, activity in result.activity.items() for n, k in activity.spikes.items()}
+        return Decision(index, label, self._labels[label], probabilities, logits, steps, spikes, latency_s)

@@ -2,8 +2,10 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from taaf.deploy.backends.base import BackendResult
 from taaf.export.bundle.reader import Bundle, in_shape
 from taaf.export.netx_bundle import BUNDLED
 from taaf.models.encoder import to_levels
-from taaf.models.errors import BundleError, ConfigError, DataError
+from taaf.models.errors import BundleError, ConfigError, DataError, did_you_mean
 from taaf.models.files.npz import read_npz
 from taaf.models.files.writing import write_at_once
 from taaf.models.host_head import softmax
@@ -83,17 +85,58 @@ def _of_file(bundle: Bundle, path: Path) -> Windows:
     inputs, labels, _ = read_windows(path, bundle.modalities)
     if labels is not None and bundle.head.decides and labels.max(initial=0) >= len(bundle.manifest["labels"]):
         raise DataError(f"{path}: labels go up to {labels.max()}, the bundle has {len(bundle.manifest['labels'])} classes")
+    found = as_taken(bundle, inputs, str(path))
+    n = len(next(iter(found.values())))
+    return Windows(found, np.full(n, -1, np.int64) if labels is None else labels, tuple(bundle.manifest["labels"]))
+
+
+def as_taken(bundle: Bundle, inputs: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """Numbers as the branches take them: spikes uint8, or levels int8 where an encoder follows; ``where`` begins the message.
+
+    Raises
+    ------
+    DataError
+        If a branch that takes spikes is given anything but zeros and ones.
+    """
     found = {}
     for m, spec in bundle.specs().items():
         x = inputs[m]
         if spec.scale:
             found[m] = x if x.dtype == np.int8 else to_levels(x, spec.scale)
         elif not ((x == 0) | (x == 1)).all():
-            raise DataError(f"{path}: {m} holds values other than 0 and 1; this branch takes spikes")
+            raise DataError(f"{where}: {m} holds values other than 0 and 1; this branch takes spikes")
         else:
             found[m] = x.astype(np.uint8)
-    n = len(next(iter(found.values())))
-    return Windows(found, np.full(n, -1, np.int64) if labels is None else labels, tuple(bundle.manifest["labels"]))
+    return found
+
+
+def one_window(bundle: Bundle, window: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+    """A window {modality: (*shape, steps)} encoded for the chip, {branch: (1, *shape, steps)}; ``where`` begins the message.
+
+    Raises
+    ------
+    DataError
+        If a modality is missing or unknown, or its array is of another shape, not of numbers, not finite, or not of zeros and
+        ones where the branch takes spikes.
+    """
+    if not isinstance(window, Mapping):
+        raise DataError(f"{where}: found {type(window).__name__}, expected one array per modality: {', '.join(bundle.graphs)}")
+    if unknown := [str(m) for m in window if m not in bundle.graphs]:
+        raise DataError(f"{where}: unknown modality {unknown[0]!r}; {did_you_mean(unknown[0], bundle.graphs)}")
+    arrays = {}
+    for m, spec in bundle.specs().items():
+        if m not in window:
+            raise DataError(f"{where}: no array of {m!r}; a window has {', '.join(bundle.graphs)}")
+        x = np.asarray(window[m])
+        if x.dtype.kind not in "buif":
+            raise DataError(f"{where}: {m} is {x.dtype}; allowed numbers")
+        wanted = (*spec.shape, spec.steps)
+        if x.size != np.prod(wanted) or x.shape[-1:] != wanted[-1:]:
+            raise DataError(f"{where}: {m} has shape {x.shape}; allowed {wanted}, steps last")
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise DataError(f"{where}: {m} holds values that are NaN or infinite; correct them")
+        arrays[m] = x.reshape(1, *wanted)
+    return bundle.encode(as_taken(bundle, arrays, where))
 
 
 def require_fit(bundle: Bundle, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -78,14 +78,16 @@ def slayer_recurrent(x: torch.Tensor, weight: torch.Tensor, neuron: SlayerNeuron
     return spikes
 
 
-def host_lif(current: torch.Tensor) -> torch.Tensor:
-    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, ...).
+def host_lif(current: torch.Tensor, at_threshold: bool = False) -> torch.Tensor:
+    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1, ``at_threshold``: where v >= 1. Both are (N, T, ...).
 
     With binary inputs and weights on the grid every intermediate value is a short dyadic number: float32 and float64
     agree exactly, and the spikes do not depend on the order of summation. Trained with SuperSpike's derivative,
     ``1 / (|v - 1| + 1)^2`` (Zenke & Ganguli, Neural Computation 30, 2018, section 3.3.2), and through the reset.
     """
-    spikes: torch.Tensor = _HostLif.apply(current) if current.device.type == "cpu" else _host_steps(current)
+    if current.device.type != "cpu":
+        return _host_steps(current, at_threshold)
+    spikes: torch.Tensor = _HostLif.apply(current, at_threshold)
     return spikes
 
 
@@ -210,43 +212,43 @@ LOOPS: dict[str, Callable[..., None]] = {
 
 class _HostLif(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, current: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, current: torch.Tensor, at_threshold: bool) -> torch.Tensor:
         y = current.reshape(*current.shape[:2], -1).contiguous()
         voltage, spikes = torch.empty_like(y), torch.empty_like(y)
         one = y.numpy().dtype.type(1)
-        over_first_axis(lambda y, v, s: neurons.host_forward(y, one / 2, one, v, s), y, voltage, spikes)
+        over_first_axis(lambda y, v, s: neurons.host_forward(y, one / 2, one, at_threshold, v, s), y, voltage, spikes)
         ctx.save_for_backward(voltage, spikes)
         return spikes.view(current.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         voltage, spikes = ctx.saved_tensors
         grad, out = grads[0].reshape(voltage.shape).contiguous(), torch.empty_like(voltage)
         one = grad.numpy().dtype.type(1)
         over_first_axis(lambda v, s, g, o: neurons.host_backward(v, s, g, one / 2, one, o), voltage, spikes, grad, out)
-        return out.view(grads[0].shape)
+        return out.view(grads[0].shape), None
 
 
 class _SuperSpike(torch.autograd.Function):
-    """Spikes where x > 0; derivative 1 / (|x| + 1)^2."""
+    """Spikes where x > 0, ``at_threshold``: where x >= 0; derivative 1 / (|x| + 1)^2."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, at_threshold: bool) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return (x > 0).to(x.dtype)
+        return (x >= 0 if at_threshold else x > 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
-        return grads[0] / (x.abs() + 1).pow(2)
+        return grads[0] / (x.abs() + 1).pow(2), None
 
 
-def _host_steps(current: torch.Tensor) -> torch.Tensor:
+def _host_steps(current: torch.Tensor, at_threshold: bool) -> torch.Tensor:
     """`host_lif` step by step, for devices without compiled loops."""
     voltage, spikes = torch.zeros_like(current[:, 0]), []
     for now in current.unbind(1):
         voltage = voltage / 2 + now
-        fired: torch.Tensor = _SuperSpike.apply(voltage - 1)
+        fired: torch.Tensor = _SuperSpike.apply(voltage - 1, at_threshold)
         voltage = voltage * (1 - fired)
         spikes.append(fired)
     return torch.stack(spikes, 1)

@@ -132,7 +132,7 @@ def _resampling(weight: torch.Tensor) -> None:
 class TrainableHead(nn.Module):
     """Trainable form of a `Head`; feature spikes (N, F, T_m) per modality -> `StepOutputs`.
 
-    While training only the fused output of S-CMRL is computed: no loss of it uses the others, and batch norms must not see them.
+    While training only `Head.trained_outputs` are computed: batch norms must not see what no loss uses.
     """
 
     def __init__(self, head: Head) -> None:
@@ -144,7 +144,7 @@ class TrainableHead(nn.Module):
         )
 
     def forward(self, features: dict[str, torch.Tensor]) -> StepOutputs:
-        which = ("fused",) if self.training and self.projections else None
+        which = self.head.trained_outputs if self.training else None
         return self.head.run(TORCH_OPS, dict(self.weights.items()), self._project, features, which)
 
     def _project(self, name: str, x: torch.Tensor) -> torch.Tensor:

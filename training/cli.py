@@ -62,9 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="start anew although --out holds a training")
     study = parser.add_argument_group("studies")
     study.add_argument(
-        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl"],
+        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl", "scmrl_sweeps"],
         help="train every cell of the paper's tables on the ablation configuration (scmrl: S-CMRL, its ablation, TAAF and "
-        "concatenation, clean and under noise); finished cells are kept",
+        "concatenation, clean and under noise; scmrl_sweeps: its attentions, comparisons, alpha, temperature, noise in training); "
+        "finished cells are kept",
     )  # fmt: skip
     study.add_argument("--seeds", type=positive, help="seeds per cell of --ablation (default 3)")
     study.add_argument("--jobs", type=positive, help="cells of --ablation trained at a time (default 2)")

@@ -27,9 +27,12 @@ class OptimiserConfig:
     ``schedule``: "one_cycle" (rise over the first tenth, then fall, both cosines; no other warm-up) or "cosine" (linear rise
     over ``warmup_epochs``, then one cosine to 0: `taaf.training.schedule`).
     ``freeze_epoch``: from this epoch on (0-based) batch norm uses its running statistics, so training sees exactly
-    the integer network that is exported. ``shift_pixels``: events are shifted by up to this many pixels per batch.
-    ``audio_drop``: fraction of audio input spikes dropped at random. ``modality_drop``: fraction of samples of which one
-    modality, either of both, is silenced (ours).
+    the integer network that is exported.
+
+    `taaf.training.augmentation`: ``shift_pixels``, maps are moved by up to this many pixels, events per batch and frames per sample;
+    of frames only, per sample: ``crop_area``, the smallest share of a frame's area that a random crop keeps (1: no crops), and
+    ``flip``, whether half of them are mirrored. ``audio_drop``: fraction of the input values of other modalities dropped at
+    random. ``modality_drop``: fraction of samples of which one modality, any of them, is silenced (ours).
     """
 
     epochs: int = 50
@@ -40,6 +43,8 @@ class OptimiserConfig:
     weight_decay: NotNegative = 1e-2
     freeze_epoch: Count = 35
     shift_pixels: Annotated[int, Range(0, 64)] = 2
+    crop_area: Annotated[float, Range(0.01, 1.0)] = 1.0
+    flip: bool = False
     audio_drop: Fraction = 0.1
     modality_drop: Fraction = 0.0
     seed: Annotated[int, Range(0, 1 << 40)] = 1
@@ -66,17 +71,18 @@ class DataConfig:
     (`taaf.training.datasets.arrays`: an .npz, HDF5 file or folder of .npy of one's own), "module:function"
     (`taaf.training.datasets.own`: a data set of one's own) or a name of `taaf.training.datasets.registry`. ``root``: where
     the data lie on disk. ``cache``: folder of preprocessed samples (default: .taaf-cache in ``root``). ``split``:
-    "official", or of some sets "speaker-disjoint" or "recording-disjoint". ``on_bad``: "stop" at a bad media file or
+    "official", or of some sets "speaker-disjoint", "recording-disjoint" or "half". ``on_bad``: "stop" at a bad media file or
     "skip" it. ``train_pairs``, ``test_pairs``: only the first so many (0: all).
     ``validation``: share of the training part that is held out of training, before ``train_pairs``, where a set has no
     validation part of its own (`taaf.training.held_out`); 0 holds nothing out. ``audio_snr_db``, ``event_snr_db``: noise
-    added to the audio of EAD-mini or EAD-36, and to its images before events are simulated (99 or more: none).
+    added to the audio of EAD-mini or EAD-36, and to its images before events are simulated (99 or more: none). ``noise_in``: "all"
+    parts, or "train" alone: the noise protocol of S-CMRL's public code, which trains on noisy frames and tests on clean ones.
     """
 
     set: str = "ead-mini"
     root: str = ""
     cache: str = ""
-    split: Literal["official", "speaker-disjoint", "recording-disjoint"] = "official"
+    split: Literal["official", "speaker-disjoint", "recording-disjoint", "half"] = "official"
     on_bad: Literal["stop", "skip"] = "stop"
     workers: Count = 0
     train_pairs: Annotated[int, Range(0, 1 << 53)] = 0
@@ -84,6 +90,7 @@ class DataConfig:
     validation: Annotated[float, Range(0.0, 0.9)] = 0.0
     audio_snr_db: _Decibel = 99.0
     event_snr_db: _Decibel = 99.0
+    noise_in: Literal["all", "train"] = "all"
 
 
 def _reference() -> NetworkConfig:

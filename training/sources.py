@@ -11,7 +11,7 @@ from taaf.models.encoder import to_levels
 from taaf.models.errors import ConfigError, DataError
 from taaf.training.config import DataConfig
 from taaf.training.data import FirstSamples, InMemory, MultimodalDataset, SomeModalities, SomeSamples
-from taaf.training.datasets.ead_mini import LABELS, load_split, train_voices
+from taaf.training.datasets.ead_mini import LABELS, NO_NOISE_DB, load_split, train_voices
 from taaf.training.held_out import held_out
 
 Specs = Mapping[str, InputSpec]
@@ -33,8 +33,7 @@ def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -
     Raises
     ------
     ConfigError
-        If the set needs a ``root`` and has none, has no such modality or validation part, or has other steps than the network asks
-        for.
+        If the set needs a ``root`` and has none, or has no such modality or validation part.
     DataError
         Naming the file that is missing or bad.
     """
@@ -43,8 +42,7 @@ def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -
         part = load_split(
             "train" if split == "validation" else split,
             _ead_mini_indices(data, split, limit),
-            data.audio_snr_db,
-            data.event_snr_db,
+            *_noise(data, split),
             *(specs[m].steps if m in specs else 0 for m in ("event", "audio")),
         )
         whole: MultimodalDataset = InMemory({"event": part.event, "audio": part.audio}, part.labels, LABELS)
@@ -125,12 +123,17 @@ def _arrays(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
     return open_arrays(_root(data), tuple(specs), split)
 
 
+def _noise(data: DataConfig, split: str) -> tuple[float, float]:
+    """Noise of audio and images in a part, dB."""
+    return (data.audio_snr_db, data.event_snr_db) if data.noise_in == "all" or split == "train" else (NO_NOISE_DB, NO_NOISE_DB)
+
+
 def _ead36(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
     from taaf.training.datasets import ead36
 
     limit = {"train": data.train_pairs, "test": data.test_pairs}.get(split, 0) or None
     klettres = Path(data.root) if data.root else None
-    part = ead36.load_split(ead36.SETS[data.set], split, limit, data.audio_snr_db, data.event_snr_db, klettres)
+    part = ead36.load_split(ead36.SETS[data.set], split, limit, *_noise(data, split), klettres)
     return InMemory(part.inputs(), part.labels, ead36.LABELS)
 
 
@@ -174,17 +177,16 @@ def _on_disk(data: DataConfig, specs: Specs, split: str, quiet: bool) -> Multimo
 
     require_known(data.set, "ead-mini", *_OWN, "module:function")
     root = _root(data)
-    steps = {m: spec.steps for m, spec in specs.items() if spec.steps}
-    if len(set(steps.values())) > 1:
-        found = ", ".join(f"branches.{m}.steps (={n})" for m, n in steps.items())
-        raise ConfigError(f"{found}: {data.set} has as many steps of every modality; give one number")
-    if not steps:
+    given = {m: spec.steps for m, spec in specs.items() if spec.steps}
+    if not given:
         raise ConfigError(
             f"branches.{next(iter(specs))}.steps: missing; {data.set} is cut into as many time steps as are asked for"
         )
+    own = {"size": 28} if data.set == "ead-mnistdvs" and specs.get("event", InputSpec()).shape[1:] == (28, 28) else {}
+    seen = next((n for m, n in given.items() if m != "audio"), next(iter(given.values())))
     return open_dataset(
-        data.set, root, split, steps=next(iter(steps.values())), cache=Path(data.cache) if data.cache else None,
-        workers=max(1, data.workers), on_bad=data.on_bad, split_kind=data.split, quiet=quiet,
+        data.set, root, split, steps=seen, audio_steps=given.get("audio", seen), cache=Path(data.cache) if data.cache else None,
+        workers=max(1, data.workers), on_bad=data.on_bad, split_kind=data.split, quiet=quiet, **own,
     )  # fmt: skip
 
 

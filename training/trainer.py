@@ -15,6 +15,7 @@ from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.models.files.writing import write_at_once
 from taaf.models.network import MultimodalSnn
 from taaf.models.qat import freeze_statistics
+from taaf.training.augmentation import augment
 from taaf.training.config import TrainConfig, from_dict
 from taaf.training.data import Batch, MultimodalDataset, load_batches
 from taaf.training.distributed import Ranks
@@ -154,7 +155,7 @@ class Trainer:
         hidden = self.quiet or not self.ranks.is_main
         bar = tqdm(loader, f"epoch {epoch + 1}/{o.epochs}", len(own), leave=False, disable=hidden or None)
         for indices, batch in zip(order, bar, strict=True):
-            inputs, labels = self._to_device(self._augment(batch, len(indices), rng))
+            inputs, labels = self._to_device(self._augmented(batch, len(indices), rng))
             loss, watched = self.step(inputs, labels)
             if not torch.isfinite(loss):
                 raise TrainingFailedError(
@@ -172,25 +173,10 @@ class Trainer:
     def _to_device(self, batch: Batch) -> Batch:
         return on_device(batch, self.ranks.device)
 
-    def _augment(self, batch: Batch, n_global: int, rng: torch.Generator) -> Batch:
-        """Shift maps by a few pixels, drop spikes of flat inputs, silence modalities; random numbers are the global batch's."""
+    def _augmented(self, batch: Batch, n_global: int, rng: torch.Generator) -> Batch:
         inputs, labels = batch
-        o = self.config.optimiser
-        moved = [m for m in inputs if m != "audio" and inputs[m].dim() == 5][:1]
-        dropped = [m for m in inputs if m not in moved]
-        if o.shift_pixels and moved:
-            shift = torch.randint(-o.shift_pixels, o.shift_pixels + 1, (2,), generator=rng).tolist()
-            inputs = inputs | {m: torch.roll(inputs[m], shift, dims=(2, 3)) for m in moved}
-        if o.audio_drop:
-            for m in dropped:
-                keep = torch.rand((n_global, *inputs[m].shape[1:]), generator=rng) >= o.audio_drop
-                inputs = inputs | {m: inputs[m] * keep[self.ranks.slice_of(n_global)]}
-        if o.modality_drop:
-            drawn = torch.rand(n_global, generator=rng)[self.ranks.slice_of(n_global)]
-            share = o.modality_drop / len(inputs)
-            silent = {m: (drawn >= i * share) & (drawn < (i + 1) * share) for i, m in enumerate(inputs)}
-            inputs = {m: x * (~silent[m]).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)) for m, x in inputs.items()}
-        return inputs, labels
+        real = {m: spec.scale > 0 for m, spec in self.config.network.inputs.items()}
+        return augment(inputs, self.config.optimiser, rng, real, n_global, self.ranks.slice_of(n_global)), labels
 
 
 def on_device(batch: Batch, device: torch.device | str) -> Batch:

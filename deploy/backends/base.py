@@ -1,11 +1,16 @@
-"""What every backend returns."""
+"""What every backend is and returns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 
+from taaf.export.bundle.reader import Bundle
 from taaf.hw_sim.activity import Activity
+
+Spikes = dict[str, np.ndarray]  # branch -> windows (N, *shape, T) uint8, encoded for the chip
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,14 @@ def pad_window(spikes: np.ndarray, window_steps: int) -> np.ndarray:
     return np.moveaxis(padded, 0, -1)
 
 
-def joined(parts: Sequence[BackendResult]) -> BackendResult:
-    """The results of runs of some windows each as those of one run."""
+def split(inputs: Spikes) -> Iterator[Spikes]:
+    """Its windows one by one, each still with its axis of windows."""
+    for k in range(len(next(iter(inputs.values())))):
+        yield {b: x[k : k + 1] for b, x in inputs.items()}
+
+
+def joined(parts: Sequence[BackendResult], wall_s: float) -> BackendResult:
+    """The results of windows as those of one run."""
     first = parts[0]
 
     def together(name: str) -> dict[str, np.ndarray]:
@@ -61,5 +72,25 @@ def joined(parts: Sequence[BackendResult]) -> BackendResult:
     exits = None if first.exit_steps is None else np.concatenate([p.exit_steps for p in parts if p.exit_steps is not None])
     return BackendResult(
         together("features"), together("logits"), {b: Activity.total([p.activity[b] for p in parts]) for b in first.activity},
-        layers, sum(p.n_steps for p in parts), sum(p.wall_s for p in parts), exits,
+        layers, sum(p.n_steps for p in parts), wall_s, exits,
     )  # fmt: skip
+
+
+class Backend(Protocol):
+    """A bundle made ready to run, and a context manager: entering it takes what is needed, leaving it leaves nothing.
+
+    Made from a bundle, the confidence of early exit (None: never early), whether every layer's spikes are recorded, and the time
+    limit in seconds of getting ready and of each answer.
+    """
+
+    def __init__(self, bundle: Bundle, confidence: float | None, record: bool, time_limit_s: float) -> None: ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def run(self, inputs: Spikes, time_limit_s: float, tick: Callable[[int], Any] = ...) -> BackendResult:
+        """All windows of ``inputs`` at once; ``tick(n)`` is called as windows finish."""
+
+    def answers(self, windows: Iterable[Spikes | None]) -> Iterator[BackendResult]:
+        """The result of each window (N = 1), in order; None says that there is no window at present."""

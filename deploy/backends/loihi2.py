@@ -6,15 +6,12 @@ where lava-loihi or a board is missing. Spikes of inner layers are not recorded 
 
 import importlib.util
 import shutil
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from taaf.deploy.backends.base import BackendResult
+from taaf.deploy.backends.sim import SimBackend
 from taaf.deploy.lava.runtime import require_lava
 from taaf.export.bundle.reader import Bundle
-from taaf.models.errors import BackendUnavailableError
+from taaf.models.errors import BackendUnavailableError, ConfigError
 
 _INSTEAD = "use `--backend sim` (Loihi simulator) or `--backend fast`"
 
@@ -32,14 +29,19 @@ def require_chip() -> None:
         raise BackendUnavailableError(f"loihi2: no board configured and no SLURM (`sinfo`) on this machine; {_INSTEAD}")
 
 
-def run_loihi2(
-    bundle: Bundle, inputs: dict[str, np.ndarray], time_limit_s: float, tick: Callable[[int], Any] = lambda _: None
-) -> BackendResult:
-    """Run on a chip; see `taaf.deploy.backends.sim.run_sim` for the parameters."""
-    require_chip()
-    from lava.magma.core.run_configs import Loihi2HwCfg
+class ChipBackend(SimBackend):
+    """See `taaf.deploy.backends.base.Backend`; refuses where there is no chip, and early exit."""
 
-    from taaf.deploy.backends.sim import LavaNetwork
+    on_chip = True
 
-    network = LavaNetwork(bundle, inputs, folder=None, on_chip=True)
-    return network.run(Loihi2HwCfg(select_tag="fixed_pt"), time_limit_s, tick)
+    def __init__(self, bundle: Bundle, confidence: float | None, record: bool, time_limit_s: float) -> None:
+        if confidence is not None:
+            raise ConfigError("early exit: not on backend loihi2; allowed with sim and fast")
+        require_chip()
+        super().__init__(bundle, None, False, time_limit_s)
+
+    def run_config(self) -> Any:
+        """Lava's run configuration."""
+        from lava.magma.core.run_configs import Loihi2HwCfg
+
+        return Loihi2HwCfg(select_tag="fixed_pt")

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from taaf.deploy.lava.runtime import LavaRuntime, require_lava
+from taaf.deploy.lava.board import shared_array
+from taaf.deploy.lava.runtime import LavaRuntime, forgotten_afterwards, require_lava
 from taaf.deploy.lava.streams import to_stream, to_windows
 from taaf.export.targets.netx.read import NetxFile
 from taaf.models.errors import RuntimeFailedError
@@ -61,7 +61,7 @@ def _run_once(path: Path, file: NetxFile, spikes: np.ndarray, time_limit_s: floa
     graph, (n, window) = file.graph, (len(spikes), spikes.shape[-1])
     lifs = graph.lifs()
     steps = n * window + len(lifs)
-    with tempfile.TemporaryDirectory(prefix="taaf-net-") as folder, contextlib.redirect_stdout(io.StringIO()):
+    with forgotten_afterwards(), contextlib.redirect_stdout(io.StringIO()):
         how: dict[str, Any] = {
             "num_layers": file.n_layers,
             "skip_layers": file.skip_layers,
@@ -77,11 +77,9 @@ def _run_once(path: Path, file: NetxFile, spikes: np.ndarray, time_limit_s: floa
         source = RingBuffer(data=to_stream(spikes, network.inp.shape, steps).astype(np.int32))
         source.s_out.connect(network.inp)
         rasters = {}
-        for i, (lif, layer) in enumerate(zip(lifs, network.layers, strict=True)):
-            target = Path(folder) / f"{i}.npy"
-            shape = (steps, *layer.out.shape)
-            rasters[lif.name] = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=shape)
-            layer.out.connect(RecorderProcess(shape=layer.out.shape, path=str(target), n_steps=steps).a_in)
+        for lif, layer in zip(lifs, network.layers, strict=True):
+            rasters[lif.name] = shared_array((steps, *layer.out.shape))
+            layer.out.connect(RecorderProcess(raster=rasters[lif.name]).a_in)
         with LavaRuntime(source, Loihi2SimCfg(select_tag="fixed_pt"), time_limit_s) as runtime:
             runtime.run(steps)
         found = {

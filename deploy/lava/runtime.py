@@ -2,8 +2,8 @@
 
 Stock Lava hangs in ``run()`` or ``stop()`` when a process dies, and leaves processes and shared memory behind. Here a
 watchdog thread looks at every process ten times a second. When one is gone, or the time limit is over, it notes the
-cause and sends SIGINT to this process, which interrupts whatever Lava call the main thread is blocked in. Leaving the
-context stops Lava politely if it can and kills every child if it cannot.
+cause and sends SIGINT to this process, which interrupts whatever Lava call the main thread is blocked in; where it is in none,
+the next call says the cause. Leaving the context stops Lava politely if it can and kills every child if it cannot.
 """
 
 import contextlib
@@ -15,11 +15,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from taaf.deploy.lava.newer_python import prepare
 from taaf.models.errors import BackendUnavailableError, RuntimeFailedError
@@ -27,8 +25,10 @@ from taaf.models.lava_python import lava_remedy
 from taaf.models.shell.limits import SHARED_MEMORY, name_limit, of_memory, raise_file_limit
 from taaf.models.shell.pictures import allow_matplotlib
 
+T = TypeVar("T")
 _POLL_S = 0.1
 _STOP_LIMIT_S = 5.0
+_ONE_THREAD = "the Lava runtime must be used from the main thread (it relies on signals)"
 _FORK_HOOKS = ("_acquireLock", "_releaseLock", "_prepareFork", "_afterFork", "_after_fork")  # of logging and threading
 
 
@@ -82,7 +82,7 @@ class LavaRuntime:
     run_config
         Lava run configuration.
     time_limit_s : float
-        Limit for everything between entering and leaving.
+        Limit from entering on, for the time spent in calls; `allow` sets another.
 
     Raises
     ------
@@ -95,8 +95,11 @@ class LavaRuntime:
     def __init__(self, process: Any, run_config: Any, time_limit_s: float) -> None:
         self._process, self._config, self._limit_s = process, run_config, time_limit_s
         self._failure: str | None = None
+        self._inside = False  # a Lava call, which a failure interrupts
+        self._running = False  # steps that nobody waits for yet
         self._again = False  # send SIGINT (once more)
-        self._interrupted = False
+        self._ours = False  # a SIGINT that the watchdog sent because of a failure
+        self._interrupted = self._left = False
         self._done = threading.Event()
         self._owner = os.getpid()
         self._previous: Any = None
@@ -104,26 +107,51 @@ class LavaRuntime:
 
     def __enter__(self) -> "LavaRuntime":
         if threading.current_thread() is not threading.main_thread():
-            raise RuntimeFailedError("the Lava runtime must be used from the main thread (it relies on signals)")
+            raise RuntimeFailedError(_ONE_THREAD)
         raise_file_limit()
-        self._deadline = time.monotonic() + self._limit_s
+        self.allow(self._limit_s)
         self._previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._watchdog = threading.Thread(target=self._watch, daemon=True)
         self._watchdog.start()
         return self
 
-    def run(self, n_steps: int) -> None:
-        """Run ``n_steps`` more time steps; compiles the network and starts its processes the first time."""
+    def allow(self, time_limit_s: float, begun: float | None = None) -> None:
+        """Another time limit, from now on or from ``begun`` (of `time.monotonic`)."""
+        self._limit_s = time_limit_s
+        self._deadline = (time.monotonic() if begun is None else begun) + time_limit_s
+
+    def start(self) -> None:
+        """Compile the network and start its processes."""
+        with self._explained():
+            self._process.create_runtime(self._config)
+
+    def run(self, n_steps: int, wait: bool = True) -> None:
+        """Run ``n_steps`` more time steps, after those that still run; ``wait``: return when they are done."""
         from lava.magma.core.run_conditions import RunSteps
 
         with self._explained():
-            self._process.run(RunSteps(num_steps=n_steps, blocking=True), self._config)
+            if self._process._runtime is None:
+                self._process.create_runtime(self._config)
+            self._finish()
+            self._process.run(RunSteps(num_steps=n_steps, blocking=False))
+            self._running = True
+            if wait:
+                self._finish()
 
-    def read(self, var: Any) -> np.ndarray:
-        """Value of a Var (20 us per element)."""
+    def wait(self) -> None:
+        """Until no step runs."""
         with self._explained():
-            value: np.ndarray = var.get()
-        return value
+            self._finish()
+
+    def until(self, answer: Callable[[], T]) -> T:
+        """What a call returns that waits for an answer of the network; a failure ends it."""
+        with self._explained():
+            return answer()
+
+    def _finish(self) -> None:
+        if self._running:
+            self._process.wait()
+            self._running = False
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
@@ -131,50 +159,76 @@ class LavaRuntime:
                 self._stop_politely()
         finally:
             self._done.set()
+            above = {s: h for s in self._previous if (h := signal.getsignal(s)) != self._on_signal}  # of a network begun later
             for number in self._previous:
                 signal.signal(number, signal.SIG_IGN)  # cleaning up takes a moment and must not be torn
             self._kill_everything()
-            for number, handler in self._previous.items():
+            if self._watchdog is not None:
+                self._watchdog.join(_STOP_LIMIT_S)
+            for number, handler in {**self._previous, **above}.items():
                 signal.signal(number, handler)
+            self._left = True
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Turn what Lava raises, or our own interrupt, into the real cause."""
+        if self._done.is_set():
+            raise RuntimeFailedError(f"Lava runtime: {self._failure or 'was stopped'}; open it again")
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeFailedError(_ONE_THREAD)
         try:
             with _quiet_stdout():
+                self._inside = True
+                if self._failure is not None:  # since the last call
+                    raise KeyboardInterrupt
                 yield
         except KeyboardInterrupt:
-            if self._failure is None:
-                raise
             self._done.set()
-            raise RuntimeFailedError(f"Lava runtime: {self._child_exception() or self._failure}") from None
+            if self._failure is None:
+                self._failure = "was interrupted"
+                raise
+            self._failure = self._child_exception() or self._failure
+            raise RuntimeFailedError(f"Lava runtime: {self._failure}") from None
         except Exception as error:
             self._done.set()
             if self._interrupted and self._failure is None:  # the interrupt, as some library put it
                 raise KeyboardInterrupt from None
             limit = name_limit(error) if isinstance(error, OSError) else None
-            cause = limit or self._child_exception() or self._failure or f"{type(error).__name__}: {error}"
-            raise RuntimeFailedError(f"Lava runtime: {cause}") from error
+            self._failure = limit or self._child_exception() or self._failure or f"{type(error).__name__}: {error}"
+            raise RuntimeFailedError(f"Lava runtime: {self._failure}") from error
+        finally:
+            self._inside = False
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if os.getpid() != self._owner:  # inherited by a forked Lava process: the parent decides
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
+        if self._left:  # below a network that was begun later and is still there
+            previous = self._previous[number]
+            if callable(previous):
+                previous(number, frame)
+            elif previous == signal.SIG_DFL:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(self._owner, number)
+            return
+        ours, self._ours = self._ours, False
+        if ours and not self._inside:  # the call it was sent to interrupt is over; the next one says the cause
+            return
         if frame is not None and frame.f_code.co_name in _FORK_HOOKS:  # an exception would be swallowed there
-            self._again = True
+            self._again, self._ours = True, ours
             return
         self._interrupted = True
         raise KeyboardInterrupt
 
     def _watch(self) -> None:
         while not self._done.wait(_POLL_S):
-            if self._failure is None and time.monotonic() > self._deadline:
+            if self._failure is None and self._inside and time.monotonic() > self._deadline:
                 self._failure = f"time limit of {self._limit_s:g} s exceeded; allow more with --time-limit or fewer --samples"
             if self._failure is None:
                 self._failure = self._dead_child()
-            if self._failure is not None and not self._done.wait(3 * _POLL_S):  # Lava may yet raise by itself
-                self._again = True
+            if self._failure is not None and not self._done.wait(3 * _POLL_S) and self._inside:  # Lava may yet raise by itself
+                self._again = self._ours = True
             if self._again and not self._done.is_set():
                 self._again = False
                 os.kill(self._owner, signal.SIGINT)
@@ -228,12 +282,14 @@ class LavaRuntime:
         timer.start()
         try:
             with _quiet_stdout():
+                self._finish()
                 self._process.stop()
         except KeyboardInterrupt:
             if not too_late.is_set():
                 raise
         finally:
             timer.cancel()
+            timer.join(_STOP_LIMIT_S)
 
     def _kill_everything(self) -> None:
         """Leave no child, no shared memory, and no runtime that would stop itself again when collected."""
@@ -246,7 +302,13 @@ class LavaRuntime:
         for actor in infrastructure.actors:
             with contextlib.suppress(ValueError, AssertionError):
                 multiprocessing.Process.join(actor, 2.0)  # Lava's own join has no limit
+                multiprocessing.Process.close(actor)
+            for end in (actor._cconn, actor._pconn):
+                end.close()
+            actor._is_done = True  # as Lava's own join says it
         runtime = self._process._runtime
+        with contextlib.suppress(Exception):
+            runtime.join()  # ends the threads of its ports
         address = str(getattr(getattr(infrastructure.smm, "_manager", None), "address", ""))
         with contextlib.suppress(Exception):
             infrastructure.smm.shutdown()

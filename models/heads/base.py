@@ -35,7 +35,8 @@ class Ops:
     on_grid : callable
         Round to multiples of 1/64 within +-4 (torch: straight-through derivative).
     lif : callable
-        The host neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and a reset to 0 where v > 1.
+        The host neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and a reset to 0 where v > 1; with
+        ``at_threshold=True`` where v >= 1.
     mlif : callable
         ISNet's neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and ``v <- v - 1`` where v / 2 >= 1.
     over_steps : callable
@@ -52,7 +53,7 @@ class Ops:
     stack: Callable[[list[Any]], Any]
     softmax: Callable[[Any], Any]
     on_grid: Callable[[Any], Any]
-    lif: Callable[[Any], Any]
+    lif: Callable[..., Any]
     mlif: Callable[[Any], Any]
     over_steps: Callable[[Any, Any, Any], Any]
     whole_steps: Callable[[Any, int], Any]
@@ -166,6 +167,11 @@ class Head(ABC):
     def input_steps(self) -> dict[str, int]:
         """Steps of a window that are read of each modality."""
         return {m: x.steps for m, x in self.inputs.items()}
+
+    @property
+    def trained_outputs(self) -> tuple[str, ...] | None:
+        """Names of the outputs that are computed while it is trained; None: all."""
+        return None
 
     def arrays(self) -> dict[str, Array]:
         """Its arrays by name."""

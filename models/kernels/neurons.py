@@ -76,9 +76,12 @@ def slayer_step(  # type: ignore[no-untyped-def]
             distance[window, t, k] = -abs(voltage * _UNIT - threshold) / tau
 
 
-@kernel(f"void({_F32}, f4, f4, {_F32}, {_F32})", f"void({_F64}, f8, f8, {_F64}, {_F64})")
-def host_forward(x, half, one, voltage, spikes):  # type: ignore[no-untyped-def]
-    """The host's neuron, see `taaf.models.host_lif`: v <- v / 2 + x; a spike and v <- 0 where v > 1. Constants have x's type."""
+@kernel(f"void({_F32}, f4, f4, b1, {_F32}, {_F32})", f"void({_F64}, f8, f8, b1, {_F64}, {_F64})")
+def host_forward(x, half, one, closed, voltage, spikes):  # type: ignore[no-untyped-def]
+    """The host's neuron, see `taaf.models.fused_lif.host_lif`: v <- v / 2 + x; a spike and v <- 0 where v > 1, ``closed``: v >= 1.
+
+    Constants have x's type.
+    """
     n, steps, size = x.shape
     none = one - one
     v = np.empty(_BLOCK, x.dtype)
@@ -91,8 +94,9 @@ def host_forward(x, half, one, voltage, spikes):  # type: ignore[no-untyped-def]
                 out = spikes[window, t, first : first + width]
                 for k in range(width):
                     before[k] = half * v[k] + now[k]
-                    out[k] = one if before[k] - one > none else none
-                    v[k] = none if before[k] - one > none else before[k]
+                    fires = before[k] > one or (closed and before[k] == one)
+                    out[k] = one if fires else none
+                    v[k] = none if fires else before[k]
 
 
 @kernel(f"void({_F32}, {_F32}, {_F32}, f4, f4, {_F32})", f"void({_F64}, {_F64}, {_F64}, f8, f8, {_F64})")

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from measuring import circumstances, medians
 
 from taaf.deploy.backends.base import pad_window
-from taaf.deploy.backends.sim import LavaNetwork, require_lava
+from taaf.deploy.lava.runtime import require_lava
+from taaf.deploy.session import Session
 from taaf.export.bundle.reader import Bundle, read_bundle
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.engine import Engine, EngineResult
@@ -30,12 +31,10 @@ Inputs = dict[str, np.ndarray]
 
 def lava_us(bundle: Bundle, few: Inputs, expected: np.ndarray) -> float:
     """Microseconds of Lava per window; it must decide as the engine does."""
-    from lava.magma.core.run_configs import Loihi2SimCfg
-
-    network = LavaNetwork(bundle, few, folder=None)
-    lava = network.run(Loihi2SimCfg(select_tag="fixed_pt"), 600, lambda _: None)
+    with Session(bundle, "sim", count=False, time_limit_s=600) as session:
+        lava = session.run(few, time_limit_s=600)
     assert np.array_equal(lava.logits["fused"].argmax(1), expected), "Lava and the engine decide differently"
-    return lava.wall_s / (len(expected) - 1) * 1e6
+    return lava.wall_s / len(expected) * 1e6
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ balance = "scmrl"
 
 @pytest.mark.slow()
 def test_the_study_of_scmrl(tmp_path: Path) -> None:
-    """Eight networks under thirteen conditions; tables hold the CSV's means; a second start measures and trains nothing."""
+    """Ten networks under thirteen conditions; tables hold the CSV's means; a second start measures and trains nothing."""
     out, config = tmp_path / "study", tmp_path / "c.toml"
     config.write_text(SMALL_SCMRL)
     command = ("train", "--ablation", "scmrl", "--config", config, "--seeds", 2, "--jobs", 2, "--out", out, "-q")
@@ -97,7 +97,7 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
     conditions = {r["condition"] for r in rows}
     assert len(conditions) == 13 and {"clean", "audio 30 dB", "event 0 dB", "both 10 dB"} <= conditions
     systems = {r["row"] for r in rows}
-    assert len(systems) == 10 and len(rows) == 10 * 13 * 2
+    assert len(systems) == 12 and len(rows) == 12 * 13 * 2
     markdown = (out / "scmrl.md").read_text()
     for condition in conditions:
         cells = []
@@ -107,7 +107,7 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
         assert f"| {condition} | {' | '.join(cells)} |" in markdown
     assert (out / "scmrl_noise.png").read_bytes().startswith(b"\x89PNG")
     kept = {p: p.stat().st_mtime_ns for p in (*out.glob("cells/*/*/model.pt"), *out.glob("cells/*/*/noise.json"))}
-    assert len(kept) == 2 * 16  # 8 networks: S-CMRL itself stands in three tables
+    assert len(kept) == 2 * 20  # 10 networks: S-CMRL itself stands in three tables
     stale = next(p for p in kept if p.name == "noise.json")
     stale.write_text(stale.read_text().replace("checkpoint_sha256", "other"))  # measured on another checkpoint
     first = (out / "scmrl.csv").read_bytes()

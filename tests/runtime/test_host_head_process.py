@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from taaf.deploy.lava.board import Board
 from taaf.deploy.lava.runtime import LavaRuntime, require_lava
 from taaf.models.host_head import HostHead
 
@@ -46,11 +47,12 @@ def test_branches_of_any_depth(kind: str, window: int, steps: dict[str, int], de
     n = 6
     arrays, spec = _head(rng, kind, steps)
     spikes = {m: (rng.random((n, N_FEATURES, window)) < 0.5).astype(np.int32) for m in steps}
+    board = Board(n, window, {}, (1 + len(steps), CLASSES))
+    board.taken[:] = 1
+    board.open()
     head: Any = HOST_HEADS[len(steps)](
-        arrays=arrays, spec=spec, n_windows=n, window_steps=window, guard_steps=0, delays=delays,
-        shapes=dict.fromkeys(steps, (N_FEATURES,)),
-        n_outputs=1 + len(steps), classes=CLASSES,
-    )  # fmt: skip
+        arrays=arrays, spec=spec, board=board, guard_steps=0, delays=delays, shapes=dict.fromkeys(steps, (N_FEATURES,))
+    )
     total = n * window + max(delays.values())
     sources = []
     for i, m in enumerate(steps):
@@ -60,8 +62,9 @@ def test_branches_of_any_depth(kind: str, window: int, steps: dict[str, int], de
         sources[-1].s_out.connect(getattr(head, f"in_{i}"))
     with LavaRuntime(head, Loihi2SimCfg(select_tag="fixed_pt"), 60) as runtime:
         runtime.run(total)
-        found = runtime.read(head.logits)
-        assert runtime.read(head.windows_done)[0] == n
+    assert [board.wait() for _ in range(n)] == list(range(n))
+    found = np.stack([board.decision(slot)[0] for slot in range(n)], axis=1)
+    board.close()
     expected = HostHead(arrays, spec)({m: spikes[m][..., : steps[m]] for m in steps}).logits
     assert list(expected) == ["fused", *steps] and found.shape == (1 + len(steps), n, CLASSES)
     for logits, wanted in zip(found, expected.values(), strict=True):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from small_graphs import chain_of, weights
 
+from taaf.deploy.backends.base import joined, split
 from taaf.deploy.backends.fast import run_fast
-from taaf.deploy.backends.sim import run_sim
+from taaf.deploy.backends.sim import SimBackend, run_sim
 from taaf.export.bundle.reader import Bundle
 from taaf.export.limits import check_limits
 from taaf.export.targets.netx.write import write_netx
@@ -51,19 +52,27 @@ def _bundle(folder: Path, window: int) -> Bundle:
 
 @pytest.mark.parametrize("window", [1, 2, 4])
 def test_short_windows(window: int, tmp_path: Path) -> None:
-    """Every spike of every layer and every logit, five biased layers against one."""
+    """Every spike of every layer and every logit, five biased layers against one; also in a network that paused in between."""
     bundle = _bundle(tmp_path, window)
     rng = np.random.default_rng(4)
     inputs = {m: (rng.random((7, *g.input.shape, window)) < 0.5).astype(np.uint8) for m, g in bundle.graphs.items()}
-    result = run_sim(bundle, inputs, 60)  # type: ignore[arg-type]
-    for name, graph in bundle.graphs.items():
-        exact = Engine(graph).run(inputs[name], keep_all=True).spikes
-        for lif, expected in exact.items():
-            np.testing.assert_array_equal(result.layers[name][lif], expected, err_msg=f"{name}.{lif}")
-        assert exact[graph.output].any() and not exact[graph.output].all()
-    expected_logits = bundle.head(result.features).logits
-    for output in ("fused", *MODALITIES):
-        np.testing.assert_allclose(result.logits[output], expected_logits[output], atol=1e-9)
+    w = list(split(inputs))
+    with SimBackend(bundle, None, True, 60) as backend:  # type: ignore[arg-type]
+        whole = backend.run(inputs, 60)
+        (alone,) = backend.answers([w[0]])
+        paused = [alone, *backend.answers([w[1], None, None, w[2], w[3], w[4], None, w[5]])]
+        next(backend.answers([w[3], w[2], None]))  # nobody waits for the second
+        results = (whole, joined([*paused, *backend.answers([w[6]])], 0.0))
+    assert whole.n_steps == 7 * window + 5
+    for result in results:
+        for name, graph in bundle.graphs.items():
+            exact = Engine(graph).run(inputs[name], keep_all=True).spikes
+            for lif, expected in exact.items():
+                np.testing.assert_array_equal(result.layers[name][lif], expected, err_msg=f"{name}.{lif}")
+            assert exact[graph.output].any() and not exact[graph.output].all()
+        expected_logits = bundle.head(result.features).logits
+        for output in ("fused", *MODALITIES):
+            np.testing.assert_allclose(result.logits[output], expected_logits[output], atol=1e-9)
 
 
 def test_inputs_that_are_no_spikes(tmp_path: Path) -> None:

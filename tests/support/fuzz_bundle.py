@@ -23,11 +23,11 @@ def _split(name: str) -> Any:
 
 def read_deployed(folder: Path) -> None:
     """`taaf-deploy --backend fast --samples 2` without its command line, on data that are loaded once."""
-    from taaf.deploy import session
+    from taaf.deploy import report
     from taaf.training import sources
 
     sources.load_split = lambda name, *_: _split(name)
-    session.deploy(session.Request(folder, "fast", 2), lambda _: None, lambda _: None)
+    report.deploy(report.Request(folder, "fast", 2), lambda _: None, lambda _: None)
 
 
 def _weight(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from engines import run_engines
 
+from taaf.deploy.lava.board import shared_array
 from taaf.deploy.lava.runtime import LavaRuntime, require_lava
 from taaf.export.passes import CompileReport
 from taaf.export.targets.netx.write import write_netx
@@ -33,17 +34,15 @@ def run_on_lava(graph: Graph, spikes: np.ndarray, reset_offset: int = 1) -> dict
         flat = len(network.inp.shape) == 1  # also where the chain starts with flattening
         source = RingBuffer(data=stream.reshape(-1, steps) if flat else stream.transpose(2, 1, 0, 3))
         source.s_out.connect(network.inp)
-        files = {}
+        rasters = {}
         for lif, layer in zip(lifs, network.layers, strict=True):
-            files[lif.name] = Path(folder) / f"{lif.name}.npy"
-            np.save(files[lif.name], np.zeros((steps, *layer.out.shape), np.uint8))
-            recorder = RecorderProcess(shape=layer.out.shape, path=str(files[lif.name]), n_steps=steps)
-            layer.out.connect(recorder.a_in)
+            rasters[lif.name] = shared_array((steps, *layer.out.shape))
+            layer.out.connect(RecorderProcess(raster=rasters[lif.name]).a_in)
         with LavaRuntime(source, Loihi2SimCfg(select_tag="fixed_pt"), 60) as runtime:
             runtime.run(steps)
         found = {}
         for delay, lif in enumerate(lifs, start=1):
-            rows = np.load(files[lif.name])[delay : delay + n * window]
+            rows = rasters[lif.name][delay : delay + n * window]
             rows = rows.transpose(0, 3, 2, 1) if rows.ndim == 4 else rows
             found[lif.name] = np.moveaxis(rows.reshape(n, window, *graph.shapes[lif.name]), 1, -1)
         return found

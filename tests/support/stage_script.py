@@ -37,9 +37,9 @@ STAGES: dict[str, tuple[str, str, int]] = {
     "deploy compile": ("lava.magma.compiler.compiler", "Compiler.compile", 1),
     "deploy start": ("lava.magma.runtime.runtime", "Runtime.start", 1),
     "deploy run": ("taaf.deploy.lava.runtime", "LavaRuntime.run", 2),
-    "deploy collect": ("taaf.deploy.lava.runtime", "LavaRuntime.read", 2),
+    "deploy collect": ("taaf.deploy.lava.board", "Board.decision", 2),
     "deploy stop": ("taaf.deploy.lava.runtime", "LavaRuntime._stop_politely", 1),
-    "deploy compare": ("taaf.deploy.session", "_agreement", 1),
+    "deploy compare": ("taaf.deploy.report", "_agreement", 1),
     "deploy report": ("taaf.models.files.writing", "os.replace", 1),
 }
 

@@ -12,7 +12,7 @@ import pytest
 from resnet_nets import calibrated_twin, levels_of
 from small_networks import taaf_config, trained
 
-from taaf.deploy.session import Request, deploy
+from taaf.deploy.report import Request, deploy
 from taaf.export.bundle.reader import read_bundle
 from taaf.export.frontend import float_graphs, host_encoders
 from taaf.export.netx_bundle import export_netx, windows_to_verify

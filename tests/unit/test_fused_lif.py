@@ -129,27 +129,31 @@ def _host_case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.round(x * 128) / 128, grad.swapaxes(1, 2).contiguous().swapaxes(1, 2)  # a gradient of another layout
 
 
-def _norse_steps(current: torch.Tensor) -> torch.Tensor:
+def _norse_steps(current: torch.Tensor, at_threshold: bool) -> torch.Tensor:
     from norse.torch.functional.threshold import threshold
+
+    def fire(x: torch.Tensor) -> torch.Tensor:
+        return threshold(x, "super", torch.tensor(2.0))
 
     voltage, spikes = torch.zeros_like(current[:, 0]), []
     for now in current.unbind(1):
         voltage = 0.5 * voltage + now
-        fired = threshold(voltage - 1.0, "super", torch.tensor(2.0))
+        fired = 1 - fire(1.0 - voltage) if at_threshold else fire(voltage - 1.0)  # the derivative is even
         voltage = voltage * (1 - fired)
         spikes.append(fired)
     return torch.stack(spikes, 1)
 
 
+@pytest.mark.parametrize("at_threshold", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("steps", [fused_lif._host_steps, pytest.param(_norse_steps, marks=pytest.mark.needs_slayer)])
-def test_host_neuron_equals_its_steps(steps: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> None:
+def test_host_neuron_equals_its_steps(steps: Callable[..., torch.Tensor], dtype: torch.dtype, at_threshold: bool) -> None:
     """Spikes and gradients of norse's steps, and of our own for other devices, on every bit."""
     x, grad = _host_case(dtype)
     results = []
     for neuron in (host_lif, steps):
         given = x.clone().requires_grad_()
-        spikes = neuron(given)
+        spikes = neuron(given, at_threshold)
         spikes.backward(grad)
         results.append((spikes.detach(), given.grad))
     assert 0.05 < float(results[0][0].mean()) < 0.5

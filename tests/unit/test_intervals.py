@@ -11,7 +11,7 @@ from engines import run_engines
 from small_graphs import CASES, chain_of, random_spikes
 
 from taaf.deploy.backends.base import BackendResult
-from taaf.deploy.session import _saturation
+from taaf.deploy.report import _saturation
 from taaf.export.intervals import analyse
 from taaf.export.limits import check_limits
 from taaf.hw_sim import intervals

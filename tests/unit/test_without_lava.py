@@ -16,7 +16,7 @@ import torch
 from commands import assert_refused
 from small_graphs import CASES, random_spikes
 
-from taaf.deploy.session import Request, deploy
+from taaf.deploy.report import Request, deploy
 from taaf.export.checkpointed import PROVEN, TrainedNetwork
 from taaf.export.frontend import float_graphs
 from taaf.export.passes import CompileReport, compile_graph

@@ -42,6 +42,7 @@ STUDIES = {
     "table1": StudyKind("ablation.toml", "ead-mini", 3, _taaf),
     "table2": StudyKind("ablation.toml", "ead-mini", 3, _taaf),
     "scmrl": StudyKind("scmrl_study.toml", "ead-mini", 3, _scmrl),
+    "scmrl_sweeps": StudyKind("scmrl_study.toml", "ead-mini", 3, _scmrl),
 }
 
 

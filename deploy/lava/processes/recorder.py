@@ -1,4 +1,4 @@
-"""Spike recorder: writes what one layer sends, step by step, into a memory-mapped file the parent reads afterwards.
+"""Spike recorder: writes what one layer sends, step by step, into memory that the host reads afterwards.
 
 Lava moves Var values one element at a time (about 20 us each), which a full raster cannot afford.
 """
@@ -15,27 +15,27 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 
 class RecorderProcess(AbstractProcess):
-    """Records ``n_steps`` steps of spikes of the given shape into ``path`` (an existing .npy file, uint8)."""
+    """Records spikes into ``raster`` (rows, *shape), shared with the host (`taaf.deploy.lava.board`).
 
-    def __init__(self, *, shape: tuple[int, ...], path: str, n_steps: int) -> None:
-        super().__init__(path=path, n_steps=n_steps)
-        self.a_in = InPort(shape=shape)
+    Time step t is row ``(t - 1) % rows``.
+    """
+
+    def __init__(self, *, raster: np.ndarray) -> None:
+        super().__init__(raster=raster)
+        self.a_in = InPort(shape=raster.shape[1:])
 
 
 @implements(proc=RecorderProcess, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
 class PyRecorderModel(PyLoihiProcessModel):
-    """Row ``t - 1`` of the file holds the spikes of time step t."""
+    """Overwrites the oldest row."""
 
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: dict) -> None:
         super().__init__(proc_params)
-        self.raster = np.load(proc_params["path"], mmap_mode="r+")
-        self.n_steps: int = proc_params["n_steps"]
+        self.raster: np.ndarray = proc_params["raster"]
 
     def run_spk(self) -> None:
-        spikes = self.a_in.recv()
-        if self.time_step <= self.n_steps:
-            self.raster[self.time_step - 1] = spikes != 0
+        self.raster[(int(self.time_step) - 1) % len(self.raster)] = self.a_in.recv() != 0
