@@ -19,9 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from taaf.models.fused_norm import moments, normalise
+from taaf.models.lif import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
 
-WEIGHT_MIN, WEIGHT_MAX = -256, 254  # even integers: 8-bit mantissa, exponent 1
-BIAS_LIMIT = 4095  # 13-bit signed mantissa, symmetric
 EPS = 1e-5
 _MOMENTUM = 0.1
 GAIN_MIN = 0.05
@@ -103,9 +102,9 @@ class QatSynapse(nn.Module):
         found: torch.Tensor = _EvenIntegers.apply(self.weight, self.fold_scale() if scale is None else scale, self.v_th_mant)
         return found
 
-    def integer_bias(self, scale: torch.Tensor | None = None) -> torch.Tensor:
-        """Folded bias as integers in [-4095, 4095] (float tensor, differentiable); ``scale`` as for `integer_weight`."""
-        bias = (self.offset - self.running_mean * (self.fold_scale() if scale is None else scale)) * self.v_th_mant
+    def integer_bias(self) -> torch.Tensor:
+        """Folded bias as integers in [-4095, 4095] (float tensor, differentiable)."""
+        bias = (self.offset - self.running_mean * self.fold_scale()) * self.v_th_mant
         return round_ste(bias.clamp(-BIAS_LIMIT, BIAS_LIMIT))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -113,7 +112,8 @@ class QatSynapse(nn.Module):
         y = self.linear(x, self.integer_weight(scale) / self.v_th_mant)
         if self.frozen or not self.training:
             shape = (1, -1, *[1] * (y.dim() - 2))
-            return y + (self.integer_bias(scale) / self.v_th_mant).reshape(shape)
+            # the bias scales anew: its gradient for the gain is rounded apart from the weight's
+            return y + (self.integer_bias() / self.v_th_mant).reshape(shape)
         mean, var = batch_moments(y)
         with torch.no_grad():
             self.running_mean += _MOMENTUM * (mean / scale - self.running_mean)

@@ -9,7 +9,6 @@ lava-dl's own where it is installed (`prove_by_lava_dl`).
 
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -19,29 +18,11 @@ from torch import nn
 from taaf.models.errors import BackendUnavailableError
 from taaf.models.fused_lif import SlayerNeuron, slayer_lif, slayer_recurrent
 from taaf.models.lava_python import lava_remedy
+from taaf.models.lif import LifParameters
 from taaf.models.shell.pictures import allow_matplotlib
 
 W_SCALE = 64  # SLAYER's weight scale: one weight unit on the chip is 1/64 in SLAYER
 _TAU_MULT, _SCALE_MULT = 100, 0.1  # lava-dl's TAU_RHO_MULT and SCALE_RHO_MULT
-
-
-@dataclass(frozen=True)
-class LifParameters:
-    """Chip-side parameters of one LIF population (NetX names).
-
-    Attributes
-    ----------
-    i_decay : int
-        Current decay, 1..4096; 4096 means no current memory (the paper's Eq. 1).
-    v_decay : int
-        Voltage decay, 0..4096; ``tau = 1 - v_decay / 4096``, so tau 0.5 is 2048.
-    v_th_mant : int
-        Threshold mantissa, 1..131071; the neuron fires when ``v > v_th_mant * 64``.
-    """
-
-    i_decay: int = 4096
-    v_decay: int = 2048
-    v_th_mant: int = 64
 
 
 def require_lava_dl() -> None:

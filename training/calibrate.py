@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from taaf.models.errors import ConfigError, TrainingFailedError
+from taaf.models.lif import BIAS_LIMIT
 from taaf.models.network import MultimodalSnn, SpikingNet
-from taaf.models.qat import BIAS_LIMIT, QatSynapse, batch_moments
+from taaf.models.qat import QatSynapse, batch_moments
 from taaf.models.wiring import Convolution, FullyConnected, Neurons, Operation, Recurrence
 from taaf.training.config import TrainConfig
 from taaf.training.data import MultimodalDataset

@@ -11,7 +11,7 @@ from taaf.models.config import NetworkConfig
 from taaf.models.errors import ConfigError, did_you_mean
 from taaf.models.files.placeholders import placeholder
 from taaf.models.settings import Count, Fraction, NotNegative, Range, read_dataclass
-from taaf.training.strategies.balance import LossOptions
+from taaf.training.strategies.options import LossOptions
 
 MAX_FILE_BYTES = 1 << 20
 _Decibel = Annotated[float, Range(-200.0, 1000.0)]
@@ -130,10 +130,13 @@ def from_dict(values: Mapping[str, Any], where: str = "config") -> TrainConfig:
     network = NetworkConfig.from_dict({k: v for k, v in values.items() if k in _NETWORK}, where)
     parts = {name: read_dataclass(kind, values.get(name, {}), f"{where}: {name}") for name, kind in _SECTIONS.items()}
     loss = parts["loss"]
-    from taaf.training.strategies.step import STRATEGIES  # the strategies read this module's loss options
+    if loss.balance != LossConfig.balance:
+        from taaf.training.strategies.step import STRATEGIES  # imports torch, which deployment does without
 
-    if loss.balance not in STRATEGIES:
-        raise ConfigError(f"{where}: loss.balance (={loss.balance[:40]!r}): unknown; {did_you_mean(loss.balance, STRATEGIES)}")
+        if loss.balance not in STRATEGIES:
+            raise ConfigError(
+                f"{where}: loss.balance (={loss.balance[:40]!r}): unknown; {did_you_mean(loss.balance, STRATEGIES)}"
+            )
     return TrainConfig(network=network, **parts)
 
 

@@ -2,20 +2,21 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from taaf.models.config import InputSpec
 from taaf.models.errors import ConfigError, TaafError, did_you_mean
 
+if TYPE_CHECKING:  # imported where tensors are made: deployment reads arrays only
+    import torch
+
 Sample = tuple[Any, ...]  # one tensor per modality, then the label
-Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+Batch = tuple[dict[str, "torch.Tensor"], "torch.Tensor"]
 
 
-class MultimodalDataset(Dataset[Sample]):
+class MultimodalDataset:
     """A data set of samples with one or more modalities.
 
     Attributes
@@ -47,6 +48,8 @@ class MultimodalDataset(Dataset[Sample]):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Samples stacked: per modality (N, …, T_m), and labels (N,) int64."""
+        import torch
+
         *inputs, labels = zip(*(self[i] for i in indices), strict=True)
         return {m: torch.stack(x) for m, x in zip(self.modalities, inputs, strict=True)}, torch.tensor(labels)
 
@@ -79,6 +82,8 @@ class InMemory(MultimodalDataset):
         return (*(x[0] for x in inputs.values()), int(labels[0]))
 
     def batch(self, indices: Sequence[int]) -> Batch:
+        import torch
+
         keep = np.asarray(indices)
         inputs = {m: torch.from_numpy(np.asarray(x[keep], np.float32)) for m, x in self.inputs.items()}
         return inputs, torch.from_numpy(self.labels[keep].astype(np.int64))
@@ -167,11 +172,11 @@ class SomeModalities(_View):
         return {m: inputs[m] for m in self.modalities}, labels
 
 
-class _Batches(Dataset[Batch | TaafError]):
+class _Batches:
     def __init__(self, data: MultimodalDataset) -> None:
         self.data = data
 
-    def __getitem__(self, indices: Sequence[int]) -> Batch | TaafError:  # type: ignore[override]
+    def __getitem__(self, indices: Sequence[int]) -> Batch | TaafError:
         try:
             return self.data.batch(indices)
         except TaafError as error:  # raised, torch would write the worker's traceback into its message
@@ -180,7 +185,9 @@ class _Batches(Dataset[Batch | TaafError]):
 
 def load_batches(data: MultimodalDataset, batches: Sequence[Sequence[int]], workers: int = 0) -> Iterator[Batch]:
     """Iterate over the given batches of indices, loaded by ``workers`` background processes (0: in this one)."""
-    loader: DataLoader[Batch | TaafError] = DataLoader(_Batches(data), sampler=batches, batch_size=None, num_workers=workers)
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(_Batches(data), sampler=batches, batch_size=None, num_workers=workers)  # type: ignore[arg-type]
     return _sound(iter(loader))
 
 

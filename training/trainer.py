@@ -22,7 +22,8 @@ from taaf.training.distributed import Ranks
 from taaf.training.fit import may_skip, problem_of
 from taaf.training.losses import all_sum
 from taaf.training.schedule import make_optimiser, make_schedule
-from taaf.training.strategies.balance import Balance, LossOptions
+from taaf.training.strategies.balance import Balance
+from taaf.training.strategies.options import LossOptions
 from taaf.training.strategies.step import STRATEGIES, TrainingStep
 
 Metrics = dict[str, Any]

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from taaf.export.bundle.reader import in_shape
+from taaf.export.checkpointed import TrainedNetwork
 from taaf.export.passes import CompileReport, compile_graph
-from taaf.export.trained import TrainedNetwork
 from taaf.hw_sim.counters import count
 from taaf.hw_sim.engine import Engine
 from taaf.training.config import from_dict

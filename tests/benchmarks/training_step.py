@@ -96,7 +96,8 @@ def compare(config: str, pythons: dict[str, Path | str], repeats: int) -> None:
 
 
 def ours(threshold: float) -> Neurons:
-    from taaf.models.slayer_lif import LifParameters, SlayerLif
+    from taaf.models.lif import LifParameters
+    from taaf.models.slayer_lif import SlayerLif
 
     lif = SlayerLif(LifParameters(v_th_mant=64), 0.5, 1.0)
     return lambda currents: lif(currents.movedim((0, 1), (-1, 0)) / threshold).movedim((-1, 0), (0, 1))

@@ -15,7 +15,7 @@ from taaf.models.heads.base import Features, StepOutputs
 from taaf.models.heads.taaf import Options, TaafHead
 from taaf.models.network import MultimodalSnn
 from taaf.training.losses import entropy_deficit
-from taaf.training.strategies.balance import LossOptions
+from taaf.training.strategies.options import LossOptions
 from taaf.training.strategies.step import STRATEGIES
 
 N, T, C, F = 6, 4, 3, 5

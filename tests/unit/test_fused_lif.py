@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 import taaf.training
 from taaf.models import fused_lif, fused_norm
 from taaf.models.fused_lif import host_lif, slayer_lif
-from taaf.models.slayer_lif import LifParameters, SlayerLif, prove_by_lava_dl
+from taaf.models.lif import WEIGHT_MAX, WEIGHT_MIN, LifParameters
+from taaf.models.qat import QatConv2d, QatDense, QatSynapse, round_ste
+from taaf.models.slayer_lif import SlayerLif, prove_by_lava_dl
 from taaf.training.config import load_config
 from taaf.training.distributed import Ranks
 from taaf.training.sources import open_split
@@ -199,6 +201,30 @@ def test_batch_norm_equals_torch(shape: tuple[int, ...], same_layout: bool, monk
         assert torch.equal(found, wanted)
 
 
+def _chained(self: QatSynapse, scale: torch.Tensor | None = None) -> torch.Tensor:
+    """`QatSynapse.integer_weight`, operation by operation."""
+    by = (self.fold_scale() if scale is None else scale).reshape(-1, *[1] * (self.weight.dim() - 1))
+    return 2 * round_ste((self.weight * by * self.v_th_mant / 2).clamp(WEIGHT_MIN / 2, WEIGHT_MAX / 2))
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (16, 8, 3, 3)])
+@pytest.mark.parametrize("same_layout", [True, False])
+def test_integer_weights_equal_their_operations(shape: tuple[int, ...], same_layout: bool) -> None:
+    """Even integers, clipped ones among them, and gradients of weight and gain on every bit."""
+    layer = QatDense(*shape[::-1], 128) if len(shape) == 2 else QatConv2d(shape[1], shape[0], shape[2], 1, 128)
+    layer.weight.data.normal_(0, 0.8)
+    layer.gain.data.uniform_(0.5, 2.0)
+    grad = torch.randn(shape) if same_layout else torch.randn(shape[::-1]).permute(*range(len(shape))[::-1])
+    results = []
+    for integer_weight in (QatSynapse.integer_weight, _chained):
+        found = integer_weight(layer)
+        layer.zero_grad()
+        (found / 128).backward(grad)
+        results.append((found.detach(), layer.weight.grad, layer.gain.grad))
+    assert results[0][0].min() == WEIGHT_MIN and results[0][0].max() == WEIGHT_MAX
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))  # type: ignore[arg-type]
+
+
 def test_threads_change_nothing() -> None:
     """Windows on several threads: the same spikes, gradients and sums."""
     lif = SlayerLif(LifParameters(), 0.5, 1.0)
@@ -230,6 +256,7 @@ def test_trainings_end_with_the_same_weights(
             assert prove_by_lava_dl(trainer.model)
             monkeypatch.setattr(fused_norm, "_compiled", lambda y: False)
             monkeypatch.setattr(fused_lif._HostLif, "apply", _norse_steps)
+            monkeypatch.setattr(QatSynapse, "integer_weight", _chained)
         (tmp_path / name).mkdir()
         trainer.run(tmp_path / name)
         weights.append(trainer.model.state_dict())

@@ -18,7 +18,7 @@ from taaf.training.data import InMemory
 from taaf.training.distributed import Ranks
 from taaf.training.losses import semantic_alignment_loss
 from taaf.training.schedule import cosine_factor, make_schedule
-from taaf.training.strategies.balance import LossOptions
+from taaf.training.strategies.options import LossOptions
 from taaf.training.strategies.scmrl import CrossModal
 from taaf.training.trainer import Trainer
 

@@ -17,11 +17,11 @@ from commands import assert_refused
 from small_graphs import CASES, random_spikes
 
 from taaf.deploy.report import Request, deploy
+from taaf.export.checkpointed import PROVEN, TrainedNetwork
 from taaf.export.frontend import float_graphs
 from taaf.export.passes import CompileReport, compile_graph
 from taaf.export.targets.netx.read import read_netx
 from taaf.export.targets.netx.write import write_netx
-from taaf.export.trained import PROVEN, TrainedNetwork
 from taaf.hw_sim.engine import Engine
 from taaf.models import zoo_path
 from taaf.models.checkpoint import load_model

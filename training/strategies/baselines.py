@@ -22,7 +22,8 @@ from taaf.models.heads.base import StepOutputs
 from taaf.models.network import MultimodalSnn
 from taaf.models.qat import freeze_statistics, is_frozen
 from taaf.training.losses import agl_loss, all_sum, true_class_score
-from taaf.training.strategies.balance import Balance, LossOptions, Watched
+from taaf.training.strategies.balance import Balance, Watched
+from taaf.training.strategies.options import LossOptions
 
 
 class OgmGe(Balance):
