@@ -39,7 +39,7 @@ def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> Non
     done = run_command(*command)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((out / "ablation.csv").read_text().splitlines()))
-    assert len(rows) == 22 and {r["balance"] for r in rows} == {"none", "taaf", "ogm_ge", "pmr", "agm"}
+    assert len(rows) == 22 and {r["balance"] for r in rows} == {"none", "taaf", "ogm_ge", "pmr", "agm", "cmci"}
     markdown = (out / "ablation.md").read_text()
     for method in {r["row"] for r in rows}:
         values = [float(r["test_fused_percent"]) for r in rows if r["row"] == method]

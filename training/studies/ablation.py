@@ -71,7 +71,7 @@ def table1() -> list[Cell]:
         cell("AGM", "concat", "agm", 0.0, 1.0),
         cell("WeightAttention", "weight_attention", "none", 0.0),
         cell("SCA", "sca", "none", 0.0),
-        cell("CMCI", "cmci", "none", 0.0),
+        cell("CMCI", "cmci", "cmci", 1.0),
         Cell("table1", TAAF, "accuracy", "concat", "taaf", "taaf", "learned"),
         Cell("table1", "TAAF, entropy floor 0.9", "accuracy", "concat", "taaf", "taaf", "learned", reading="floor"),
         Cell("table1", "TAAF, alpha detached", "accuracy", "concat", "taaf", "taaf", "learned", reading="detached"),
