@@ -110,3 +110,20 @@ def test_records_refuse_another_study(tmp_path: Path) -> None:
         records.add("k", {"two": 1})
     records.add("k", {"one": 1 / 3})
     assert Records(tmp_path / "y.csv", ("one",)).rows["k"]["one"] == "0.333333"
+
+
+def test_key_is_of_what_is_not_a_default() -> None:
+    """A setting that is added later with a default changes no key; every other difference does."""
+    values = from_dict({"loss": {"balance": "la"}, "head": {"attention": "uniform"}}).to_dict()
+    older = {**values, "loss": {k: v for k, v in values["loss"].items() if k != "readout_weight"}}
+    older["head"] = {k: v for k, v in values["head"].items() if k != "attention_weights"}
+    assert key_of(older) == key_of(values)
+    for table, name, value in (
+        ("loss", "beta", 2.0),
+        ("optimiser", "seed", 3),
+        ("head", "fusion", "sum"),
+        ("data", "set", "ead36-balanced"),
+    ):
+        assert key_of({**values, table: {**values[table], name: value}}) != key_of(values)
+    wider = {**values["branches"], "audio": {**values["branches"]["audio"], "hidden": 64}}
+    assert key_of({**values, "branches": wider}) != key_of(values)

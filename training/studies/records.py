@@ -6,12 +6,15 @@ import io
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from taaf.models.errors import DataError
 from taaf.models.files.writing import write_at_once
+from taaf.models.heads import find_head
+from taaf.training.config import TrainConfig
 
 MAX_BYTES = 1 << 26
 KEY, COMMIT = "key", "commit"
@@ -71,9 +74,19 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def key_of(values: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits of the SHA-256 of a configuration: trainings of equal configuration are one training."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+def key_of(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """12 hexadecimal digits of the SHA-256 of a configuration's settings that are not the defaults.
+
+    Trainings of equal configuration are one training. Defaults are left out, so that results stay known when a setting is added;
+    whoever changes what a default does has to begin the study anew.
+    """
+    defaults = {name: table for name, table in TrainConfig().to_dict().items() if name not in ("branches", "head")}
+    defaults["head"] = asdict(find_head(values["head"]["type"]).options_type())
+    told = {
+        name: {k: v for k, v in table.items() if k not in defaults.get(name, {}) or v != defaults[name][k]}
+        for name, table in values.items()
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=1)
