@@ -48,22 +48,21 @@ def _rows(y: torch.Tensor) -> torch.Tensor:
 def _repeated(per_channel: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """(C,) -> (R,): of every value of a row, what its channel has."""
     each = rows.shape[1] // len(per_channel)
-    return per_channel if each == 1 else per_channel[:, None].expand(-1, each).reshape(-1)
+    return per_channel.contiguous() if each == 1 else per_channel[:, None].expand(-1, each).reshape(-1)
 
 
 class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(y)
-        rows, parts = _rows(y), []
+        rows = _rows(y)
 
-        def some(y: Any) -> None:
+        def some(y: Any) -> torch.Tensor:
             sums = torch.zeros(2, rows.shape[1], dtype=torch.float64)
             norm.moments(y, *sums.numpy())
-            parts.append(sums)
+            return sums
 
-        over_first_axis(some, rows)
-        sums = sum(parts[1:], start=parts[0]) if parts else torch.zeros(2, rows.shape[1], dtype=torch.float64)
+        sums = torch.stack(over_first_axis(some, rows)).sum(0)
         total, square = sums if y.dim() == 2 else sums.view(2, y.shape[1], -1).sum(2)
         return total, square
 

@@ -56,12 +56,12 @@ def side_by_side(do: Callable[[A], T], items: Sequence[A], threads: int) -> list
     return found  # type: ignore[return-value]
 
 
-def in_parts(do: Callable[..., None], *arrays: Any, threads: int) -> None:
-    """``do(*arrays)`` on several threads, each with some of the first axis, along which all arrays are equally long."""
+def in_parts(do: Callable[..., T], *arrays: Any, threads: int) -> list[T]:
+    """``do(*arrays)`` on several threads, each with some of the first axis, along which all arrays are equally long; in order."""
     n = len(arrays[0])
     parts = max(1, min(n, threads, arrays[0].size // _ENOUGH))
     cuts = [n * k // parts for k in range(parts + 1)]
-    side_by_side(lambda k: do(*(a[cuts[k] : cuts[k + 1]] for a in arrays)), range(parts), parts)
+    return side_by_side(lambda k: do(*(a[cuts[k] : cuts[k + 1]] for a in arrays)), range(parts), parts)
 
 
 if hasattr(os, "register_at_fork"):
