@@ -175,7 +175,7 @@ def test_only_float32() -> None:
         slayer_lif(torch.zeros(1, 2, 3, dtype=torch.float64), SlayerLif(LifParameters(), 0.5, 1.0).fused)
 
 
-@pytest.mark.parametrize("shape", [(60, 16, 9, 9), (300, 24), (5, 3, 50, 50), (1, 1)])
+@pytest.mark.parametrize("shape", [(60, 16, 9, 9), (300, 24), (5, 3, 50, 50), (1, 1), (6, 1, 4, 4)])
 @pytest.mark.parametrize("same_layout", [True, False])
 def test_batch_norm_equals_torch(shape: tuple[int, ...], same_layout: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moments of values on a grid, the normalised values and all gradients, on every bit, whatever the gradient's layout."""
