@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
             "taaf-deploy --backend fast --early-exit --plot exit.png",
             "taaf-deploy --backend fast --report report.html",
             "taaf-deploy --backend fast --energy-study --plot study.svg",
+            "taaf-deploy --check-estimates",
             "taaf-deploy --backend fast --stream recording.npz --hop 4 --step-ms 60",
             "taaf-deploy --backend sim --stream tcp://127.0.0.1:7000",
             "taaf-deploy network.net --backend sim --input spikes.npy --output out.npy",
@@ -52,8 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="windows to run (default: sim 100, fast all; .net: all of --input, else sim 4, fast 16)",
     )
     parser.add_argument(
-        "--split", choices=["test", "human"],
-        help="test: synthetic speech of unseen voices (default); human: the same digits with recorded human speech",
+        "--split", choices=["test", "human", "human-klettres"],
+        help="test: synthetic speech of unseen voices (default); human: the same images with recorded human speech; "
+        "human-klettres: EAD-36 with that of Debian's klettres-data",
     )  # fmt: skip
     parser.add_argument(
         "--root", metavar="FOLDER", help="where the data set of the training lies, if it is not the shipped one"
@@ -71,6 +73,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--energy-study", action="store_true",
         help="compare with the paper's 18.5 and 49.91: who charges what, at which firing rate, over T and resolution",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check-estimates", action="store_true",
+        help="run nothing; print our energies and step times beside published measurements of Loihi chips, and how far they are off",
     )  # fmt: skip
     parser.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="picture of --early-exit (.png) or of --energy-study (.png, .svg)"
@@ -142,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace) -> int:
+    if args.check_estimates:
+        return _check_estimates(args)
     from tqdm import tqdm
 
     from taaf.models.files.writing import write_at_once
@@ -186,6 +194,19 @@ def _work(args: argparse.Namespace) -> int:
         other = "the executions disagree" if bare else "the backend disagrees with the trained model"
         print(f"taaf-deploy: error: {other} (see agreement)", file=sys.stderr)
         return 1
+    return 0
+
+
+def _check_estimates(args: argparse.Namespace) -> int:
+    """Print the measurements; nothing else can be asked for with them."""
+    from taaf.deploy.views.silicon import render_silicon, silicon_report
+
+    parser = build_parser()
+    for name, value in vars(args).items():
+        if name not in ("check_estimates", "json", "quiet", "verbose", "debug") and value != parser.get_default(name):
+            option = "a bundle" if name == "bundle" else f"--{name.replace('_', '-')}"
+            raise ConfigError(f"--check-estimates: runs nothing, found {option} {value}; leave one of the two out")
+    print(json.dumps(silicon_report()) if args.json else render_silicon())
     return 0
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from taaf.export.limits import check_limits
 from taaf.export.targets.netx.read import read_netx_file
 from taaf.hw_sim.counters import count, dense_macs
-from taaf.hw_sim.energy import energies
+from taaf.hw_sim.energy import energies, quantities
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.measurements.loihi2_range import loihi2_range
 from taaf.hw_sim.reference import run_reference
 from taaf.models.errors import BundleError, ConfigError, DataError
 from taaf.models.files.npz import read_npy, read_npz
@@ -94,6 +95,7 @@ def deploy_net(request: NetRequest, tick: Callable[[int], Any], started: Callabl
         "totals": {**totals, "spikes_in": int(engine.activity.spikes[graph.input.name].sum())},
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
+        "energy_ranges": [loihi2_range().of(quantities(counts, n), steps)],
     }  # fmt: skip
     if request.study:
         from taaf.deploy.studies.energy_study import energy_study

@@ -16,8 +16,9 @@ from taaf.export.bundle.reader import Bundle, read_bundle, relay_channels
 from taaf.export.netx_bundle import BUNDLED
 from taaf.hw_sim.counters import LayerCounts, count
 from taaf.hw_sim.early_exit import anytime_logits, cut, exit_steps
-from taaf.hw_sim.energy import energies, load_chip
+from taaf.hw_sim.energy import energies, load_chip, quantities
 from taaf.hw_sim.engine import Engine
+from taaf.hw_sim.measurements.loihi2_range import loihi2_range
 from taaf.hw_sim.reference import run_reference
 from taaf.hw_sim.study import of_papers_size
 from taaf.models.errors import ConfigError
@@ -222,7 +223,8 @@ def _origin(bundle: Bundle, source: Source) -> str:
 
 def _trained(bundle: Bundle) -> str:
     source = str(bundle.manifest["golden"].get("source", "SLAYER"))
-    return "trained model (SLAYER forward, recorded at export)" if source.startswith("SLAYER") else source
+    form = "" if source.startswith("SLAYER") else "our form of the "
+    return f"trained model ({form}SLAYER forward, recorded at export)" if "SLAYER" in source else source
 
 
 def _fused(logits: dict[str, np.ndarray], n: int) -> np.ndarray:
@@ -281,6 +283,7 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
         "encoder_macs_per_window": encoder_macs,
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
+        "energy_ranges": [loihi2_range().of(quantities(counts, n), bundle.window_steps)],
         "paper": {
             **load_chip("taaf_paper"),
             "same_size": bool(encoder_macs) and of_papers_size(ann_macs + sum(encoder_macs.values())),

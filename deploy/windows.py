@@ -19,7 +19,7 @@ from taaf.models.files.writing import write_at_once
 from taaf.models.host_head import softmax
 from taaf.training.config import from_dict, with_root
 from taaf.training.datasets.arrays import read_windows
-from taaf.training.sources import Windows, open_windows
+from taaf.training.sources import RECORDED, Windows, open_windows
 
 MAX_BYTES = 1 << 30
 
@@ -46,8 +46,8 @@ def windows_of(bundle: Bundle, source: Source) -> tuple[Windows, bool]:
     if source.input is not None:
         return _of_file(bundle, source.input), False
     data = bundle.manifest.get("data", {})
-    if source.split != "test" and data.get("set", "ead-mini") != "ead-mini":
-        raise ConfigError(f"--split {source.split}: {data.get('set')} has no such split; allowed test")
+    if source.split != "test" and source.split not in (more := RECORDED.get(bundle.data_set, ())):
+        raise ConfigError(f"--split {source.split}: {bundle.data_set} has no such split; allowed {', '.join(('test', *more))}")
     if data.get("set") == BUNDLED:
         return _of_bundle(bundle, str(data.get("file"))), True
     known = bundle.golden["labels"]

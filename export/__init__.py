@@ -11,11 +11,11 @@ from taaf.models.shell.face import lazy_face
 
 if TYPE_CHECKING:
     from taaf.export.bundle.reader import Bundle, read_bundle
+    from taaf.export.checkpointed import TrainedNetwork
     from taaf.export.netx_bundle import ExportResult, export_netx
     from taaf.export.own import record_network, to_bundle
     from taaf.export.passes import compile_graph
     from taaf.export.recorded import RecordedNetwork
-    from taaf.export.trained import TrainedNetwork
 
 __all__ = [
     "Bundle",
@@ -35,7 +35,7 @@ __getattr__, __dir__ = lazy_face(
         "to_bundle": "taaf.export.own",
         "record_network": "taaf.export.own",
         "RecordedNetwork": "taaf.export.recorded",
-        "TrainedNetwork": "taaf.export.trained",
+        "TrainedNetwork": "taaf.export.checkpointed",
         "ExportResult": "taaf.export.netx_bundle",
         "export_netx": "taaf.export.netx_bundle",
         "read_bundle": "taaf.export.bundle.reader",

@@ -5,7 +5,7 @@ import numpy as np
 from taaf.export.intervals import saturation_problems
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Graph, Lif, RecurrentDense
-from taaf.models.qat import WEIGHT_MAX, WEIGHT_MIN
+from taaf.models.lif import WEIGHT_MAX, WEIGHT_MIN
 
 V_TH_MAX = 131_071  # 17 bits
 BIAS_MIN, BIAS_MAX = -4096, 4095  # 13-bit mantissa, exponent 6

@@ -29,11 +29,17 @@ from taaf.models.host_head import HeadOutput
 from taaf.models.ir import Graph
 from taaf.models.shell.packages import installed_versions
 
+_EAD36 = {
+    "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
+    "audio": "place code of 24 log-mel bands on the host: at most one of 4 channels per band and frame, two frames per step",
+}
 ENCODERS = {
     "ead-mini": {
         "event": "binary ON/OFF events per pixel and time bin (2 x 34 x 34), straight to the chip",
         "audio": "place code of 40 log-mel bands on the host: at most one of 4 channels per band and step",
-    }
+    },
+    "ead36-balanced": _EAD36,
+    "ead36-imbalanced": _EAD36,
 }
 BINNED = "events per channel and time bin, straight to the chip"  # the sets on disk are events already
 CONVOLVED = "8-bit input levels, convolution and LIF on the host, in integers; their spikes go to the chip"
@@ -130,7 +136,8 @@ def export_netx(
         np.savez_compressed(stage / "golden.npz", **found["golden"])
 
     def check(stage: Path) -> None:
-        first = "SLAYER forward = " if trained.proven_by.startswith("SLAYER") else ""
+        form = "" if trained.proven_by.startswith("SLAYER") else "our form of the "
+        first = f"{form}SLAYER forward = " if "SLAYER" in trained.proven_by else ""
         say(f"verifying on every window: {first}integer reference = engine on the re-read files")
         found["checks"] = _verify(trained, stage, unlowered, compiled, inputs, report, quiet, say)
         found["lava"] = _verify_on_lava(stage, verify_lava) if verify_lava else None
@@ -164,6 +171,11 @@ def guarded_chains(chains: dict[str, Graph], window: int, report: CompileReport)
     """Chains whose windows may follow each other: with guard steps where spikes wait in synapses (recurrence, delays).
 
     Where that has no form for one branch, no branch gets guard steps, and every window runs alone.
+
+    Raises
+    ------
+    LimitExceededError
+        If a window cannot run alone either: biases would make spikes in a recurrence or a delay before it starts.
     """
     try:
         first = {m: with_guard(chain, window) for m, chain in chains.items()}
@@ -174,6 +186,8 @@ def guarded_chains(chains: dict[str, Graph], window: int, report: CompileReport)
                 report.say(line)
         return found
     except LimitExceededError as error:
+        for chain in chains.values():
+            check_limits(chain, pipelined=False, state=False)
         report.say(f"guard: none, so every window runs alone on Lava: {error}")
         return {m: GuardedChain(chain, window, 0, 0) for m, chain in chains.items()}
 
@@ -200,7 +214,7 @@ def _encoder_entry(name: str, encoder: HostEncoder | None, data_set: str) -> dic
 
 def analyse_checked(graph: Graph, window: int, allow_saturation: bool, report: CompileReport) -> list[LayerIntervals]:
     """Refuse what is beyond the limits; say what is proven of each layer and what saturation was allowed for."""
-    check_limits(graph, pipelined=not graph.has_memory, window_steps=window, allow_saturation=allow_saturation)
+    check_limits(graph, pipelined=False, fill=False, window_steps=window, allow_saturation=allow_saturation)
     rows = analyse(graph, window)
     for row in rows:
         report.say(str(row))

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from taaf.export.trained import Traced, TrainedNetwork, blocks_of
+from taaf.export.checkpointed import TrainedNetwork
+from taaf.export.trained import Traced, blocks_of
 from taaf.models.checkpoint import FORMAT, VERSION, read_checkpoint
 from taaf.models.config import MAX_STEPS, MODALITY
 from taaf.models.encoder import HostEncoder

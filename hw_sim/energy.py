@@ -1,10 +1,11 @@
 """Energy from counted operations under named conventions; every constant is data with a source (``chips/*.toml``).
 
-There is no Loihi 2 convention: no official energy per operation exists for it.
+There is no Loihi 2 convention: no official energy per operation exists for it. What exists is a range derived from published
+measurements of other networks, `taaf.hw_sim.measurements.loihi2_range`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,11 @@ def energies(counts: Sequence[LayerCounts], n_windows: int, ann_macs: int) -> li
     ann_macs : int
         Multiply-accumulates of the ANN twin per window.
     """
-    per_window = quantities(counts, n_windows)
+    return energies_of(quantities(counts, n_windows), ann_macs)
+
+
+def energies_of(per_window: Mapping[str, float], ann_macs: int = 0) -> list[Energy]:
+    """Every convention applied to operations per window, named as `quantities` names them."""
     found = []
     for name in CONVENTIONS:
         chip = load_chip(name)

@@ -3,7 +3,8 @@
 Cores are taken in the order of the layers, and within a layer by channel, row and column of their tile. They fill the
 tiles (routers) of a chip along a snake: east along the first row, west along the next, and so on, so that cores that
 follow each other are neighbours. Chips are filled one after another, and lie on the plane along a snake of their own,
-``ceil(sqrt(n))`` in a row. Coordinates are routers: x counts eastwards, y northwards.
+``ceil(sqrt(n))`` in a row. Coordinates are routers: x counts eastwards, y northwards. Where spikes are known,
+`taaf.hw_sim.mapper.placing` goes on from here.
 """
 
 import math

@@ -9,7 +9,7 @@ and each quantity is either fixed by the architecture (multiply-accumulates, neu
 
     r = (figure - fixed) / slope.
 
-Constants come from ``chips/*.toml``, with their sources. There is no Loihi 2 reading: no official energy exists for it.
+Constants come from ``chips/*.toml``, with their sources. There is no Loihi 2 reading: no official energy per operation exists.
 """
 
 import math

@@ -13,6 +13,7 @@ from taaf.models.files.placeholders import naming_placeholders
 from taaf.models.files.recognise import recognised
 from taaf.models.files.torch_archive import read_tensor_archive
 from taaf.models.files.writing import write_at_once
+from taaf.models.heads import as_stored
 from taaf.models.network import MultimodalSnn
 
 FORMAT = "taaf-checkpoint"
@@ -50,7 +51,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a taaf checkpoint ({what}); `taaf-train` writes one")
     if content.get("version") not in READABLE:
         raise CheckpointError(f"{path}: checkpoint version {content.get('version')!r}; this taaf reads {READABLE}")
-    return content if content["version"] == VERSION else _of_version_2(path, content)
+    found = content if content["version"] == VERSION else _of_version_2(path, content)
+    config = found.get("config")
+    if isinstance(config, dict) and "head" in config:
+        found = found | {"config": config | {"head": as_stored(config["head"])}}
+    return found
 
 
 def _of_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -5,25 +5,19 @@ logits of all modalities together and of each alone, (N, T, C) each. Only operat
 share are used; what differs between the two libraries is passed in as `Ops`. Training runs these functions on torch
 float32, the deployed host head on NumPy float64.
 
-Linear maps are stored as (out, in) like torch's: ``linear(h, W, b) = h W^T + b``.
+The parts they share are in `taaf.models.fusion_parts`; fusions with neurons of their own in `taaf.models.spiking_fusion`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from taaf.models.fusion_parts import ALONE, Shapes, Sizes, classifier, linear, of_each, ordinal, total
 from taaf.models.heads.base import Arrays, Ops
+from taaf.models.spiking_fusion import cmci, cmci_shapes, misnet, misnet_shapes, sca, sca_shapes
 
-Sizes = Sequence[int]  # feature neurons F_m of every modality
 SPIKING_GRID = 64  # weights in front of a spiking fusion neuron are multiples of 1/64: exact sums in any order
 SPIKING_LIMIT = 4.0
-SCA_HEADS = 8
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-
-
-def ordinal(index: int) -> str:
-    """Name of the ``index``-th modality (from 0) in the names of arrays."""
-    return _ORDINALS[index] if index < len(_ORDINALS) else f"branch{index + 1}"
 
 
 @dataclass(frozen=True)
@@ -44,27 +38,34 @@ class Fusion:
         Defined for two modalities.
     equal_sizes : bool
         All modalities must have as many features.
+    spikes_in : bool
+        Its classifier sees spikes only, so that on a grid its sums are exact in any order and may drive neurons.
+    additive : bool
+        The joint output is the sum of the single ones, ``O_f = sum_m O_m``.
     """
 
-    shapes: Callable[[Sizes, int], dict[str, tuple[int, ...]]]
+    shapes: Callable[[Sizes, int], Shapes]
     outputs: Callable[[Ops, Arrays, list[Any]], list[Any]]
     source: str
     uses: int = 1
     pairs_only: bool = False
     equal_sizes: bool = True
+    spikes_in: bool = False
+    additive: bool = False
 
     def problem(self, sizes: Sizes) -> str | None:
         """Why it cannot fuse modalities of these sizes, or None."""
         if self.pairs_only and len(sizes) != 2:
             return f"is defined for two branches, found {len(sizes)}; allowed for any number: {', '.join(any_number())}"
         if self.equal_sizes and len(set(sizes)) > 1:
-            return f"needs branches of one size, found {', '.join(map(str, sizes))} features; allowed: concat, sum_separate"
+            allowed = [n for n, f in FUSIONS.items() if not f.equal_sizes and (len(sizes) == 2 or not f.pairs_only)]
+            return f"needs branches of one size, found {', '.join(map(str, sizes))} features; allowed: {', '.join(allowed)}"
         return None
 
     def n_macs(self, sizes: Sizes, classes: int) -> int:
-        """Dense multiply-accumulates of one step: the sizes of the weight matrices, times `uses`."""
-        weights = (shape for shape in self.shapes(sizes, classes).values() if len(shape) == 2)
-        return (self.uses or len(sizes)) * sum(shape[0] * shape[1] for shape in weights)
+        """Dense multiply-accumulates of one fused step: the sizes of the weight matrices that it reads, times `uses`."""
+        read = (shape for name, shape in self.shapes(sizes, classes).items() if len(shape) == 2 and ALONE not in name)
+        return (self.uses or len(sizes)) * sum(shape[0] * shape[1] for shape in read)
 
 
 def any_number() -> list[str]:
@@ -72,10 +73,9 @@ def any_number() -> list[str]:
     return [name for name, fusion in FUSIONS.items() if not fusion.pairs_only]
 
 
-def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """``x W^T + b`` over the last axis."""
-    y = x @ weight.T
-    return y if bias is None else y + bias
+def additive() -> list[str]:
+    """Fusions whose joint output is the sum of the single ones."""
+    return [name for name, fusion in FUSIONS.items() if fusion.additive]
 
 
 def by_silence(joint: Callable[..., Any]) -> Callable[[Ops, Arrays, list[Any]], list[Any]]:
@@ -88,39 +88,32 @@ def by_silence(joint: Callable[..., Any]) -> Callable[[Ops, Arrays, list[Any]], 
     return outputs
 
 
-def _total(terms: list[Any]) -> Any:
-    found = terms[0]
-    for term in terms[1:]:
-        found = found + term
-    return found
-
-
 def _concat(_ops: Ops, p: Arrays, hs: list[Any]) -> list[Any]:
     """O_f = W [h_1, ..., h_M] + b,  O_m = W_m h_m + b / M (arXiv 2505.14535, Eq. 4, M = 2)."""
     weight, bias, parts, at = p["classifier_weight"], p["classifier_bias"], [], 0
     for h in hs:
         parts.append(linear(h, weight[:, at : at + h.shape[-1]]))
         at += h.shape[-1]
-    return [_total(parts) + bias, *(part + bias / len(hs) for part in parts)]
+    return [total(parts) + bias, *(part + bias / len(hs) for part in parts)]
 
 
 def _sum_shared(_ops: Ops, p: Arrays, hs: list[Any]) -> list[Any]:
     """O_f = W sum_m h_m + b,  O_m = W h_m + b / M."""
     parts, bias = [linear(h, p["classifier_weight"]) for h in hs], p["classifier_bias"]
-    return [_total(parts) + bias, *(part + bias / len(hs) for part in parts)]
+    return [total(parts) + bias, *(part + bias / len(hs) for part in parts)]
 
 
 def _sum_separate(_ops: Ops, p: Arrays, hs: list[Any]) -> list[Any]:
     """O_m = W_m h_m + b_m,  O_f = sum_m O_m."""
     parts = [linear(h, p[f"{ordinal(i)}_weight"], p[f"{ordinal(i)}_bias"]) for i, h in enumerate(hs)]
-    return [_total(parts), *parts]
+    return [total(parts), *parts]
 
 
 def _softmax_gated(ops: Ops, p: Arrays, *hs: Any) -> Any:
     """g = softmax_m(w_m h_m + b_m);  O = W sum_m g_m h_m + b."""
     scores = [linear(h, p[f"{ordinal(i)}_gate_weight"], p[f"{ordinal(i)}_gate_bias"])[..., 0] for i, h in enumerate(hs)]
     gate = ops.softmax(ops.stack(scores))
-    mixed = _total([gate[..., i : i + 1] * h for i, h in enumerate(hs)])
+    mixed = total([gate[..., i : i + 1] * h for i, h in enumerate(hs)])
     return linear(mixed, p["classifier_weight"], p["classifier_bias"])
 
 
@@ -147,77 +140,52 @@ def _weight_attention(ops: Ops, p: Arrays, first: Any, second: Any) -> Any:
     return linear(ops.concatenate(gated), p["classifier_weight"], p["classifier_bias"])
 
 
-def _sca(ops: Ops, p: Arrays, first: Any, second: Any) -> Any:
-    """q = LIF(W_q h_own), k, v = LIF(W_k,v h_other);  x = LIF(W_o LIF(0.25 (q k^T) v)) replaces h_own."""
-    crossed = []
-    for name, own, other in (("first", first, second), ("second", second, first)):
-        weight = {k: ops.on_grid(p[f"{name}_{k}_spiking_weight"]) for k in ("q", "k", "v", "o")}
-        q, k, v = (ops.lif(linear(x, weight[w])) for x, w in ((own, "q"), (other, "k"), (other, "v")))
-        heads = [_heads(x) for x in (q, k, v)]  # each (N, heads, T, F / heads)
-        mixed = 0.25 * (heads[0] @ heads[1].swapaxes(2, 3) @ heads[2])
-        mixed = ops.lif(mixed.swapaxes(1, 2).reshape(own.shape))
-        crossed.append(ops.lif(linear(mixed, weight["o"])))
-    return linear(ops.concatenate(crossed), p["classifier_weight"], p["classifier_bias"])
-
-
-def _heads(x: Any) -> Any:
-    n, steps, features = x.shape
-    count = SCA_HEADS if features % SCA_HEADS == 0 else 1
-    return x.reshape(n, steps, count, features // count).swapaxes(1, 2)
-
-
-def _cmci(ops: Ops, p: Arrays, *hs: Any) -> Any:
-    """z = LIF(sum_m W_m h_m);  O = W z + b."""
-    current = _total([linear(h, ops.on_grid(p[f"{ordinal(i)}_spiking_weight"])) for i, h in enumerate(hs)])
-    return linear(ops.lif(current), p["classifier_weight"], p["classifier_bias"])
-
-
-def _weight_attention_shapes(s: Sizes, c: int) -> dict[str, tuple[int, ...]]:
+def _weight_attention_shapes(s: Sizes, c: int) -> Shapes:
     f = s[0]
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: Shapes = {}
     for name in ("first", "second"):
         shapes |= {f"{name}_squeeze_weight": (f, 2 * f), f"{name}_squeeze_bias": (f,)}
         shapes |= {f"{name}_score_weight": (1, f), f"{name}_score_bias": (1,)}
-    return shapes | _classifier(2 * f, c)
+    return shapes | classifier(2 * f, c)
 
 
-def _gated_shapes(s: Sizes, c: int) -> dict[str, tuple[int, ...]]:
+def _gated_shapes(s: Sizes, c: int) -> Shapes:
     f = s[0]
-    return {"gate_weight": (f, f), "gate_bias": (f,), "value_weight": (f, f), "value_bias": (f,), **_classifier(f, c)}
-
-
-def _of_each(s: Sizes, shapes: Callable[[int], dict[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
-    """The arrays of every modality, named after its place."""
-    return {f"{ordinal(i)}_{name}": shape for i, f in enumerate(s) for name, shape in shapes(f).items()}
-
-
-def _classifier(n_in: int, classes: int) -> dict[str, tuple[int, ...]]:
-    return {"classifier_weight": (classes, n_in), "classifier_bias": (classes,)}
+    return {"gate_weight": (f, f), "gate_bias": (f,), "value_weight": (f, f), "value_bias": (f,), **classifier(f, c)}
 
 
 FUSIONS: dict[str, Fusion] = {
     "concat": Fusion(
-        lambda s, c: _classifier(sum(s), c), _concat, "arXiv 2505.14535, Eq. 4; for M modalities ours", equal_sizes=False
+        lambda s, c: classifier(sum(s), c),
+        _concat,
+        "arXiv 2505.14535, Eq. 4; for M modalities ours",
+        equal_sizes=False,
+        additive=True,
+        spikes_in=True,
     ),
     "sum": Fusion(
-        lambda s, c: _classifier(s[0], c),
+        lambda s, c: classifier(s[0], c),
         _sum_shared,
         "arXiv 2505.14535 names it; shared head with a part of the bias each is our reading",
         uses=0,
+        spikes_in=True,
+        additive=True,
     ),
     "sum_separate": Fusion(
-        lambda s, c: _of_each(s, lambda f: {"weight": (c, f), "bias": (c,)}),
+        lambda s, c: of_each(s, lambda f: {"weight": (c, f), "bias": (c,)}),
         _sum_separate,
         "SumFusion of OGM-GE (CVPR 2022): a head per modality",
         equal_sizes=False,
+        spikes_in=True,
+        additive=True,
     ),
     "softmax_gated": Fusion(
-        lambda s, c: _of_each(s, lambda f: {"gate_weight": (1, f), "gate_bias": (1,)}) | _classifier(s[0], c),
+        lambda s, c: of_each(s, lambda f: {"gate_weight": (1, f), "gate_bias": (1,)}) | classifier(s[0], c),
         by_silence(_softmax_gated),
         "ours: a softmax over the modalities, per step, weighs their features",
     ),
     "film": Fusion(
-        lambda s, c: {"film_weight": (2 * s[0], s[0]), "film_bias": (2 * s[0],), **_classifier(s[0], c)},
+        lambda s, c: {"film_weight": (2 * s[0], s[0]), "film_bias": (2 * s[0],), **classifier(s[0], c)},
         by_silence(_film),
         "FiLM of OGM-GE (CVPR 2022): audio modulates the other modality",
         pairs_only=True,
@@ -235,17 +203,30 @@ FUSIONS: dict[str, Fusion] = {
         pairs_only=True,
     ),
     "sca": Fusion(
-        lambda s, c: _of_each(s, lambda f: {f"{k}_spiking_weight": (f, f) for k in "qkvo"}) | _classifier(sum(s), c),
-        by_silence(_sca),
+        sca_shapes,
+        by_silence(sca),
         "spiking cross attention (SMMT) as in S-CMRL's comparison code; ours: the time steps are the tokens, 8 heads, no batch "
         "norm, tau 0.5, weights on a 1/64 grid, concatenation",
         pairs_only=True,
+        spikes_in=True,
     ),
     "cmci": Fusion(
-        lambda s, c: _of_each(s, lambda f: {"spiking_weight": (s[0], f)}) | _classifier(s[0], c),
-        by_silence(_cmci),
-        "cross-modality current integration (ICONIP 2023) as in S-CMRL's comparison code; ours: no spiking MLP behind it, the "
-        "single-modality outputs by silencing, tau 0.5, weights on a 1/64 grid",
+        cmci_shapes,
+        cmci,
+        "cross-modality current integration (ICONIP 2023) as in S-CMRL's comparison code: three heads, the fused one on the common "
+        'neuron, one per modality on its own features, trained with `balance = "cmci"`; ours: no spiking MLP behind the neuron and '
+        "the features, no bias in the currents, tau 0.5, weights on a 1/64 grid; more than two modalities",
+    ),
+    "misnet": Fusion(
+        misnet_shapes,
+        misnet,
+        'interaction cell of ISNet (public code SinoLeu/ISNet), trained with `balance = "misnet"`: MLIF with both potentials halved '
+        "in the comparison, soft reset, spikes added to the cell's input, a head per output. As in the paper the currents are a "
+        "projection of the features (the code computes it and then feeds the features themselves). Ours: one cell behind the "
+        "branches, weights on a 1/64 grid, no batch norm. Not built, MISNET-L and -XL: cells between the convolution stages of both "
+        "branches, their complementary LIF (CLIF) neurons and spike-element-wise blocks, dropout, average pooling",
+        pairs_only=True,
+        equal_sizes=False,
     ),
 }
 

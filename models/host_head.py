@@ -41,14 +41,25 @@ def leading_probability(logits: np.ndarray) -> np.ndarray:
     return softmax(logits).max(axis=-1)
 
 
-def host_lif(current: np.ndarray) -> np.ndarray:
-    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, ...)."""
+def host_lif(current: np.ndarray, at_threshold: bool = False) -> np.ndarray:
+    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1, ``at_threshold``: where v >= 1. Both are (N, T, ...)."""
     out = np.zeros_like(current)
     voltage = np.zeros_like(current[:, 0])
     for step in range(current.shape[1]):
         voltage = _TAU * voltage + current[:, step]
-        out[:, step] = voltage > _THRESHOLD
+        out[:, step] = voltage >= _THRESHOLD if at_threshold else voltage > _THRESHOLD
         voltage = voltage * (1 - out[:, step])
+    return out
+
+
+def host_mlif(current: np.ndarray) -> np.ndarray:
+    """``v <- v / 2 + I(t)``; a spike and ``v <- v - 1`` where v / 2 >= 1. Current and spikes are (N, T, ...)."""
+    out = np.zeros_like(current)
+    voltage = np.zeros_like(current[:, 0])
+    for step in range(current.shape[1]):
+        voltage = _TAU * voltage + current[:, step]
+        out[:, step] = 0.5 * voltage >= _THRESHOLD
+        voltage = voltage - out[:, step]
     return out
 
 
@@ -77,6 +88,7 @@ NUMPY_OPS = Ops(
     softmax=softmax,
     on_grid=lambda x: np.round(np.clip(x, -SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID,
     lif=host_lif,
+    mlif=host_mlif,
     over_steps=_over_steps,
     whole_steps=_whole_steps,
 )

@@ -1,7 +1,7 @@
 """Which Python has Lava: lava-nc 0.10.0 and lava-dl 0.6.0 are their last releases and end at 3.10.
 
-Training and the export's proof (SLAYER), and the backends ``sim`` and ``loihi2`` need them. Everything else (the IR and its
-passes, writing and reading NetX, the exact engine, ``--backend fast``, reports, pictures) runs on newer Pythons too.
+Networks of one's own made of SLAYER parts, and the backends ``sim`` and ``loihi2`` need them. Everything else (training, exports of
+what was trained, the IR and its passes, the exact engine, ``--backend fast``, reports, pictures) runs on newer Pythons too.
 """
 
 import sys

@@ -12,13 +12,15 @@ frozen, y is what the chip computes, bit for bit.
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-WEIGHT_MIN, WEIGHT_MAX = -256, 254  # even integers: 8-bit mantissa, exponent 1
-BIAS_LIMIT = 4095  # 13-bit signed mantissa, symmetric
+from taaf.models.fused_norm import moments, normalise
+from taaf.models.lif import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
+
 EPS = 1e-5
 _MOMENTUM = 0.1
 GAIN_MIN = 0.05
@@ -35,16 +37,38 @@ def batch_moments(y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     The sums are taken in float64: y lies on a dyadic grid for binary inputs, so they do not depend on how the batch is
     spread over ranks.
     """
-    over = [d for d in range(y.dim()) if d != 1]
-    wide = y.double()
-    n = torch.full((1,), y.numel() // y.shape[1], dtype=torch.float64, device=y.device)
-    sums = torch.cat([wide.sum(over), (wide * wide).sum(over), n])
+    n = y.numel() // y.shape[1]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         from torch.distributed.nn.functional import all_reduce
 
-        sums = all_reduce(sums)
-    mean, square = (sums[:-1] / sums[-1]).chunk(2)
+        everywhere = all_reduce(torch.cat([*moments(y), torch.full((1,), n, dtype=torch.float64, device=y.device)]))
+        mean, square = (everywhere[:-1] / everywhere[-1]).chunk(2)
+    else:
+        mean, square = (total / n for total in moments(y))
     return mean.to(y.dtype), (square - mean * mean).clamp_min(0).to(y.dtype)
+
+
+class _EvenIntegers(torch.autograd.Function):
+    """``2 round(x)`` for ``x = clip(w scale v_th / 2)``, with the identity as the rounding's derivative; scale (C,) or None."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, scale: torch.Tensor | None, v_th: int) -> torch.Tensor:
+        by = None if scale is None else scale.reshape(-1, *[1] * (weight.dim() - 1))
+        x = (weight if by is None else weight * by) * (v_th / 2)
+        ctx.v_th = v_th
+        ctx.save_for_backward(weight, by, (x >= WEIGHT_MIN / 2) & (x <= WEIGHT_MAX / 2))
+        return x.clamp_(WEIGHT_MIN / 2, WEIGHT_MAX / 2).round_().mul_(2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        weight, by, inside = ctx.saved_tensors
+        grad = torch.where(
+            inside, grads[0] * ctx.v_th, grads[0].new_zeros(())
+        )  # in the order of `inside`, in which it is summed
+        if by is None:
+            return grad, None, None
+        to_scale = (grad * weight).sum(list(range(1, weight.dim()))) if ctx.needs_input_grad[1] else None
+        return grad.mul_(by), to_scale, None
 
 
 class QatSynapse(nn.Module):
@@ -73,10 +97,10 @@ class QatSynapse(nn.Module):
         sigma = torch.sqrt(self.running_var.double() + EPS)
         return (self.gain.clamp_min(GAIN_MIN).double() / sigma).to(self.gain.dtype)
 
-    def integer_weight(self) -> torch.Tensor:
-        """Folded weight as even integers in [-256, 254] (float tensor, differentiable)."""
-        scale = self.fold_scale().reshape(-1, *[1] * (self.weight.dim() - 1))
-        return 2 * round_ste((self.weight * scale * self.v_th_mant / 2).clamp(WEIGHT_MIN / 2, WEIGHT_MAX / 2))
+    def integer_weight(self, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """Folded weight as even integers in [-256, 254] (float tensor, differentiable); ``scale``: `fold_scale`, if it is known."""
+        found: torch.Tensor = _EvenIntegers.apply(self.weight, self.fold_scale() if scale is None else scale, self.v_th_mant)
+        return found
 
     def integer_bias(self) -> torch.Tensor:
         """Folded bias as integers in [-4095, 4095] (float tensor, differentiable)."""
@@ -84,17 +108,18 @@ class QatSynapse(nn.Module):
         return round_ste(bias.clamp(-BIAS_LIMIT, BIAS_LIMIT))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.linear(x, self.integer_weight() / self.v_th_mant)
-        shape = (1, -1, *[1] * (y.dim() - 2))
+        scale = self.fold_scale()
+        y = self.linear(x, self.integer_weight(scale) / self.v_th_mant)
         if self.frozen or not self.training:
+            shape = (1, -1, *[1] * (y.dim() - 2))
+            # the bias scales anew: its gradient for the gain is rounded apart from the weight's
             return y + (self.integer_bias() / self.v_th_mant).reshape(shape)
         mean, var = batch_moments(y)
         with torch.no_grad():
-            scale = self.fold_scale()
             self.running_mean += _MOMENTUM * (mean / scale - self.running_mean)
             self.running_var += _MOMENTUM * (var / scale**2 - self.running_var)
         gain = self.gain.clamp_min(GAIN_MIN) / torch.sqrt(var + EPS)
-        return (y - mean.reshape(shape)) * gain.reshape(shape) + self.offset.reshape(shape)
+        return normalise(y, mean, gain, self.offset)
 
 
 def _random_weight(*shape: int) -> torch.Tensor:
@@ -136,7 +161,8 @@ class QatRecurrent(QatDense):
 
     def integer_recurrent_weight(self) -> torch.Tensor:
         """Recurrent weight as even integers in [-256, 254] (float tensor, differentiable)."""
-        return 2 * round_ste((self.weight_rec * self.v_th_mant / 2).clamp(WEIGHT_MIN / 2, WEIGHT_MAX / 2))
+        found: torch.Tensor = _EvenIntegers.apply(self.weight_rec, None, self.v_th_mant)
+        return found
 
 
 def over_time(synapse: Callable[[torch.Tensor], torch.Tensor], spikes: torch.Tensor) -> torch.Tensor:

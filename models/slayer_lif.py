@@ -3,13 +3,12 @@
     u(t) = tau u(t-1) + I(t),   a(t) = 1 if u(t) > V_th else 0,   u(t) <- u(t) (1 - a(t))
 
 SLAYER runs it on integers (state scale 2^12 = 64 x 64) with the decay of the chip; the forward here *is* what the
-chip does. lava-dl is imported when a neuron is built, not when this module is imported. Without lava-dl networks can be
-built, loaded and compiled; only their forward pass is refused.
+chip does. Training runs our form of it (`taaf.models.fused_lif`), bit-equal to lava-dl's and without lava-dl; proofs run
+lava-dl's own where it is installed (`prove_by_lava_dl`).
 """
 
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -17,29 +16,13 @@ import torch
 from torch import nn
 
 from taaf.models.errors import BackendUnavailableError
+from taaf.models.fused_lif import SlayerNeuron, slayer_lif, slayer_recurrent
 from taaf.models.lava_python import lava_remedy
+from taaf.models.lif import LifParameters
 from taaf.models.shell.pictures import allow_matplotlib
 
 W_SCALE = 64  # SLAYER's weight scale: one weight unit on the chip is 1/64 in SLAYER
-
-
-@dataclass(frozen=True)
-class LifParameters:
-    """Chip-side parameters of one LIF population (NetX names).
-
-    Attributes
-    ----------
-    i_decay : int
-        Current decay, 1..4096; 4096 means no current memory (the paper's Eq. 1).
-    v_decay : int
-        Voltage decay, 0..4096; ``tau = 1 - v_decay / 4096``, so tau 0.5 is 2048.
-    v_th_mant : int
-        Threshold mantissa, 1..131071; the neuron fires when ``v > v_th_mant * 64``.
-    """
-
-    i_decay: int = 4096
-    v_decay: int = 2048
-    v_th_mant: int = 64
+_TAU_MULT, _SCALE_MULT = 100, 0.1  # lava-dl's TAU_RHO_MULT and SCALE_RHO_MULT
 
 
 def require_lava_dl() -> None:
@@ -50,23 +33,16 @@ def require_lava_dl() -> None:
             warnings.simplefilter("ignore")
             import lava.lib.dl.slayer  # noqa: F401
     except Exception as error:
-        raise BackendUnavailableError(
-            f"lava-dl (SLAYER), which trains and proves exports against its forward pass, cannot be imported: {error}; "
-            f"{lava_remedy()}"
-        ) from error
+        raise BackendUnavailableError(f"lava-dl (SLAYER) cannot be imported: {error}; " f"{lava_remedy()}") from error
 
 
-class _DecaysOnly(nn.Module):
-    """Stands where SLAYER's neuron would: keeps what checkpoints store of it, and refuses to run."""
+class _Decays(nn.Module):
+    """What checkpoints store of SLAYER's neuron."""
 
     def __init__(self, parameters: LifParameters) -> None:
         super().__init__()
         self.current_decay = nn.Parameter(torch.tensor([float(parameters.i_decay)]), requires_grad=False)
         self.voltage_decay = nn.Parameter(torch.tensor([float(parameters.v_decay)]), requires_grad=False)
-
-    def forward(self, current: torch.Tensor) -> torch.Tensor:
-        require_lava_dl()
-        raise AssertionError("lava-dl was missing when this neuron was built and is there now")
 
 
 class SlayerLif(nn.Module):
@@ -81,6 +57,12 @@ class SlayerLif(nn.Module):
         ``v_th_mant`` must be a power of two, so that the change of units is exact in float32.
     surrogate_width, surrogate_scale : float
         The surrogate derivative is ``surrogate_scale * exp(-|v - 1| / surrogate_width)``, v in threshold units.
+
+    Examples
+    --------
+    >>> lif = SlayerLif(LifParameters(), 0.5, 1.0)
+    >>> lif(torch.tensor([[[1.0, 0.75, 0.0, 0.0]]]))  # 1 does not fire: v > threshold; 0.5 + 0.75 does
+    tensor([[[0., 1., 0., 0.]]])
     """
 
     def __init__(self, parameters: LifParameters, surrogate_width: float, surrogate_scale: float) -> None:
@@ -89,27 +71,40 @@ class SlayerLif(nn.Module):
             raise ValueError(f"v_th_mant (={parameters.v_th_mant}) must be a power of two")
         self.parameters_ = parameters
         self.unit = parameters.v_th_mant / W_SCALE
-        self.neuron = self._neuron(surrogate_width, surrogate_scale)
+        self.surrogate = surrogate_width, surrogate_scale
+        self.neuron = _Decays(parameters)
+        # SLAYER's derivative is scale_rho / (2 tau_rho) exp(-|v - th| / tau_rho); the products round as its own do
+        tau, scale = surrogate_width / _TAU_MULT * self.unit * _TAU_MULT, surrogate_scale * 2 * surrogate_width
+        self.fused = SlayerNeuron(
+            self.unit, parameters.i_decay, parameters.v_decay, tau, scale / _SCALE_MULT * _SCALE_MULT, self.unit
+        )
+        self._lava: list[Any] = []  # lava-dl's neuron where it runs instead; in a list, so that torch does not register it
 
-    def _neuron(self, surrogate_width: float, surrogate_scale: float) -> nn.Module:
-        try:
-            require_lava_dl()
-        except BackendUnavailableError:
-            return _DecaysOnly(self.parameters_)
+    def by_lava_dl(self) -> None:
+        """Run lava-dl's own neuron from now on; raises `BackendUnavailableError` without lava-dl."""
+        self._lava = [self.lava_neuron()]
+
+    @property
+    def runs_lava_dl(self) -> bool:
+        """Whether `by_lava_dl` is in force."""
+        return bool(self._lava)
+
+    def lava_neuron(self) -> Any:
+        """lava-dl's neuron with these parameters, a new one; raises `BackendUnavailableError` without lava-dl."""
+        require_lava_dl()
         from lava.lib.dl.slayer.neuron import cuba
 
-        neuron: nn.Module = cuba.Neuron(
+        width, scale = self.surrogate
+        return cuba.Neuron(
             threshold=self.unit,
             current_decay=self.parameters_.i_decay / 4096,
             voltage_decay=self.parameters_.v_decay / 4096,
-            # SLAYER's derivative is scale_rho / (2 tau_rho) exp(-|v - th| / tau_rho) with its own multipliers
-            tau_grad=surrogate_width / cuba.TAU_RHO_MULT,
-            scale_grad=surrogate_scale * 2 * surrogate_width / cuba.SCALE_RHO_MULT,
+            tau_grad=width / cuba.TAU_RHO_MULT,
+            scale_grad=scale * 2 * width / cuba.SCALE_RHO_MULT,
         )
-        return neuron
 
     def recurrent(self, current: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Spikes with feedback: ``I(t) = current(t) + weight s(t - 1)``, by SLAYER's own recurrence, step by step.
+        """Spikes with feedback: ``I(t) = current(t) + weight s(t - 1)``, as SLAYER's own recurrence gives them.
 
         Parameters
         ----------
@@ -118,10 +113,11 @@ class SlayerLif(nn.Module):
         weight : torch.Tensor
             (F, F), threshold units.
         """
-        require_lava_dl()
+        if not self._lava:
+            return slayer_recurrent(current, weight, self.fused)
         from lava.lib.dl.slayer.utils.recurrent import CustomRecurrent
 
-        neuron: Any = self.neuron
+        neuron = self._lava[0]
         neuron.shape, neuron.persistent_state = None, True
         state = torch.zeros(current.shape[:-1], device=current.device)
         neuron.current_state, neuron.voltage_state = state, state.clone()
@@ -133,6 +129,20 @@ class SlayerLif(nn.Module):
         return spikes
 
     def forward(self, current: torch.Tensor) -> torch.Tensor:
-        self.neuron.shape = None  # type: ignore[assignment]  # SLAYER pins the first shape it sees; one module may serve several batch shapes
-        spikes: torch.Tensor = self.neuron(current * self.unit)
+        if not self._lava:
+            return slayer_lif(current, self.fused)
+        self._lava[0].shape = None  # SLAYER pins the first shape it sees; one module may serve several batch shapes
+        spikes: torch.Tensor = self._lava[0](current * self.unit)
         return spikes
+
+
+def prove_by_lava_dl(module: nn.Module) -> bool:
+    """Let every `SlayerLif` in ``module`` run lava-dl's own neuron from now on, if lava-dl is there; says whether it is."""
+    try:
+        require_lava_dl()
+    except BackendUnavailableError:
+        return False
+    for part in module.modules():
+        if isinstance(part, SlayerLif):
+            part.by_lava_dl()
+    return True

@@ -1,20 +1,16 @@
 """A head in torch, as it is trained: its arrays are parameters, its projections quantisation-aware dense layers."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from taaf.models.errors import BackendUnavailableError
+from taaf.models.fused_lif import host_lif
 from taaf.models.fusion import SPIKING_GRID, SPIKING_LIMIT
 from taaf.models.heads.base import Array, Head, Ops, StepOutputs
-from taaf.models.lava_python import lava_remedy
 from taaf.models.qat import QatDense, round_ste
-from taaf.models.shell.pictures import allow_matplotlib
 
-TAU, THRESHOLD = 0.5, 1.0
 V_UNITS = 128  # of a host neuron's threshold: weights of projections are multiples of 1/64, biases of 1/128
 
 
@@ -23,43 +19,35 @@ def on_grid(x: torch.Tensor) -> torch.Tensor:
     return round_ste(x.clamp(-SPIKING_LIMIT, SPIKING_LIMIT) * SPIKING_GRID) / SPIKING_GRID
 
 
-class _NoDerivative(torch.autograd.Function):
-    """Spikes where x > 0; training through it is refused rather than given a derivative of zero."""
+class _Rectangle(torch.autograd.Function):
+    """Spikes where x >= 0; derivative 1 where |x| <= 1/2, ISNet's."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return (x > 0).to(x.dtype)
+        ctx.save_for_backward(x)
+        return (x >= 0).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-        raise BackendUnavailableError(
-            f"norse, whose surrogate derivative the host part is trained with, is missing; {lava_remedy()}"
-        )
+        (x,) = ctx.saved_tensors
+        return grads[0] * (x.abs() <= 0.5).to(x.dtype)
 
 
-def _threshold() -> Callable[[torch.Tensor], torch.Tensor]:
-    """Spikes where x > 0, with norse's SuperSpike derivative (Zenke & Ganguli 2018) where norse is installed."""
-    allow_matplotlib()  # norse imports it
-    try:
-        from norse.torch.functional.threshold import threshold
-    except ImportError:
-        return _NoDerivative.apply
-    return lambda x: threshold(x, "super", torch.tensor(2.0, device=x.device))
+def host_mlif(current: torch.Tensor) -> torch.Tensor:
+    """ISNet's MLIF: ``v <- v / 2 + I(t)``; a spike and ``v <- v - 1`` where v / 2 >= 1. Current and spikes are (N, T, ...).
 
+    Of two modalities both potentials are weighted by 1/2 before they are compared with the threshold 1; 1 is subtracted from the
+    potential itself. Gradients flow through the reset, as theirs do. No chip neuron of NetX resets softly, so that it is the host's.
 
-def host_lif(current: torch.Tensor) -> torch.Tensor:
-    """``v <- v / 2 + I(t)``; a spike and ``v <- 0`` where v > 1. Current and spikes are (N, T, ...).
-
-    With binary inputs and weights on the grid every intermediate value is a short dyadic number: float32 and float64
-    agree exactly, and the spikes do not depend on the order of summation.
+    Voltages are multiples of 2^-(6 + T) for currents on the 1/64 grid: exact, whatever the order of summation, in float64 as it is
+    deployed, and in float32 as it is trained up to T = 12 steps with |v| < 64.
     """
-    fire = _threshold()
     voltage = torch.zeros_like(current[:, 0])
     spikes = []
-    for now in current.unbind(1):  # its gradient is one stack; that of an index is a whole tensor of zeros per step
-        voltage = TAU * voltage + now
-        fired = fire(voltage - THRESHOLD)
-        voltage = voltage * (1 - fired)
+    for now in current.unbind(1):
+        voltage = 0.5 * voltage + now
+        fired = _Rectangle.apply(0.5 * voltage - 1.0)
+        voltage = voltage - fired
         spikes.append(fired)
     return torch.stack(spikes, 1)
 
@@ -82,6 +70,7 @@ TORCH_OPS = Ops(
     softmax=lambda x: x.softmax(-1),
     on_grid=on_grid,
     lif=host_lif,
+    mlif=host_mlif,
     over_steps=_over_steps,
     whole_steps=_whole_steps,
 )
@@ -113,10 +102,13 @@ def initial_arrays(arrays: dict[str, Array]) -> nn.ParameterDict:
     for name, array in arrays.items():
         value = torch.zeros(array.shape)
         if array.init == "spiking":
+            fan_in = array.shape[1]
             nn.init.normal_(value, 0, (2 / (0.2 * array.shape[1])) ** 0.5)
         elif array.init == "linear" and len(array.shape) == 2:  # a bias follows its weight
             fan_in = array.shape[1]
             nn.init.kaiming_uniform_(value, a=5**0.5)
+        elif array.init == "linear_transposed":
+            nn.init.kaiming_uniform_(value.T, a=5**0.5)
         elif array.init == "linear":
             nn.init.uniform_(value, -(fan_in**-0.5), fan_in**-0.5)
         elif array.init == "eye":
@@ -140,7 +132,7 @@ def _resampling(weight: torch.Tensor) -> None:
 class TrainableHead(nn.Module):
     """Trainable form of a `Head`; feature spikes (N, F, T_m) per modality -> `StepOutputs`.
 
-    While training only the fused output of S-CMRL is computed: no loss of it uses the others, and batch norms must not see them.
+    While training only `Head.trained_outputs` are computed: batch norms must not see what no loss uses.
     """
 
     def __init__(self, head: Head) -> None:
@@ -152,7 +144,7 @@ class TrainableHead(nn.Module):
         )
 
     def forward(self, features: dict[str, torch.Tensor]) -> StepOutputs:
-        which = ("fused",) if self.training and self.projections else None
+        which = self.head.trained_outputs if self.training else None
         return self.head.run(TORCH_OPS, dict(self.weights.items()), self._project, features, which)
 
     def _project(self, name: str, x: torch.Tensor) -> torch.Tensor:

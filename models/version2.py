@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taaf.models.errors import CheckpointError
+from taaf.models.heads import as_stored
 
 _DEFAULTS: dict[str, Any] = {
     "event_channels": 8, "block_channels": 16, "audio_inputs": 160, "audio_hidden": 128, "features": 128, "event_steps": 8,
@@ -43,7 +44,7 @@ def network_tables(model: Mapping[str, Any]) -> dict[str, Any]:
     head = {k: c[k] for k in ("classes", "aligned_steps", "alignment", "fusion")} | {"type": c["head"]}
     own = ("attention", "attention_on") if c["head"] == "taaf" else _SCMRL
     neuron = {k: c[k] for k in ("surrogate_width", "surrogate_scale")}
-    return {"branches": branches, "head": head | {k: c[k] for k in own}, "neuron": neuron}
+    return {"branches": branches, "head": as_stored(head | {k: c[k] for k in own}), "neuron": neuron}
 
 
 _SCMRL = ("cross_modal", "residual_alpha", "attention_heads", "mlp_ratio")

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from taaf.models.errors import ConfigError
+from taaf.models.lif import LifParameters
 from taaf.models.settings import MAX_SIZE, Range
-from taaf.models.slayer_lif import LifParameters
 
 Shape = tuple[int, ...]
 V_TH = 128  # below the weight of a relay, which must fire at once

@@ -1,6 +1,7 @@
 """Data sets, losses, trainer and the taaf-train command.
 
-The face, imported when first used: `TrainConfig`, `load_config`, `open_split`, `InMemory`, `MultimodalDataset`, `Trainer` and `evaluate`.
+The face, imported when first used: `TrainConfig`, `load_config`, `open_split`, `open_splits`, `InMemory`, `MultimodalDataset`,
+`Trainer` and `evaluate`.
 """
 
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from taaf.models.shell.face import lazy_face
 if TYPE_CHECKING:
     from taaf.training.config import TrainConfig, load_config
     from taaf.training.data import InMemory, MultimodalDataset
-    from taaf.training.sources import open_split
+    from taaf.training.sources import open_split, open_splits
     from taaf.training.trainer import Trainer, evaluate
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "evaluate",
     "load_config",
     "open_split",
+    "open_splits",
 ]
 
 __getattr__, __dir__ = lazy_face(
@@ -29,6 +31,7 @@ __getattr__, __dir__ = lazy_face(
         "TrainConfig": "taaf.training.config",
         "load_config": "taaf.training.config",
         "open_split": "taaf.training.sources",
+        "open_splits": "taaf.training.sources",
         "InMemory": "taaf.training.data",
         "MultimodalDataset": "taaf.training.data",
         "Trainer": "taaf.training.trainer",

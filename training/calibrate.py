@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from taaf.models.errors import ConfigError, TrainingFailedError
+from taaf.models.lif import BIAS_LIMIT
 from taaf.models.network import MultimodalSnn, SpikingNet
-from taaf.models.qat import BIAS_LIMIT, QatSynapse, batch_moments
+from taaf.models.qat import QatSynapse, batch_moments
 from taaf.models.wiring import Convolution, FullyConnected, Neurons, Operation, Recurrence
 from taaf.training.config import TrainConfig
 from taaf.training.data import MultimodalDataset
@@ -21,6 +22,7 @@ TARGET_RATE = 0.12
 ALLOWED_RATES = (0.05, 0.20)
 N_SAMPLES = 8
 _OFFSETS = (-8.0, 8.0)  # thresholds
+_NAMED = 10  # populations in a message, which has an end
 _HALVINGS = 12  # to 1/256 of a threshold
 
 
@@ -136,8 +138,9 @@ def population_rates(model: MultimodalSnn, inputs: dict[str, torch.Tensor]) -> I
 
 
 def require_alive(rates: list[PopulationRate]) -> None:
-    """Raise `TrainingFailedError` that names every population outside the allowed rates."""
+    """Raise `TrainingFailedError` that names the populations outside the allowed rates, the first of them if they are many."""
     if problems := [p for r in rates if (p := r.problem)]:
+        rest = [f"and {len(problems) - _NAMED} more"] if len(problems) > _NAMED else []
         raise TrainingFailedError(
-            f"calibration: {'; '.join(problems)}; nothing was written: calibrate on inputs that vary, or with another seed"
+            f"calibration: {'; '.join(problems[:_NAMED] + rest)}; nothing was written: calibrate on inputs that vary, or with another seed"
         )

@@ -19,11 +19,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of taaf-train."""
     parser = make_parser(
         "taaf-train",
-        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with lava-dl SLAYER. Writes "
+        "Train TAAF-SNN (default: on the embedded EAD-mini data set), quantisation-aware, with SLAYER's neurons. Writes "
         "model.pt, last.pt (to resume), metrics.jsonl and curves.png.",
         [
             "taaf-train --out runs/ead_mini", "taaf-train --config my.toml --seed 7", "taaf-train --head both",
-            "taaf-train --out runs/ead_mini --resume",
+            "taaf-train --out runs/ead_mini --resume", "taaf-train --only audio --out runs/audio_alone",
+            "taaf-train --probe runs/ead_mini/model.pt",
             "taaf-train --config training/configs/paper_scale.toml --calibrate-only --out runs/paper",
             "taaf-train --ablation --out runs/ablation", "taaf-train --compare runs/a runs/b --plot curves.png",
             "torchrun --nproc-per-node 2 -m taaf.training.cli --out runs/two",
@@ -51,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
         "fires at 5-20 %%, and write model.pt",
     )  # fmt: skip
     parser.add_argument(
+        "--only", metavar="BRANCH", help="train this modality alone: a network of its branch and a classifier, its loss alone"
+    )
+    parser.add_argument(
         "--init", type=Path, metavar="MODEL.pt", help="start from this checkpoint's weights, e.g. calibrated ones"
     )
     again = parser.add_mutually_exclusive_group()
@@ -58,13 +62,28 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="start anew although --out holds a training")
     study = parser.add_argument_group("studies")
     study.add_argument(
-        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl"],
+        "--ablation", nargs="?", const="all", choices=["all", "table1", "table2", "scmrl", "scmrl_sweeps", "ead36", "ead36_readings"],
         help="train every cell of the paper's tables on the ablation configuration (scmrl: S-CMRL, its ablation, TAAF and "
-        "concatenation, clean and under noise); finished cells are kept",
+        "concatenation, clean and under noise; scmrl_sweeps: its attentions, comparisons, alpha, temperature, noise in training; "
+        "ead36: methods of balance and fusion on EAD-36, tuned on its validation part; ead36_readings: readings of TAAF, compared "
+        "there); "
+        "finished cells are kept",
     )  # fmt: skip
     study.add_argument("--seeds", type=positive, help="seeds per cell of --ablation (default 3)")
     study.add_argument("--jobs", type=positive, help="cells of --ablation trained at a time (default 2)")
+    study.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="train the cells of --ablation on the workers of this dask scheduler, tcp://HOST:PORT",
+    )
     study.add_argument("--tables", type=Path, metavar="FOLDER", help="where --ablation writes its tables (default --out)")
+    study.add_argument(
+        "--probe", type=Path, metavar="MODEL.pt",
+        help="do not train: fit a linear classifier to the feature spikes of every branch of a trained network and print its accuracy",
+    )  # fmt: skip
+    study.add_argument(
+        "--probe-on", choices=["steps", "rates"], help="what --probe reads: every spike (default), or their mean over time"
+    )
     study.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="plot finished runs side by side (with --plot)")
     study.add_argument("--plot", type=Path, metavar="FILE.png", help="picture for --compare (default curves.png)")
     return parser
@@ -80,25 +99,33 @@ def _work(args: argparse.Namespace) -> int:
         raise ConfigError(f"--plot {args.plot}: needs --compare")
     if args.head and (args.config or args.ablation or args.compare):
         raise ConfigError(f"--head {args.head}: takes a shipped configuration; leave it out and set [head] type in --config")
-    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs}
+    study = {"--tables": args.tables, "--seeds": args.seeds, "--jobs": args.jobs, "--scheduler": args.scheduler}
     if not args.ablation and (stray := [name for name, value in study.items() if value is not None]):
         raise ConfigError(f"{', '.join(stray)}: needs --ablation")
+    if args.probe_on and args.probe is None:
+        raise ConfigError(f"--probe-on {args.probe_on}: needs --probe")
+    if args.probe is not None:
+        from taaf.training.commands.probe import probe_command
+
+        return probe_command(args)
+    if args.only and (args.ablation or args.compare):
+        raise ConfigError(f"--only {args.only}: trains one network; leave out --ablation and --compare")
+    if args.jobs and args.scheduler:
+        raise ConfigError(f"--jobs {args.jobs}: the cluster at --scheduler has its own workers; leave one of the two out")
     if args.compare:
         return _compare(args)
     if args.ablation:
-        from taaf.models.slayer_lif import require_lava_dl
-        from taaf.training.studies.ablation import ablation_command
+        from taaf.training.commands.study import study_command
 
-        require_lava_dl()
-        return ablation_command(args)
+        return study_command(args)
     return _trainings(args)
 
 
 def _trainings(args: argparse.Namespace) -> int:
     """One training, or with ``--head both`` one per system in folders of their own."""
-    from taaf.models.slayer_lif import require_lava_dl
     from taaf.training.config import load_config
     from taaf.training.distributed import join
+    from taaf.training.single_modality import alone
 
     both = args.head == "both"
     if both and (args.init or args.calibrate_only):
@@ -113,7 +140,8 @@ def _trainings(args: argparse.Namespace) -> int:
     _require_places(args, list(places.values()))
     files = {head: CONFIGS / f"{SHIPPED[head]}.toml" if head else args.config for head in places}
     configs = {head: load_config(path, overrides) for head, path in files.items()}
-    require_lava_dl()
+    if args.only:
+        configs = {head: alone(config, args.only) for head, config in configs.items()}
     if args.calibrate_only:
         return _calibrate(args, configs[args.head], out)
     with join(args.device) as ranks:
@@ -145,13 +173,13 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     """Train one network; what ``--json`` tells of it."""
     from taaf.models.checkpoint import load_model
     from taaf.models.files.writing import make_folder
-    from taaf.training.sources import open_split
+    from taaf.training.sources import RECORDED, open_split, open_splits
     from taaf.training.studies.curves import TensorBoardLog, plot_runs
     from taaf.training.trainer import Trainer, evaluate
 
     quiet = args.quiet or args.json
-    train_set, test_set = (open_split(config.data, config.network.inputs, split, quiet) for split in ("train", "test"))
-    trainer = Trainer(config, train_set, test_set, ranks, quiet)
+    parts = open_splits(config.data, config.network.inputs, quiet)
+    trainer = Trainer(config, parts.train, parts.test, ranks, quiet, validation=parts.validation)
     if args.init is not None:
         trainer.start_from(args.init)
     make_folder(out)
@@ -177,7 +205,7 @@ def _train(args: argparse.Namespace, config: Any, out: Path, ranks: Any) -> dict
     human = None
     if ranks.is_main:
         plot_runs([out], out / "curves.png")
-        if config.data.set == "ead-mini":
+        if config.data.set in RECORDED and "audio" in config.network.modalities:  # the recordings have no events
             model, _ = load_model(out / "model.pt", own_code=True)  # just written
             human = evaluate(model, open_split(config.data, config.network.inputs, "human"))
     return {"model": str(out / "model.pt"), "metrics": metrics, "human": human}
@@ -222,10 +250,14 @@ def _calibrate(args: argparse.Namespace, config: Any, out: Path) -> int:
 
 def describe(m: dict[str, Any], epochs: int, modalities: tuple[str, ...]) -> str:
     """One line about an epoch."""
-    accuracy = "  ".join(f"{u} {m[f'test_{u}']:.1f} %" for u in ("fused", *modalities))
+    accuracy = "".join(f"  {part}: {_accuracies(m, part, modalities)}" for part in ("val", "test") if f"{part}_fused" in m)
     k = " ".join(f"{u} {m[f'k_{u}']:.2f}" for u in modalities if f"k_{u}" in m)
     balance = f"  k {k}" if k else ""
-    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}  test: {accuracy}{balance}  {m['seconds']:.1f} s"
+    return f"epoch {m['epoch'] + 1:3d}/{epochs}  loss {m['loss']:.3f}{accuracy}{balance}  {m['seconds']:.1f} s"
+
+
+def _accuracies(m: dict[str, Any], part: str, modalities: tuple[str, ...]) -> str:
+    return "  ".join(f"{u} {m[f'{part}_{u}']:.1f} %" for u in ("fused", *modalities))
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -2,20 +2,21 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from taaf.models.config import InputSpec
 from taaf.models.errors import ConfigError, TaafError, did_you_mean
 
+if TYPE_CHECKING:  # imported where tensors are made: deployment reads arrays only
+    import torch
+
 Sample = tuple[Any, ...]  # one tensor per modality, then the label
-Batch = tuple[dict[str, torch.Tensor], torch.Tensor]
+Batch = tuple[dict[str, "torch.Tensor"], "torch.Tensor"]
 
 
-class MultimodalDataset(Dataset[Sample]):
+class MultimodalDataset:
     """A data set of samples with one or more modalities.
 
     Attributes
@@ -29,6 +30,15 @@ class MultimodalDataset(Dataset[Sample]):
     modalities: tuple[str, ...]
     label_names: tuple[str, ...]
 
+    @property
+    def groups(self) -> Sequence[str] | np.ndarray | None:
+        """(N,) what each sample belongs to and is not parted from when a part is held out; None: nothing."""
+        return None
+
+    def class_indices(self) -> np.ndarray:
+        """(N,) the class of every sample; here every sample is read."""
+        return np.array([int(self[i][-1]) for i in range(len(self))], np.int64)
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -38,6 +48,8 @@ class MultimodalDataset(Dataset[Sample]):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Samples stacked: per modality (N, …, T_m), and labels (N,) int64."""
+        import torch
+
         *inputs, labels = zip(*(self[i] for i in indices), strict=True)
         return {m: torch.stack(x) for m, x in zip(self.modalities, inputs, strict=True)}, torch.tensor(labels)
 
@@ -70,9 +82,18 @@ class InMemory(MultimodalDataset):
         return (*(x[0] for x in inputs.values()), int(labels[0]))
 
     def batch(self, indices: Sequence[int]) -> Batch:
+        import torch
+
         keep = np.asarray(indices)
         inputs = {m: torch.from_numpy(np.asarray(x[keep], np.float32)) for m, x in self.inputs.items()}
         return inputs, torch.from_numpy(self.labels[keep].astype(np.int64))
+
+    def class_indices(self) -> np.ndarray:
+        return self.labels
+
+    def part(self, indices: np.ndarray | slice) -> "InMemory":
+        """These samples, in memory too."""
+        return InMemory({m: x[indices] for m, x in self.inputs.items()}, self.labels[indices], self.label_names)
 
 
 class _View(MultimodalDataset):
@@ -91,21 +112,37 @@ class _View(MultimodalDataset):
     def batch(self, indices: Sequence[int]) -> Batch:
         return self.whole.batch(indices)
 
+    def class_indices(self) -> np.ndarray:
+        return self.whole.class_indices()
 
-class FirstSamples(_View):
+
+class SomeSamples(_View):
+    """These samples of a data set, in this order."""
+
+    def __init__(self, whole: MultimodalDataset, indices: Sequence[int] | np.ndarray) -> None:
+        super().__init__(whole)
+        self.indices = np.asarray(indices, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.whole[int(self.indices[index])]
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        return self.whole.batch(self.indices[list(indices)].tolist())
+
+    def class_indices(self) -> np.ndarray:
+        return self.whole.class_indices()[self.indices]
+
+
+class FirstSamples(SomeSamples):
     """The first ``n`` samples of a data set."""
 
     def __init__(self, whole: MultimodalDataset, n: int) -> None:
-        super().__init__(whole)
-        self.n = min(n, len(whole))
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.n:
-            raise IndexError(index)
-        return self.whole[index]
+        super().__init__(whole, range(min(n, len(whole))))
 
 
 class SomeModalities(_View):
@@ -135,11 +172,11 @@ class SomeModalities(_View):
         return {m: inputs[m] for m in self.modalities}, labels
 
 
-class _Batches(Dataset[Batch | TaafError]):
+class _Batches:
     def __init__(self, data: MultimodalDataset) -> None:
         self.data = data
 
-    def __getitem__(self, indices: Sequence[int]) -> Batch | TaafError:  # type: ignore[override]
+    def __getitem__(self, indices: Sequence[int]) -> Batch | TaafError:
         try:
             return self.data.batch(indices)
         except TaafError as error:  # raised, torch would write the worker's traceback into its message
@@ -148,7 +185,9 @@ class _Batches(Dataset[Batch | TaafError]):
 
 def load_batches(data: MultimodalDataset, batches: Sequence[Sequence[int]], workers: int = 0) -> Iterator[Batch]:
     """Iterate over the given batches of indices, loaded by ``workers`` background processes (0: in this one)."""
-    loader: DataLoader[Batch | TaafError] = DataLoader(_Batches(data), sampler=batches, batch_size=None, num_workers=workers)
+    from torch.utils.data import DataLoader
+
+    loader: Any = DataLoader(_Batches(data), sampler=batches, batch_size=None, num_workers=workers)  # type: ignore[arg-type]
     return _sound(iter(loader))
 
 

@@ -27,11 +27,17 @@ def batch_mean(x: torch.Tensor) -> torch.Tensor:
 
 
 def agl_loss(
-    logits: torch.Tensor, labels: torch.Tensor, alpha: torch.Tensor, lam: float = 1e-3, phi: float = 1.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    alpha: torch.Tensor,
+    lam: float = 1e-3,
+    phi: float = 1.0,
+    k: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention-guided loss of one output (Eqs 8, 9), batch mean.
 
-    ``L = (1 - lam) sum_t alpha(t) CE(O(t), y) + lam mean_t MSE(O(t), phi)``. With ``alpha = 1/T`` this is TET's loss.
+    ``L = (1 - lam) sum_t k(t) alpha(t) CE(O(t), y) + lam mean_t k(t) MSE(O(t), phi)``. With ``k = 1``, ``alpha = 1/T`` this is
+    TET's loss.
 
     Parameters
     ----------
@@ -43,13 +49,22 @@ def agl_loss(
         Temporal weights, shape (N, T), each row sums to 1.
     lam, phi : float
         Weight and target of the mean-square term.
+    k : torch.Tensor, optional
+        Scale of each step, shape (N, T); default 1.
     """
     n, steps, classes = logits.shape
     ce = functional.cross_entropy(
         logits.reshape(n * steps, classes), labels.repeat_interleave(steps), reduction="none"
     ).reshape(n, steps)
-    mse = ((logits - phi) ** 2).mean()
-    return (1 - lam) * (alpha * ce).sum(1).mean() + lam * mse
+    square = (logits - phi) ** 2
+    if k is not None:
+        alpha, square = k * alpha, k[..., None] * square
+    return (1 - lam) * (alpha * ce).sum(1).mean() + lam * square.mean()
+
+
+def readout_loss(logits: torch.Tensor, labels: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    """``CE(sum_t alpha(t) O(t), y)``, batch mean: cross entropy of what is decided by, for logits (N, T, C) and alpha (N, T)."""
+    return functional.cross_entropy((alpha[..., None] * logits).sum(1), labels)
 
 
 def entropy_deficit(alpha: torch.Tensor, floor: float) -> torch.Tensor:
@@ -85,8 +100,11 @@ def true_class_score(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
         return all_sum(logits.mean(1).softmax(-1).gather(1, labels[:, None]).sum())
 
 
-def modulation(score: torch.Tensor, other: torch.Tensor, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """rho = score / other and k = 1 - tanh(strength * rho) if rho > 1 else 1: the stronger modality is slowed."""
+def modulation(score: torch.Tensor, other: torch.Tensor, strength: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """rho = score / other and k = 1 - tanh(strength * rho) if rho > 1 else 1: the stronger modality is slowed.
+
+    ``k`` has the shape of ``strength``: one number, or one per sample and step.
+    """
     rho = score / other
     return rho, torch.where(rho > 1, 1 - torch.tanh(strength * rho), torch.ones_like(rho))
 

@@ -10,15 +10,20 @@ from taaf.models.config import InputSpec
 from taaf.models.encoder import to_levels
 from taaf.models.errors import ConfigError, DataError
 from taaf.training.config import DataConfig
-from taaf.training.data import FirstSamples, InMemory, MultimodalDataset, SomeModalities
-from taaf.training.datasets.ead_mini import LABELS, load_split
+from taaf.training.data import FirstSamples, InMemory, MultimodalDataset, SomeModalities, SomeSamples
+from taaf.training.datasets.ead_mini import LABELS, NO_NOISE_DB, load_split, train_voices
+from taaf.training.held_out import held_out
 
 Specs = Mapping[str, InputSpec]
 MAX_WINDOWS = 1000  # of a set on disk; verification and deployment keep them in memory
 
 
 def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -> MultimodalDataset:
-    """The "train" or "test" part of the configured data set (for EAD-mini also "human"), with the modalities of ``specs``.
+    """The "train", "validation" or "test" part of the configured data set (of those in `RECORDED` also what is named there), with the
+    modalities of ``specs``.
+
+    "validation" is what the set itself brings (`has_validation`), else the share ``data.validation`` of its training part
+    (`taaf.training.held_out`), which "train" is then without.
 
     Parameters
     ----------
@@ -28,18 +33,82 @@ def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -
     Raises
     ------
     ConfigError
-        If the set needs a ``root`` and has none, has no such modality, or has other steps than the network asks for.
+        If the set needs a ``root`` and has none, or has no such modality or validation part.
     DataError
         Naming the file that is missing or bad.
     """
     limit = {"train": data.train_pairs, "test": data.test_pairs}.get(split, 0) or None
     if data.set == "ead-mini":
-        part = load_split(split, slice(limit), data.audio_snr_db, data.event_snr_db)
+        part = load_split(
+            "train" if split == "validation" else split,
+            _ead_mini_indices(data, split, limit),
+            *_noise(data, split),
+            *(specs[m].steps if m in specs else 0 for m in ("event", "audio")),
+        )
         whole: MultimodalDataset = InMemory({"event": part.event, "audio": part.audio}, part.labels, LABELS)
         return whole if tuple(specs) == whole.modalities else SomeModalities(whole, tuple(specs))
-    whole = _OWN[data.set](data, specs, split) if data.set in _OWN else _on_disk(data, specs, split, quiet)
+    whole = _opened(data, specs, split, quiet)
     whole = whole if tuple(specs) == whole.modalities else SomeModalities(whole, tuple(specs))
-    return whole if limit is None else FirstSamples(whole, limit)
+    return whole if limit is None or len(whole) <= limit else FirstSamples(whole, limit)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set that a training takes; ``validation`` is None where there is none."""
+
+    train: MultimodalDataset
+    validation: MultimodalDataset | None
+    test: MultimodalDataset
+
+
+def open_splits(data: DataConfig, specs: Specs, quiet: bool = True) -> Splits:
+    """All parts that a training takes; errors as of `open_split`."""
+    train, test = (open_split(data, specs, split, quiet) for split in ("train", "test"))
+    given = data.validation > 0 or has_validation(data)
+    return Splits(train, open_split(data, specs, "validation", quiet) if given else None, test)
+
+
+def has_validation(data: DataConfig) -> bool:
+    """Whether the set brings a validation part of its own.
+
+    EAD-36 does; AVE's valSet.txt, ``validation`` beside one's own arrays, and a function's are such.
+    """
+    if ":" in data.set:
+        from taaf.training.datasets.own import has_validation
+
+        return has_validation(data.set)
+    return data.set in _VALIDATED and _VALIDATED[data.set](data)
+
+
+def _require_share(data: DataConfig) -> float:
+    if data.validation <= 0:
+        raise ConfigError(
+            f"data.validation (=0): {data.set} brings no validation part; give the share of its training part, e.g. 0.1"
+        )
+    return data.validation
+
+
+def _ead_mini_indices(data: DataConfig, split: str, limit: int | None) -> slice | np.ndarray:
+    """Which samples of the part: a validation part has voices of its own."""
+    if split != "validation" and (split != "train" or not data.validation):
+        return slice(limit)
+    voices = train_voices()
+    chosen = held_out(voices, _require_share(data), voices) == (split == "validation")
+    return np.flatnonzero(chosen)[:limit]
+
+
+def _opened(data: DataConfig, specs: Specs, split: str, quiet: bool) -> MultimodalDataset:
+    """The whole part, of any set but EAD-mini."""
+    own = split not in ("train", "validation") or has_validation(data)
+    if not own and split == "validation":
+        _require_share(data)
+    part = "train" if not own else split
+    whole = _OWN[data.set](data, specs, part) if data.set in _OWN else _on_disk(data, specs, part, quiet)
+    if own or not data.validation:
+        return whole
+    chosen = held_out(whole.class_indices(), data.validation, whole.groups) == (split == "validation")
+    indices = np.flatnonzero(chosen)
+    return whole.part(indices) if isinstance(whole, InMemory) else SomeSamples(whole, indices)
 
 
 def _generated(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
@@ -54,7 +123,43 @@ def _arrays(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
     return open_arrays(_root(data), tuple(specs), split)
 
 
-_OWN: dict[str, Callable[[DataConfig, Specs, str], MultimodalDataset]] = {"generated": _generated, "arrays": _arrays}
+def _noise(data: DataConfig, split: str) -> tuple[float, float]:
+    """Noise of audio and images in a part, dB."""
+    return (data.audio_snr_db, data.event_snr_db) if data.noise_in == "all" or split == "train" else (NO_NOISE_DB, NO_NOISE_DB)
+
+
+def _ead36(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
+    from taaf.training.datasets import ead36
+
+    limit = {"train": data.train_pairs, "test": data.test_pairs}.get(split, 0) or None
+    klettres = Path(data.root) if data.root else None
+    part = ead36.load_split(ead36.SETS[data.set], split, limit, *_noise(data, split), klettres)
+    return InMemory(part.inputs(), part.labels, ead36.LABELS)
+
+
+_OWN: dict[str, Callable[[DataConfig, Specs, str], MultimodalDataset]] = {
+    "generated": _generated, "arrays": _arrays, "ead36-balanced": _ead36, "ead36-imbalanced": _ead36,
+}  # fmt: skip
+RECORDED = {  # sets with splits of recorded human speech, and which
+    "ead-mini": ("human",), "ead36-balanced": ("human", "human-klettres"), "ead36-imbalanced": ("human", "human-klettres"),
+}  # fmt: skip
+
+
+def _has_arrays(data: DataConfig) -> bool:
+    from taaf.training.datasets.arrays import has_part
+
+    return has_part(_root(data), "validation")
+
+
+def _has_list(data: DataConfig) -> bool:
+    from taaf.training.datasets.ave import LISTS
+
+    return (_root(data) / LISTS["validation"]).is_file()
+
+
+_VALIDATED: dict[str, Callable[[DataConfig], bool]] = {  # may bring a validation part
+    "arrays": _has_arrays, "ave": _has_list, "ead36-balanced": lambda _: True, "ead36-imbalanced": lambda _: True,
+}  # fmt: skip
 
 
 def _root(data: DataConfig) -> Path:
@@ -72,17 +177,16 @@ def _on_disk(data: DataConfig, specs: Specs, split: str, quiet: bool) -> Multimo
 
     require_known(data.set, "ead-mini", *_OWN, "module:function")
     root = _root(data)
-    steps = {m: spec.steps for m, spec in specs.items() if spec.steps}
-    if len(set(steps.values())) > 1:
-        found = ", ".join(f"branches.{m}.steps (={n})" for m, n in steps.items())
-        raise ConfigError(f"{found}: {data.set} has as many steps of every modality; give one number")
-    if not steps:
+    given = {m: spec.steps for m, spec in specs.items() if spec.steps}
+    if not given:
         raise ConfigError(
             f"branches.{next(iter(specs))}.steps: missing; {data.set} is cut into as many time steps as are asked for"
         )
+    own = {"size": 28} if data.set == "ead-mnistdvs" and specs.get("event", InputSpec()).shape[1:] == (28, 28) else {}
+    seen = next((n for m, n in given.items() if m != "audio"), next(iter(given.values())))
     return open_dataset(
-        data.set, root, split, steps=next(iter(steps.values())), cache=Path(data.cache) if data.cache else None,
-        workers=max(1, data.workers), on_bad=data.on_bad, split_kind=data.split, quiet=quiet,
+        data.set, root, split, steps=seen, audio_steps=given.get("audio", seen), cache=Path(data.cache) if data.cache else None,
+        workers=max(1, data.workers), on_bad=data.on_bad, split_kind=data.split, quiet=quiet, **own,
     )  # fmt: skip
 
 

@@ -1,36 +1,32 @@
 """The training loop: random numbers start anew every epoch, so that on the CPU a resumed run equals an uninterrupted one."""
 
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from taaf.models.checkpoint import load_model, own_code, read_checkpoint, require_known_code, save_checkpoint
-from taaf.models.config import NetworkConfig
 from taaf.models.errors import CheckpointError, ConfigError, TrainingFailedError
 from taaf.models.files.writing import write_at_once
-from taaf.models.heads import find_head
-from taaf.models.heads import names as head_names
-from taaf.models.heads.base import UNTRAINED
 from taaf.models.network import MultimodalSnn
 from taaf.models.qat import freeze_statistics
+from taaf.training.augmentation import augment
 from taaf.training.config import TrainConfig, from_dict
-from taaf.training.data import Batch, InMemory, MultimodalDataset, load_batches
+from taaf.training.data import Batch, MultimodalDataset, load_batches
 from taaf.training.distributed import Ranks
+from taaf.training.fit import may_skip, problem_of
 from taaf.training.losses import all_sum
-from taaf.training.schedule import make_schedule
-from taaf.training.strategies.balance import Balance, LossOptions
+from taaf.training.schedule import make_optimiser, make_schedule
+from taaf.training.strategies.balance import Balance
+from taaf.training.strategies.options import LossOptions
 from taaf.training.strategies.step import STRATEGIES, TrainingStep
 
 Metrics = dict[str, Any]
-MAX_PARAMETERS = 1 << 30
 
 
 class Trainer:
@@ -44,15 +40,25 @@ class Trainer:
         The test set is only measured, never used to choose an epoch: the last epoch is the result.
     ranks : Ranks
         Which part of every batch this process computes, and on which device.
+    quiet : bool
+        No progress bar.
+    validation : MultimodalDataset, optional
+        Measured after every epoch (metrics ``val_*``): what settings are chosen by, and what strategies may look at.
     """
 
     def __init__(
-        self, config: TrainConfig, train_set: MultimodalDataset, test_set: MultimodalDataset, ranks: Ranks, quiet: bool = True
+        self,
+        config: TrainConfig,
+        train_set: MultimodalDataset,
+        test_set: MultimodalDataset,
+        ranks: Ranks,
+        quiet: bool = True,
+        validation: MultimodalDataset | None = None,
     ) -> None:
-        o = config.optimiser
+        o, self.validation = config.optimiser, validation
         config = replace(config, network=config.network.completed(train_set.specs()).check())
         self.config, self.train_set, self.test_set, self.ranks, self.quiet = config, train_set, test_set, ranks, quiet
-        if wrong := _contradiction(config) or _misfit(config, train_set):
+        if wrong := problem_of(config, train_set, self.validation is not None):
             raise ConfigError(wrong)
         ranks.check_batches(len(train_set), o.batch_size)
         torch.manual_seed(o.seed)
@@ -60,9 +66,9 @@ class Trainer:
         options = LossOptions(**{f.name: getattr(config.loss, f.name) for f in fields(LossOptions)})
         self.balance: Balance = STRATEGIES[config.loss.balance](options)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(parameters, lr=o.learning_rate, weight_decay=o.weight_decay)
+        self.optimiser = make_optimiser(parameters, o)
         self.schedule = make_schedule(self.optimiser, o, -(-len(train_set) // o.batch_size))
-        self.step = ranks.wrap(TrainingStep(self.model, self.balance), may_skip=config.loss.alpha_detach)
+        self.step = ranks.wrap(TrainingStep(self.model, self.balance), may_skip=may_skip(config))
         self.history: list[Metrics] = []
 
     def start_from(self, checkpoint: Path) -> None:
@@ -82,7 +88,12 @@ class Trainer:
                 self._write_metrics(out)
         for epoch in range(len(self.history), self.config.optimiser.epochs):
             started = time.monotonic()
-            metrics = {"epoch": epoch, **self._train_epoch(epoch), **_prefixed(self._evaluate())}
+            metrics = {"epoch": epoch, **self._train_epoch(epoch)}
+            if self.validation is not None:
+                found = self._evaluate(self.validation)
+                self.balance.end_epoch({u: found[f"score_{u}"] for u in self.model.head.head.outputs})
+                metrics |= _prefixed("val", found)
+            metrics |= _prefixed("test", self._evaluate(self.test_set))
             metrics["seconds"] = time.monotonic() - started
             self.history.append(metrics)
             if self.ranks.is_main:
@@ -100,8 +111,8 @@ class Trainer:
     def _write_metrics(self, out: Path) -> None:
         write_at_once(out / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in self.history))
 
-    def _evaluate(self) -> dict[str, float]:
-        return evaluate(self.model, self.test_set, self.ranks, 2 * self.config.optimiser.batch_size)
+    def _evaluate(self, data: MultimodalDataset) -> dict[str, float]:
+        return evaluate(self.model, data, self.ranks, 2 * self.config.optimiser.batch_size)
 
     def _restore(self, path: Path) -> None:
         content = read_checkpoint(path)
@@ -133,8 +144,8 @@ class Trainer:
         order = [b.tolist() for b in torch.randperm(len(self.train_set), generator=rng).split(o.batch_size)]
         own = [self.ranks.share(b) for b in order]
 
-        def plain(n_samples: int) -> Any:
-            batches = own[: -(-n_samples // o.batch_size)]
+        def plain(share: float) -> Any:
+            batches = own[: max(1, int(share * len(own)))]
             return (self._to_device(b) for b in load_batches(self.train_set, batches))
 
         self.balance.start_epoch(self.model, epoch, epoch < config.loss.modulation_end, plain)
@@ -144,7 +155,7 @@ class Trainer:
         hidden = self.quiet or not self.ranks.is_main
         bar = tqdm(loader, f"epoch {epoch + 1}/{o.epochs}", len(own), leave=False, disable=hidden or None)
         for indices, batch in zip(order, bar, strict=True):
-            inputs, labels = self._to_device(self._augment(batch, len(indices), rng))
+            inputs, labels = self._to_device(self._augmented(batch, len(indices), rng))
             loss, watched = self.step(inputs, labels)
             if not torch.isfinite(loss):
                 raise TrainingFailedError(
@@ -162,25 +173,10 @@ class Trainer:
     def _to_device(self, batch: Batch) -> Batch:
         return on_device(batch, self.ranks.device)
 
-    def _augment(self, batch: Batch, n_global: int, rng: torch.Generator) -> Batch:
-        """Shift maps by a few pixels, drop spikes of flat inputs, silence modalities; random numbers are the global batch's."""
+    def _augmented(self, batch: Batch, n_global: int, rng: torch.Generator) -> Batch:
         inputs, labels = batch
-        o = self.config.optimiser
-        moved = [m for m in inputs if m != "audio" and inputs[m].dim() == 5][:1]
-        dropped = [m for m in inputs if m not in moved]
-        if o.shift_pixels and moved:
-            shift = torch.randint(-o.shift_pixels, o.shift_pixels + 1, (2,), generator=rng).tolist()
-            inputs = inputs | {m: torch.roll(inputs[m], shift, dims=(2, 3)) for m in moved}
-        if o.audio_drop:
-            for m in dropped:
-                keep = torch.rand((n_global, *inputs[m].shape[1:]), generator=rng) >= o.audio_drop
-                inputs = inputs | {m: inputs[m] * keep[self.ranks.slice_of(n_global)]}
-        if o.modality_drop:
-            drawn = torch.rand(n_global, generator=rng)[self.ranks.slice_of(n_global)]
-            share = o.modality_drop / len(inputs)
-            silent = {m: (drawn >= i * share) & (drawn < (i + 1) * share) for i, m in enumerate(inputs)}
-            inputs = {m: x * (~silent[m]).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)) for m, x in inputs.items()}
-        return inputs, labels
+        real = {m: spec.scale > 0 for m, spec in self.config.network.inputs.items()}
+        return augment(inputs, self.config.optimiser, rng, real, n_global, self.ranks.slice_of(n_global)), labels
 
 
 def on_device(batch: Batch, device: torch.device | str) -> Batch:
@@ -203,72 +199,19 @@ class _Means:
         return {name: (all_sum(value) / n).tolist() for name, value in self.sums.items()}
 
 
-def _prefixed(metrics: dict[str, float]) -> Metrics:
-    return {f"test_{k}": v for k, v in metrics.items()}
-
-
-def _contradiction(config: TrainConfig) -> str | None:
-    """Why these settings do not go together, or None."""
-    head, balance = config.network.build_head(), config.loss.balance
-    if not head.outputs:
-        return f"head.type (={head.kind!r}): decides nothing, so that there is nothing to train; choose another head"
-    if head.strategies == UNTRAINED:
-        return f"head.type (={head.kind!r}): is made by exporting a module of one's own, not trained here; choose another head"
-    claimed = {s for name in head_names() for s in find_head(name).strategies} - set(head.strategies)
-    allowed = head.strategies or tuple(s for s in STRATEGIES if s not in claimed)
-    if balance not in allowed:
-        return f"loss.balance (={balance!r}): head {head.kind!r} is trained with {', '.join(allowed)}"
-    if STRATEGIES[balance].pairs_only and len(head.modalities) != 2:
-        return f"loss.balance (={balance!r}): is defined for two branches, found {len(head.modalities)}"
-    if balance == "la" and getattr(head.options, "attention", "uniform") != "uniform":
-        return 'loss.balance "la" weights all steps equally and cannot train attention; set head.attention = "uniform"'
-    return None
-
-
-def _misfit(config: TrainConfig, data: MultimodalDataset) -> str | None:
-    """Why this network cannot be trained on this data set, or None."""
-    network = config.network
-    if set(data.modalities) != set(network.modalities):
-        return f"branches {', '.join(network.modalities)}: the data set has {', '.join(data.modalities)}"
-    if len(data.label_names) != network.head.classes:
-        return f"head.classes (={network.head.classes}): the data set has {len(data.label_names)} classes"
-    inputs, _ = data.batch([0])
-    for m, spec in network.inputs.items():
-        x, shape = inputs[m], tuple(inputs[m].shape[1:-1])
-        if x.shape[-1] != spec.steps:
-            return f"branches.{m}.steps (={spec.steps}): the data set gives {x.shape[-1]}"
-        if shape != spec.shape and (spec.scale or math.prod(shape) != math.prod(spec.shape)):
-            return f"branches.{m}.shape (={list(spec.shape)}): the data set gives {list(shape)}"
-        if not spec.scale and not _spikes(data.inputs[m] if isinstance(data, InMemory) else x.numpy()):
-            return f"branches.{m}: its inputs are real numbers; give scale, levels per unit: its first convolution is then an encoder"
-    return _too_large(network, inputs)
-
-
-def _spikes(x: np.ndarray) -> bool:
-    return x.dtype == np.uint8 and x.max(initial=0) <= 1 or bool(((x == 0) | (x == 1)).all())
-
-
-def _too_large(network: NetworkConfig, inputs: dict[str, torch.Tensor]) -> str | None:
-    try:
-        with torch.device("meta"):  # before it takes any memory
-            n = sum(value.numel() for value in MultimodalSnn(network).state_dict().values())
-        if n > MAX_PARAMETERS:
-            return f"branches: the network has {n} parameters, at most {MAX_PARAMETERS} are trained; make it smaller"
-        with torch.no_grad():
-            MultimodalSnn(network).eval()(inputs)
-    except RuntimeError as error:
-        shapes = ", ".join(f"{m} {tuple(x.shape[1:])}" for m, x in inputs.items())
-        return f"branches: the network does not take inputs {shapes} ({str(error).splitlines()[0]})"
-    return None
+def _prefixed(part: str, metrics: dict[str, float]) -> Metrics:
+    return {f"{part}_{k}": v for k, v in metrics.items()}
 
 
 def evaluate(
     model: MultimodalSnn, data: MultimodalDataset, ranks: Ranks | None = None, batch_size: int = 250
 ) -> dict[str, float]:
-    """Deployed form (integer branches, float64 head): accuracy in percent per output, and ``loss_<u>``: its cross entropy."""
+    """Deployed form (integer branches, float64 head): accuracy in percent per output; its cross entropy ``loss_<u>``; and
+    ``score_<u>``, the mean probability of the true class after a softmax of the time-averaged logits (s_u of k_u).
+    """
     ranks = ranks or Ranks.single()
     names = model.head.head.outputs
-    correct, loss = (torch.zeros(len(names), dtype=torch.float64) for _ in range(2))
+    correct, loss, score = (torch.zeros(len(names), dtype=torch.float64) for _ in range(3))
     chunks = torch.arange(len(data)).split(batch_size)
     for indices in ranks.share(list(chunks)):
         inputs, labels = on_device(data.batch(indices.tolist()), ranks.device)
@@ -277,7 +220,10 @@ def evaluate(
             decision = output.decision(name)
             correct[i] += (decision.argmax(1) == labels).sum().cpu()
             loss[i] += torch.nn.functional.cross_entropy(decision, labels, reduction="sum").cpu()
+            score[i] += output.logits[name].mean(1).softmax(-1).gather(1, labels[:, None]).sum().cpu()
     if ranks.size > 1:
-        correct, loss = all_sum(correct), all_sum(loss)
+        correct, loss, score = all_sum(correct), all_sum(loss), all_sum(score)
     result = {name: 100 * float(correct[i]) / len(data) for i, name in enumerate(names)}
-    return result | {f"loss_{name}": float(loss[i]) / len(data) for i, name in enumerate(names)}
+    for prefix, total in (("loss", loss), ("score", score)):
+        result |= {f"{prefix}_{name}": float(total[i]) / len(data) for i, name in enumerate(names)}
+    return result

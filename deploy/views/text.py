@@ -105,12 +105,33 @@ def energy_table(r: dict[str, Any]) -> str:
     for e in r["energy"]:
         ann = f"{e['ann_nj'] / 1000:9.4g} uJ" if e["ann_nj"] is not None else "-"
         lines.append(f"  {e['title']:32s} {e['snn_nj'] / 1000:9.4g} uJ {ann:>12s}")
+    for range_ in r.get("energy_ranges", ()):
+        for kind in ("dynamic", "total"):
+            if ends := range_[f"{kind}_nj"]:
+                name = f"{range_['title']}, {kind}"
+                lines.append(f"  {name:32s} {ends[0] / 1000:9.4g} to {ends[1] / 1000:.4g} uJ")
     lines.append(
         f"  ANN twin: {r['ann_twin_macs_per_window']:,} multiply-accumulates (same synapses, real-valued, at every input step)"
     )
-    lines.append("  Loihi 2: no official energy per operation exists; none is given.")
+    lines += [f"  [{x['title']}] {'; '.join(range_notes(x))}" for x in r.get("energy_ranges", ())]
     lines += [f"  [{e['title']}] {e['includes']}; not: {e['excludes']}" for e in r["energy"]]
     return "\n".join(lines)
+
+
+def range_notes(r: dict[str, Any]) -> list[str]:
+    """What a range is, how well it predicts, and what it must not be taken for."""
+    factors = [x["factor"] for x in r["left_out"] if x["left_out"] == "run"]
+    low, high = r["one_synop_pj"]
+    c = r["dynamic"]
+    synop, step = (f"{a:.3g}-{b:.3g}" for a, b in (c["pj_per_synop"], c["nj_per_step"]))
+    return [
+        "no official energy per operation exists",
+        f"derived from {r['n_measurements']} published measurements of {len(r['networks'])} other networks "
+        f"({', '.join(r['networks'])}): dynamic {synop} pJ per effective SynOp + {step} nJ per time step",
+        f"leave-one-out: a run predicted from the others is off by x {min(factors):.2g} to x {max(factors):.2g}, a network from the "
+        f"other not at all (charged to SynOps alone, the measurements span {low:.2g} to {high:.2g} pJ)",
+        "taaf-deploy --check-estimates shows them",
+    ]
 
 
 def _early_exit(r: dict[str, Any]) -> str:

@@ -90,7 +90,9 @@ def render(answer: Fit, what: str) -> str:
     for anchor in limits.anchors:
         lines.append(f"  cited, {anchor['kind']}: {anchor['text']} [{anchor['source']}]")
     if limits.name == "loihi2":
-        lines.append("  energy: no official energy per operation exists for Loihi 2; none is given")
+        lines.append(
+            "  energy: no official energy per operation exists for Loihi 2; taaf-deploy gives a range derived from measurements"
+        )
     return "\n".join(lines)
 
 

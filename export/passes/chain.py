@@ -19,7 +19,7 @@ from taaf.hw_sim.intervals import lif_ranges
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.ir import Concat, Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Pool2d, Shape
 from taaf.models.ir.stage import require_integer_stage
-from taaf.models.qat import WEIGHT_MAX, WEIGHT_MIN
+from taaf.models.lif import WEIGHT_MAX, WEIGHT_MIN
 
 RELAY_V_TH = 128  # where the layer's own threshold is no use; any below the weight is
 _NAME_MAX = 100

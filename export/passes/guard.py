@@ -25,7 +25,7 @@ from taaf.hw_sim.intervals import UV_LIMIT, lif_ranges, synaptic_range
 from taaf.models.errors import LimitExceededError
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Lif, RecurrentDense, chain
 from taaf.models.ir.nodes import spread
-from taaf.models.qat import WEIGHT_MAX
+from taaf.models.lif import WEIGHT_MAX
 
 SYNC = "sync"  # the population of synchronisation channels, in a report
 MAX_SYNC = 127  # synchronisation channels

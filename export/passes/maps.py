@@ -23,7 +23,7 @@ from taaf.export.limits import CONV_FIELD_MAX
 from taaf.export.passes.levels import Levels, ungrouped
 from taaf.export.passes.report import Part
 from taaf.models.ir import Conv2d, Shape
-from taaf.models.qat import WEIGHT_MAX
+from taaf.models.lif import WEIGHT_MAX
 
 RELAY_WEIGHT = WEIGHT_MAX
 

@@ -7,7 +7,7 @@ import numpy as np
 from taaf.export.passes.report import CompileReport
 from taaf.models.errors import LimitExceededError, UnsupportedLayerError
 from taaf.models.ir import Graph, Node, RecurrentDense
-from taaf.models.qat import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
+from taaf.models.lif import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
 
 
 def quantise(graph: Graph, saturate: bool, report: CompileReport) -> Graph:

@@ -21,7 +21,7 @@ from taaf.export.targets.nir.parts import HostReadout
 from taaf.hw_sim.engine import Engine
 from taaf.hw_sim.intervals import UV_LIMIT
 from taaf.models.ir import Conv2d, Dense, Graph, Node, RecurrentDense
-from taaf.models.qat import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
+from taaf.models.lif import BIAS_LIMIT, WEIGHT_MAX, WEIGHT_MIN
 
 _FINALISTS = 6
 _DRIVE_WINDOWS = 4  # windows for the comparison of drives

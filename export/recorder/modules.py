@@ -112,7 +112,7 @@ def _slayer_lif(recorder: "Recorder", leaf: Leaf) -> Value:
         terms=tuple(replace(t, map=maps.scaled(t.map, leaf.module.unit)) for t in leaf.value.terms),
         bias=None if leaf.value.bias is None else leaf.value.bias * leaf.module.unit,
     )
-    return put_neurons(recorder, leaf, leaf.module.neuron, scaled, leaf.name, None)
+    return put_neurons(recorder, leaf, leaf.module.lava_neuron(), scaled, leaf.name, None)
 
 
 def _input(recorder: "Recorder", leaf: Leaf) -> Value:

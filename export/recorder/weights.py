@@ -8,7 +8,7 @@ import torch
 
 from taaf.export.recorder.places import NoExactForm
 from taaf.models.ir import Shape
-from taaf.models.qat import WEIGHT_MAX, WEIGHT_MIN
+from taaf.models.lif import WEIGHT_MAX, WEIGHT_MIN
 
 _STEPS = 4096  # SLAYER's decays are multiples of 1/4096; its states of 1/(64 scale)
 

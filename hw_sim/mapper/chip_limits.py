@@ -1,5 +1,6 @@
 """What a core and a chip hold: named limits and memory formats, as data with sources (``chips/limits/*.toml``)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import tomli
 
 from taaf.hw_sim.chips import chip_names
+from taaf.hw_sim.measurements.records import load_measurements
 from taaf.models.errors import ConfigError
 
 _FOLDER = Path(__file__).parents[1] / "chips" / "limits"
@@ -31,7 +33,7 @@ class ChipLimits:
     pixel_axon_slots : int
         Entries of the output axon table that one pixel (with all its channels) takes per destination core.
     constants, anchors : tuple of dict
-        Provenance: name, value, kind, source; and cited measurements of other networks.
+        Provenance: name, value, kind, source; and published measurements of other networks whose cores are known.
     """
 
     name: str
@@ -87,5 +89,17 @@ def load_limits(chip: str) -> ChipLimits:
         neurons=core["neurons"], synapse_bits=core["synapse_bits"],
         in_axons=core.get("in_axons"), out_axons=core.get("out_axons"),
         shared_kernel=synapses.pop("conv_lists") == "once", **synapses, **data["mesh"],
-        constants=tuple(data["constant"]), anchors=tuple(data.get("anchor", ())),
+        constants=tuple(data["constant"]), anchors=tuple(_anchors(chip)),
     )  # fmt: skip
+
+
+def _anchors(chip: str) -> Iterator[dict[str, str]]:
+    for m in load_measurements(chip):
+        cores, run = sum(x.cores or 0 for x in m.layers), m.runs[-1]
+        if m.role == "step" or m.unusable or run.step_us is None or not all(x.cores for x in m.layers):
+            continue
+        energies = [f"{uj / 1000:.4g} mJ {kind}" for kind, uj in (("dynamic", run.dynamic_uj), ("total", run.total_uj)) if uj]
+        yield {
+            "text": f"{m.title} on {cores} cores: {', '.join(energies)} per inference, {run.step_us:.4g} us per step",
+            "kind": "measured on a chip, for another network", "source": m.source + (f"; {m.secondary}" if m.secondary else ""),
+        }  # fmt: skip

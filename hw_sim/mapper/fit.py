@@ -8,6 +8,7 @@ from typing import Any
 from taaf.hw_sim.counters import spiking_source
 from taaf.hw_sim.mapper.chip_limits import ChipLimits
 from taaf.hw_sim.mapper.mapping import Mapping, Violation, map_graphs
+from taaf.hw_sim.mapper.regroup import CHANGES
 from taaf.hw_sim.mapper.shrink import shrunk
 from taaf.models.errors import GraphError
 from taaf.models.ir import Graph
@@ -115,7 +116,7 @@ def _proposals(mapping: Mapping, chips: int, others: Dict[str, dict[str, Graph]]
     found: list[Proposal] = []
     if mapping.fits:
         found.append(Proposal("as it is", 1.0, mapping.n_cores, mapping.n_chips, True, False))
-    for change, other in others.items():
+    for change, other in {**others, **_regrouped(mapping)}.items():
         found.append(_mapped(mapping, chips, change, 1.0, other))
     culprit = _narrowable(mapping)
     if culprit is not None:
@@ -128,6 +129,20 @@ def _proposals(mapping: Mapping, chips: int, others: Dict[str, dict[str, Graph]]
         found += _search(mapping, chips, "inputs with {} of their height and width", lambda f: everywhere(resolution=f))
     if any(row.binding == "synapse memory" for row in mapping.layers):
         found += _search(mapping, chips, "{} of the non-zero weights, the largest", lambda f: everywhere(density=f))
+    return found
+
+
+def _regrouped(mapping: Mapping) -> dict[str, dict[str, Graph]]:
+    """Layers that read too much of a map, all of them regrouped in the same way."""
+    wide = [v.layer.split(".", 1) for v in mapping.violations if v.limit == "input axons"]
+    found = {}
+    for change, regroup in CHANGES.items():
+        graphs = dict(mapping.graphs)
+        for name, lif in wide:
+            graphs[name] = regroup(graphs[name], lif) or graphs[name]
+        changed = [f"{name}.{lif}" for name, lif in wide if graphs[name] is not mapping.graphs[name]]
+        if changed:
+            found[f"{change.format(' and '.join(changed))} (another network: to be trained)"] = graphs
     return found
 
 

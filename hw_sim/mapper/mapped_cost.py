@@ -225,12 +225,10 @@ def _cost(mapping: Mapping, name: str, loads: Loads, n_windows: int, n_steps: in
     for title, (quantity, constant) in _PARTS.items():
         n = float(quantities[quantity].sum()) / n_windows
         components.append(Component(title, n, pj[constant], n * pj[constant] / 1000))
-    phases = [("sending", _SENDING), ("receiving", _RECEIVING)]
-    if data["step"]["compose"] == "sum":
-        phases = [("", {**_SENDING, **_RECEIVING})]
+    phases = phases_of(data)
     times = [sum(data["time_ns"][c] * steps.loads[quantity] for quantity, c in terms.items()) for _, terms in phases]
     slowest = np.stack([time.max(1) for time in times])  # (phases, chip steps)
-    barrier = _barrier_ns(data["step"], int(mapping.placement.n_tiles.sum()))
+    barrier = barrier_ns(data["step"], int(mapping.placement.n_tiles.sum()))
     step_ns = (slowest.max(0) + barrier).tolist()
     if not counted:
         step_ns *= steps.per_window
@@ -256,7 +254,7 @@ def _critical(
     loads = {quantity: steps.loads[quantity][row, core] for quantity in terms}
     core_ns = float(sum(data["time_ns"][constant] * loads[quantity] for quantity, constant in terms.items()))
     tiles = int(mapping.placement.n_tiles.sum())
-    barrier = _barrier_ns(data["step"], tiles)
+    barrier = barrier_ns(data["step"], tiles)
     layer = next(row.layer for row in reversed(mapping.layers) if row.first_core <= core)
     products = [
         f"{loads[quantity]:,.4g} {quantity.replace('_', ' ')} x {data['time_ns'][constant]:g} ns"
@@ -270,7 +268,15 @@ def _critical(
     return CriticalStep(number, core, layer, core_ns, barrier, core_ns + barrier, arithmetic)
 
 
-def _barrier_ns(step: dict[str, Any], tiles: int) -> float:
+def phases_of(data: dict[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """What a core does in a step: title -> quantity -> constant. The longest phase of all cores decides."""
+    if data["step"]["compose"] == "sum":
+        return [("", {**_SENDING, **_RECEIVING})]
+    return [("sending", _SENDING), ("receiving", _RECEIVING)]
+
+
+def barrier_ns(step: dict[str, Any], tiles: int) -> float:
+    """Synchronisation of all cores behind ``tiles`` routers."""
     at, ns = step["barrier_tiles"], step["barrier_ns"]
     if step["barrier_between"] == "linear":
         return float(np.interp(tiles, at, ns))

@@ -78,7 +78,12 @@ def _with_one_frame(values: Frame) -> dict[str, dict[str, np.ndarray]]:
     return {g: {n: np.asarray(v)[..., None] for n, v in layers.items()} for g, layers in values.items()}
 
 
-def loads_of_frames(mapping: Mapping, spikes: Frame, steps: int, active: Frame | None = None) -> Loads:
+Pairs = list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # sending core, receiving core, messages
+
+
+def loads_of_frames(
+    mapping: Mapping, spikes: Frame, steps: int, active: Frame | None = None, pairs: Pairs | None = None
+) -> Loads:
     """`count_loads` of many frames at once, for instance of every step of a window; loads are linear in spikes.
 
     Parameters
@@ -87,6 +92,8 @@ def loads_of_frames(mapping: Mapping, spikes: Frame, steps: int, active: Frame |
         As there, with a last axis of S frames.
     steps : int
         Time steps that each frame was counted in.
+    pairs : list, optional
+        Receives which core sent how many messages to which, over all frames; pairs may repeat.
 
     Returns
     -------
@@ -111,10 +118,10 @@ def loads_of_frames(mapping: Mapping, spikes: Frame, steps: int, active: Frame |
                 source = None if group.source == graph.input.name else mapping.layer(f"{name}.{group.source}")
                 if isinstance(group, ConvGroup):
                     loads.synops_conv[own] += _conv_synops(group, incoming, row)
-                    _conv_messages(mapping, loads, group, incoming, source, row)
+                    _conv_messages(mapping, loads, group, incoming, source, row, pairs)
                 else:
                     loads.synops_dense[own] += _dense_synops(group, incoming, row)
-                    _dense_messages(mapping, loads, incoming, source, row)
+                    _dense_messages(mapping, loads, incoming, source, row, pairs)
     return loads
 
 
@@ -197,19 +204,22 @@ def _dense_synops(group: DenseGroup, incoming: np.ndarray, row: LayerMap) -> np.
     return (per_tile @ incoming.reshape(-1, incoming.shape[-1])).round().astype(np.int64)
 
 
-def _dense_messages(mapping: Mapping, loads: Loads, incoming: np.ndarray, source: LayerMap | None, row: LayerMap) -> None:
+def _dense_messages(
+    mapping: Mapping, loads: Loads, incoming: np.ndarray, source: LayerMap | None, row: LayerMap, pairs: Pairs | None
+) -> None:
     targets = np.arange(row.first_core, row.first_core + row.n_cores)
     if source is None:
         loads.messages_in[targets] += incoming.sum((0, 1, 2))
         return
     senders = np.arange(source.first_core, source.first_core + source.n_cores)
     _send(mapping, loads, np.repeat(senders, len(targets)), np.tile(targets, len(senders)),
-          np.repeat(_tile_sums(incoming, source), len(targets), axis=0))  # fmt: skip
+          np.repeat(_tile_sums(incoming, source), len(targets), axis=0), pairs)  # fmt: skip
 
 
 def _conv_messages(
-    mapping: Mapping, loads: Loads, group: ConvGroup, incoming: np.ndarray, source: LayerMap | None, row: LayerMap
-) -> None:
+    mapping: Mapping, loads: Loads, group: ConvGroup, incoming: np.ndarray, source: LayerMap | None, row: LayerMap,
+    pairs: Pairs | None,
+) -> None:  # fmt: skip
     """Spikes of every pair (tile that sends, tile that reads); all channels of a pixel go to all channel tiles."""
     channels = starts(len(incoming), len(incoming) if source is None else source.tile[0])
     summed = np.add.reduceat(incoming, channels, axis=0).astype(np.float64)  # (tiles of C, H, W, S)
@@ -230,7 +240,7 @@ def _conv_messages(
         if source is None:
             _add_at(loads.messages_in, to.ravel(), n)
         else:
-            _send(mapping, loads, sender.ravel(), to.ravel(), n)
+            _send(mapping, loads, sender.ravel(), to.ravel(), n, pairs)
 
 
 def _overlaps(reads: np.ndarray, size: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -250,8 +260,10 @@ def _overlaps(reads: np.ndarray, size: int | None) -> tuple[np.ndarray, np.ndarr
     return sender, reader, mask[sender, reader].astype(np.float64)
 
 
-def _send(mapping: Mapping, loads: Loads, sender: np.ndarray, target: np.ndarray, n: np.ndarray) -> None:
+def _send(mapping: Mapping, loads: Loads, sender: np.ndarray, target: np.ndarray, n: np.ndarray, pairs: Pairs | None) -> None:
     """Messages ``n`` (pairs, S) on their way."""
+    if pairs is not None:
+        pairs.append((sender, target, n.sum(1)))
     where = mapping.placement
     _add_at(loads.messages_in, target, n)
     hops = [np.abs(axis[sender] - axis[target]) for axis in (where.x, where.y)]

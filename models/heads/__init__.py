@@ -27,6 +27,12 @@ def find_head(name: str, where: str = "head.type") -> type[Head]:
     return head
 
 
+def as_stored(table: Any) -> Any:
+    """The settings of a head in a file, with what older files meant where they do not name a setting (`Head.unsaid`)."""
+    kind = table.get("type", "taaf") if isinstance(table, Mapping) else None
+    return {**find_head(kind).unsaid, **table} if kind in names() else table
+
+
 def head_of(spec: Mapping[str, Any]) -> Head:
     """The head that a bundle's manifest describes (`Head.spec`).
 
@@ -41,7 +47,7 @@ def head_of(spec: Mapping[str, Any]) -> Head:
         classes = spec["classes"]
         if type(classes) is not int or not 0 <= classes <= MAX_CLASSES:
             raise BundleError(f"classes (={str(classes)[:40]}): allowed 0 to {MAX_CLASSES}")
-        told = {k: v for k, v in spec.items() if k not in ("type", "inputs", "classes", "file", "modalities")}
+        told = {k: v for k, v in as_stored(spec).items() if k not in ("type", "inputs", "classes", "file", "modalities")}
         return kind(inputs, classes, read_dataclass(kind.options_type, told, "head"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(

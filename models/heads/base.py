@@ -8,7 +8,7 @@ what differs between the two is passed in as `Ops`. `taaf.models.trainable_head`
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from taaf.models.errors import ConfigError
 
@@ -35,7 +35,10 @@ class Ops:
     on_grid : callable
         Round to multiples of 1/64 within +-4 (torch: straight-through derivative).
     lif : callable
-        The host neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and a reset to 0 where v > 1.
+        The host neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and a reset to 0 where v > 1; with
+        ``at_threshold=True`` where v >= 1.
+    mlif : callable
+        ISNet's neuron over axis 1 of a current (N, T, ...): ``v <- v / 2 + I``, a spike and ``v <- v - 1`` where v / 2 >= 1.
     over_steps : callable
         (x (N, F, T_in), weight (T_out, T_in, 3), bias (T_out,)) -> (N, T_out, F): Conv1d with time as channels, padding 1.
     whole_steps : callable
@@ -50,7 +53,8 @@ class Ops:
     stack: Callable[[list[Any]], Any]
     softmax: Callable[[Any], Any]
     on_grid: Callable[[Any], Any]
-    lif: Callable[[Any], Any]
+    lif: Callable[..., Any]
+    mlif: Callable[[Any], Any]
     over_steps: Callable[[Any, Any, Any], Any]
     whole_steps: Callable[[Any, int], Any]
 
@@ -59,8 +63,9 @@ class Ops:
 class Array:
     """One array of a head: its shape, and how training starts it.
 
-    ``init``: "linear" (as torch's Linear; a bias follows its weight), "spiking" (wide enough to fire at 20 % active inputs),
-    "eye" (identity and a little noise), "align" (an aligned step reads the input steps it covers), "zero".
+    ``init``: "linear" (as torch's Linear; a bias follows its weight), "linear_transposed" (the same, stored (in, out)),
+    "spiking" (wide enough to fire at 20 % active inputs), "eye" (identity and a little noise), "align" (an aligned step reads the
+    input steps it covers), "zero".
     ``noise``: of "align" and "eye". ``trained``: whether training changes it. ``raw``: bytes, kept as they are.
     """
 
@@ -136,11 +141,14 @@ class Head(ABC):
         Dataclass of the settings in ``[head]`` beside ``type`` and ``classes``.
     strategies : tuple of str
         Names of the training strategies that go with it; empty: all that no head names; `UNTRAINED`: none.
+    unsaid : mapping
+        Settings that older files do not name -> what such a file means.
     """
 
     options_type: type[Any] = NoOptions
     kind: str = ""
     strategies: tuple[str, ...] = ()
+    unsaid: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, inputs: Mapping[str, Features], classes: int, options: Any) -> None:
         self.inputs, self.classes, self.options = dict(inputs), classes, options
@@ -159,6 +167,11 @@ class Head(ABC):
     def input_steps(self) -> dict[str, int]:
         """Steps of a window that are read of each modality."""
         return {m: x.steps for m, x in self.inputs.items()}
+
+    @property
+    def trained_outputs(self) -> tuple[str, ...] | None:
+        """Names of the outputs that are computed while it is trained; None: all."""
+        return None
 
     def arrays(self) -> dict[str, Array]:
         """Its arrays by name."""

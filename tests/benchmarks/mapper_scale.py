@@ -1,4 +1,4 @@
-"""The mapper on two ResNet18 of the paper's input sizes: time, memory, cores, chips, traffic of counted random spikes.
+"""The mapper on two ResNet18 of the paper's input sizes: time, memory, cores, chips, traffic of counted random spikes, placement.
 
     uv run python tests/benchmarks/mapper_scale.py [--width 64] [--rate 0.1] [--json]
 
@@ -17,6 +17,7 @@ import numpy as np
 from taaf.hw_sim.mapper.chip_limits import CHIPS
 from taaf.hw_sim.mapper.mapped_cost import cost_of_totals
 from taaf.hw_sim.mapper.mapping import map_graphs
+from taaf.hw_sim.mapper.placing import hop_weights, placed, traffic_between, travel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from resnet_graphs import resnet18_graph
@@ -54,6 +55,13 @@ def main() -> None:
             for cost in costs:
                 row |= {f"{cost.convention}_mj": cost.energy_nj / 1e6, f"{cost.convention}_step_us": cost.mean_step_ns / 1e3}
             row |= {"messages": costs[0].messages, "chip_crossings": costs[0].chip_crossings}
+        begun = time.process_time()
+        better = placed(mapping, spikes)
+        row["place_cpu_s"] = time.process_time() - begun
+        traffic, weights = traffic_between(mapping, spikes), hop_weights(mapping.limits)
+        for name, placement in (("snake", mapping.placement), ("placed", better.placement)):
+            found_there = travel(placement, traffic, weights)
+            row |= {f"{name}_hop_cost": found_there.cost, f"{name}_longest_hops": found_there.longest}
         row["peak_mb_so_far"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         found[chip] = row
     if args.json:

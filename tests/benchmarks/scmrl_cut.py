@@ -14,8 +14,8 @@ import torch
 
 from taaf.models.checkpoint import load_model
 from taaf.models.cross_modal import tokens_of
+from taaf.models.fused_lif import host_lif
 from taaf.models.heads.scmrl import ScmrlHead
-from taaf.models.trainable_head import host_lif
 from taaf.training.datasets.ead_mini import load_split
 
 

@@ -9,16 +9,14 @@ import torch
 from taaf.models import zoo_path
 from taaf.training.datasets.ead_mini import LABELS, load_split
 
-pytestmark = pytest.mark.needs_slayer  # the exporter verifies against its forward pass
-
 
 def test_a_layer_that_may_saturate(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """One feature neuron with full inhibition from all inputs could wrap; on the data it does not, so SLAYER agrees."""
     from taaf.deploy.cli import main as deploy
+    from taaf.export.checkpointed import TrainedNetwork
     from taaf.export.cli import build_parser
     from taaf.export.cli import main as export
     from taaf.export.netx_bundle import export_netx
-    from taaf.export.trained import TrainedNetwork
 
     content = torch.load(zoo_path("ead_mini.pt"), weights_only=True)
     content["state"]["branches.event.readout.weight"][0] = -1e4

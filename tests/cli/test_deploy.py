@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -85,11 +86,40 @@ def test_sim_prints_one_json_object_and_agrees(tmp_path: Path) -> None:
 
 
 def test_text_report_keeps_measured_estimated_and_cited_apart() -> None:
-    """The three kinds of numbers have their own headings, and there is no Loihi 2 figure."""
+    """The three kinds of numbers have their own headings; Loihi 2 is a range that says where it comes from and how far it is off."""
     text = run_command("deploy", "--backend", "fast", "--samples", 20).stdout
     positions = [text.index(word) for word in ("Measured, per window", "Estimated, per window", "Cited, another")]
     assert positions == sorted(positions)
     assert "no official energy per operation exists" in text and "18.5 mJ" in text and 'printed "MJ"' in text
+    assert re.search(r"Loihi 2 \(range\), dynamic +[0-9.]+ to [0-9.]+ uJ\n", text)
+    assert "derived from 6 published measurements of 2 other networks" in text and "leave-one-out" in text
+
+
+def test_check_estimates(capsys: pytest.CaptureFixture) -> None:
+    """Every run, both chips, ratios, step times with their arithmetic, the range and the sources; the same numbers as JSON."""
+    assert main(["--check-estimates"]) == 0
+    text = capsys.readouterr().out
+    for words in (
+        "measured on Loihi 1", "measured on Loihi 2", "N-TIDIGITS               test set                     576 uJ dynamic    counted",
+        "0.78          0.98", "secondary source, the paper itself was not read", "not comparable: limited by sending frames",
+        "2,019 synops dense x 3.5 ns", "Loihi 2 as a range", "leave-one-out", "arXiv:1812.01739",
+    ):  # fmt: skip
+        assert words in text, words
+    assert main(["--check-estimates", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["schema_version"], report["kind"]) == (1, "silicon")
+    (check,) = (c for c in report["checks"] if c["key"] == "ntidigits")
+    assert check["ratio"]["loihi1_sanafe"][0] == pytest.approx(0.979, abs=1e-3) and check["operations"]["method"] == "counted"
+    assert len(report["loihi2_range"]["dynamic"]["pj_per_synop"]) == 2
+
+
+def test_check_estimates_runs_nothing(capsys: pytest.CaptureFixture) -> None:
+    """What would be run is refused."""
+    assert main(["--check-estimates", "bundle"]) == 2
+    told = capsys.readouterr().err
+    assert told == "taaf-deploy: error: --check-estimates: runs nothing, found a bundle bundle; leave one of the two out\n"
+    assert main(["--check-estimates", "--samples", "3"]) == 2
+    assert "found --samples 3" in capsys.readouterr().err
 
 
 @pytest.mark.slow()

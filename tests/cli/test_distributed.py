@@ -37,7 +37,6 @@ def _curve(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.needs_slayer
 @pytest.mark.slow()
 @pytest.mark.parametrize(
     "balance", ["taaf", pytest.param("agm", marks=pytest.mark.long), pytest.param("pmr", marks=pytest.mark.long)]
@@ -60,7 +59,6 @@ def test_two_ranks_equal_one(balance: str, tmp_path: Path) -> None:
             assert b[f"rho_{m}"] == pytest.approx(a[f"rho_{m}"], abs=1e-5)
 
 
-@pytest.mark.needs_slayer
 def test_devices_are_checked(tmp_path: Path) -> None:
     """A device that is not there, and a name that is none."""
     missing = run_command("train", "--device", "cuda:63", "--out", tmp_path / "x")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_existing_folder_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-@pytest.mark.needs_slayer
+@pytest.mark.needs_lava
 def test_train_export_deploy_from_nothing(tmp_path: Path) -> None:
     """Two short epochs: checkpoint, verified bundle (also on Lava), exact deployment; a second training is refused."""
     run = tmp_path / "run"
@@ -117,15 +118,16 @@ def test_train_export_deploy_from_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.needs_slayer
 @pytest.mark.parametrize(("name", "layers", "windows"), [("ead_mini", 6, 200), ("scmrl_ead_mini", 12, 20)])
 def test_shipped_bundle_is_what_the_shipped_checkpoint_gives(name: str, layers: int, windows: int, tmp_path: Path) -> None:
     """Exporting the shipped checkpoint reproduces the shipped networks byte for byte; ✓ for every layer."""
     done = run_command("export", zoo_path(f"{name}.pt"), "--to", "netx", "--out", tmp_path / "bundle", "--windows", windows)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("✓") == layers + 1 and "✗" not in done.stdout
-    for file in ("event.net", "audio.net", "head.npz"):
+    for file in ("event.net", "audio.net"):
         assert (tmp_path / "bundle" / file).read_bytes() == (zoo_path(name) / file).read_bytes(), file
+    made, shipped = (zipfile.ZipFile(folder / "head.npz") for folder in (tmp_path / "bundle", zoo_path(name)))
+    assert [(n, made.read(n)) for n in made.namelist()] == [(n, shipped.read(n)) for n in shipped.namelist()]
 
 
 def test_disagreement_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -156,7 +158,7 @@ def test_disagreement_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixtu
         ("[optimizer]\nepochs = 3\n", "did you mean 'optimiser'?"), ("[loss\n", "not valid TOML"),
         ("[optimiser]\nbatch_size = 0\n", "allowed 1 to 1.04858e+06"),
         ("[loss]\nbalance = 'ogm'\n", "did you mean 'ogm_ge'?"),
-        ("[loss]\nbalance = 'x'\n", "unknown; allowed: none, la, taaf, ogm_ge, pmr, agm, scmrl, readout"),
+        ("[loss]\nbalance = 'x'\n", "unknown; allowed: none, la, taaf, late_fusion, ogm_ge, pmr, pmr_paper, agm, cmci, misnet,"),
         ("[model]\nfeatures = 3\n", "[model]: networks are described in [branches.NAME] and [head]"),
         ("[branches.event]\nnetwork = 'con'\n", "branches.event.network (='con'): unknown; did you mean 'conv'?"),
         ("[branches.event]\nchannels = 8\n", "branches.event.network: missing"),

@@ -104,7 +104,6 @@ def _deployed(folder: Path, *options: str) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.needs_slayer
 def test_one_modality_and_spike_counts(root: Path, tmp_path: Path) -> None:
     """Shape and steps as the data give them; the bundle keeps its windows; curves and another file of windows too."""
     own = shutil.copytree(root, tmp_path / "data")
@@ -128,7 +127,6 @@ def test_one_modality_and_spike_counts(root: Path, tmp_path: Path) -> None:
     assert_refused(run_in_process(deploy, tmp_path / "bundle", "--backend", "fast"), 2, "windows.npz: SHA-256 is")
 
 
-@pytest.mark.needs_slayer
 @pytest.mark.parametrize("fusion", ["concat", "softmax_gated"])
 def test_three_modalities(fusion: str, root: Path, tmp_path: Path) -> None:
     """Spikes of two lengths, real numbers with an encoder on the host; k_u of each; resumed it is the same."""
@@ -148,7 +146,6 @@ def test_three_modalities(fusion: str, root: Path, tmp_path: Path) -> None:
     assert again.returncode == 0 and json.loads(again.stdout)["metrics"] == told
 
 
-@pytest.mark.needs_slayer
 @pytest.mark.parametrize(
     ("old", "new", "mention"),
     [
@@ -171,7 +168,6 @@ def test_what_does_not_fit_the_data(old: str, new: str, mention: str, root: Path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.needs_slayer
 def test_real_numbers_for_a_branch_of_spikes(root: Path, tmp_path: Path) -> None:
     """Named, with what to add."""
     (tmp_path / "c.toml").write_text(ONE.replace("touch", "vision"))
@@ -179,7 +175,6 @@ def test_real_numbers_for_a_branch_of_spikes(root: Path, tmp_path: Path) -> None
     assert_refused(done, 2, "branches.vision: its inputs are real numbers; give scale")
 
 
-@pytest.mark.needs_slayer
 def test_code_of_ones_own(tmp_path: Path) -> None:
     """A network and a data set of module:function; a checkpoint that names them runs nothing unless that is allowed.
 

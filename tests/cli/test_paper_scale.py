@@ -15,7 +15,6 @@ MAX_EXPORT_S, MAX_KIB = 60, 8 << 20
 
 
 @pytest.mark.long
-@pytest.mark.needs_slayer
 def test_full_size(tmp_path: Path) -> None:
     """Calibrated, exported with every layer verified in a minute and 8 GiB, and deployed on the engine.
 

@@ -88,7 +88,6 @@ def test_from_training_to_report(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert "type (='mystery'): unknown; allowed: none, onnx, rate, scmrl, taaf" in capsys.readouterr().err
 
 
-@pytest.mark.needs_slayer
 def test_refusal(tmp_path: Path) -> None:
     """One line, exit 2."""
     (tmp_path / "c.toml").write_text(CONFIG.replace('balance = "scmrl"', 'balance = "taaf"'))
@@ -101,7 +100,6 @@ def test_head_takes_a_shipped_configuration(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "c.toml").write_text(CONFIG)
     assert_refused(run_command("train", "--config", tmp_path / "c.toml", "--head", "scmrl"), 2, "--head scmrl", "[head] type")
     seen: list[Any] = []
-    monkeypatch.setattr("taaf.models.slayer_lif.require_lava_dl", lambda: None)
     told = {"model": "m", "metrics": dict.fromkeys(("test_fused", "test_event", "test_audio"), 1.0), "human": None}
     monkeypatch.setattr(cli, "_train", lambda args, config, out, ranks: seen.append((config, out)) or told)
     assert cli.main(["--head", "scmrl", "--epochs", "3", "--device", "cpu"]) == 0
@@ -111,7 +109,6 @@ def test_head_takes_a_shipped_configuration(tmp_path: Path, monkeypatch: pytest.
     assert config.network.check() is config.network
 
 
-@pytest.mark.needs_slayer
 def test_both_heads(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each system in its folder, both curves in one picture; a stop between the two is resumed; not with one checkpoint."""
     whole = sources.open_split

@@ -8,7 +8,8 @@ import pytest
 from commands import assert_refused, run_command, run_in_process
 from small_networks import small_branches
 
-from taaf.training.cli import main
+from taaf.training.cli import build_parser, main
+from taaf.training.commands.study import STUDIES
 
 SMALL = """
 [data]
@@ -31,7 +32,6 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> None:
     """Table 1's eleven methods x 2 seeds; means and deviations are those of the CSV; a second start trains nothing."""
     out = tmp_path / "study"
@@ -39,7 +39,7 @@ def test_ablation_writes_tables_and_resumes(config: Path, tmp_path: Path) -> Non
     done = run_command(*command)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((out / "ablation.csv").read_text().splitlines()))
-    assert len(rows) == 22 and {r["balance"] for r in rows} == {"none", "taaf", "ogm_ge", "pmr", "agm"}
+    assert len(rows) == 22 and {r["balance"] for r in rows} == {"none", "taaf", "ogm_ge", "pmr", "agm", "cmci"}
     markdown = (out / "ablation.md").read_text()
     for method in {r["row"] for r in rows}:
         values = [float(r["test_fused_percent"]) for r in rows if r["row"] == method]
@@ -87,9 +87,8 @@ balance = "scmrl"
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_the_study_of_scmrl(tmp_path: Path) -> None:
-    """Eight networks under thirteen conditions; tables hold the CSV's means; a second start measures and trains nothing."""
+    """Ten networks under thirteen conditions; tables hold the CSV's means; a second start measures and trains nothing."""
     out, config = tmp_path / "study", tmp_path / "c.toml"
     config.write_text(SMALL_SCMRL)
     command = ("train", "--ablation", "scmrl", "--config", config, "--seeds", 2, "--jobs", 2, "--out", out, "-q")
@@ -99,7 +98,7 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
     conditions = {r["condition"] for r in rows}
     assert len(conditions) == 13 and {"clean", "audio 30 dB", "event 0 dB", "both 10 dB"} <= conditions
     systems = {r["row"] for r in rows}
-    assert len(systems) == 10 and len(rows) == 10 * 13 * 2
+    assert len(systems) == 12 and len(rows) == 12 * 13 * 2
     markdown = (out / "scmrl.md").read_text()
     for condition in conditions:
         cells = []
@@ -109,7 +108,7 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
         assert f"| {condition} | {' | '.join(cells)} |" in markdown
     assert (out / "scmrl_noise.png").read_bytes().startswith(b"\x89PNG")
     kept = {p: p.stat().st_mtime_ns for p in (*out.glob("cells/*/*/model.pt"), *out.glob("cells/*/*/noise.json"))}
-    assert len(kept) == 2 * 16  # 8 networks: S-CMRL itself stands in three tables
+    assert len(kept) == 2 * 20  # 10 networks: S-CMRL itself stands in three tables
     stale = next(p for p in kept if p.name == "noise.json")
     stale.write_text(stale.read_text().replace("checkpoint_sha256", "other"))  # measured on another checkpoint
     first = (out / "scmrl.csv").read_bytes()
@@ -119,14 +118,12 @@ def test_the_study_of_scmrl(tmp_path: Path) -> None:
     assert_refused(run_in_process(main, *command[1:]), 2, "--ablation scmrl", "head.type (='taaf')")
 
 
-@pytest.mark.needs_slayer
 def test_ablation_refuses_what_it_ignores(tmp_path: Path) -> None:
     """--resume has no meaning there."""
     assert_refused(run_in_process(main, "--ablation", "--resume", "--out", tmp_path / "x"), 2, "--ablation", "--resume")
 
 
 @pytest.mark.slow()
-@pytest.mark.needs_slayer
 def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
     """A training leaves a picture and, if asked, event files holding k, rho, losses and alpha per step; runs compare."""
     done = run_command("train", "--config", config, "--out", tmp_path / "a", "--tensorboard", "-q")
@@ -150,23 +147,18 @@ def test_curves_and_tensorboard(config: Path, tmp_path: Path) -> None:
 CONV = '[branches.event]\nnetwork = "conv"\n'
 
 
-def _in_trainer(text: str, mention: str) -> object:
-    """A case that only shows once SLAYER has been found."""
-    return pytest.param(text, mention, marks=pytest.mark.needs_slayer)
-
-
 @pytest.mark.parametrize(
     ("text", "mention"),
     [
-        _in_trainer('[loss]\nbalance = "la"\n', "head.attention"), ('[loss]\nbalance = "ogm"\n', "did you mean 'ogm_ge'?"),
-        _in_trainer('[head]\nfusion = "sums"\n', "did you mean 'sum'?"),
-        _in_trainer(CONV.replace("event", "visual"), "branches.visual: the data set has no such modality; allowed: event, audio"),
-        _in_trainer("[head]\nclasses = 3\n", "head.classes (=3): the data set has 10 classes"),
-        _in_trainer(CONV + "steps = 5\n", "branches.event.steps (=5): the data set gives 8"),
-        _in_trainer(CONV + "shape = [2, 20, 20]\n", "branches.event.shape (=[2, 20, 20]): the data set gives [2, 34, 34]"),
-        _in_trainer(CONV + "[loss]\nbalance = 'pmr'\n", "is defined for two branches, found 1"),
-        _in_trainer(CONV + "[head]\nfusion = 'film'\n", "is defined for two branches, found 1; allowed for any number: concat"),
-        _in_trainer(CONV + "[head]\ntype = 'rate'\n", "event has 128 feature neurons; allowed multiples of classes (=10)"),
+        ('[loss]\nbalance = "la"\n', "head.attention"), ('[loss]\nbalance = "ogm"\n', "did you mean 'ogm_ge'?"),
+        ('[head]\nfusion = "sums"\n', "did you mean 'sum'?"),
+        (CONV.replace("event", "visual"), "branches.visual: the data set has no such modality; allowed: event, audio"),
+        ("[head]\nclasses = 3\n", "head.classes (=3): the data set has 10 classes"),
+        (CONV + "steps = 25\n", "branches.event.steps (=25): EAD-mini is cut into 1 to 24 steps"),
+        (CONV + "shape = [2, 20, 20]\n", "branches.event.shape (=[2, 20, 20]): the data set gives [2, 34, 34]"),
+        (CONV + "[loss]\nbalance = 'pmr'\n", "is defined for two branches, found 1"),
+        (CONV + "[head]\nfusion = 'film'\n", "is defined for two branches, found 1; allowed for any number: concat"),
+        (CONV + "[head]\ntype = 'rate'\n", "event has 128 feature neurons; allowed multiples of classes (=10)"),
         ('[data]\non_bad = "ask"\n', "stop, skip"),
     ],
 )  # fmt: skip
@@ -175,3 +167,9 @@ def test_configurations_that_do_not_fit(text: str, mention: str, tmp_path: Path)
     (tmp_path / "c.toml").write_text(text)
     assert_refused(run_in_process(main, "--config", tmp_path / "c.toml", "--out", tmp_path / "x", "--limit", 20), 2, mention)
     assert not (tmp_path / "x").exists()
+
+
+def test_every_study_can_be_asked_for() -> None:
+    """The choices of --ablation, written out because --help imports nothing, are the studies there are."""
+    (option,) = (a for a in build_parser()._actions if a.dest == "ablation")
+    assert set(option.choices or ()) == set(STUDIES)

@@ -16,14 +16,15 @@ from small_graphs import CASES, chain_of, random_spikes
 from taaf.deploy.backends.base import pad_window
 from taaf.export.bundle.reader import read_bundle
 from taaf.hw_sim.engine import Engine
-from taaf.hw_sim.engines import threads
 from taaf.hw_sim.engines.event import engine as event_engine
-from taaf.hw_sim.engines.event import jit, kernels
+from taaf.hw_sim.engines.event import kernels
 from taaf.hw_sim.engines.torch_engine import TorchEngine
 from taaf.hw_sim.reference import run_reference
 from taaf.models import zoo_path
 from taaf.models.errors import BackendUnavailableError, ConfigError
 from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif
+from taaf.models.kernels import jit, threads
+from taaf.models.kernels.jit import Compiler
 from taaf.training.datasets.ead_mini import load_split
 
 
@@ -229,10 +230,11 @@ def test_cache_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit.numba.config, "CACHE_DIR", "")
     monkeypatch.setattr(jit.sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = jit._usable()
+    compiler = Compiler("kernels", __file__)
+    folder = compiler.usable()
     assert folder is not None and folder.parent == tmp_path / "taaf" and folder.is_dir()
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert jit._usable() is None
+    assert compiler.usable() is None
     monkeypatch.setattr(jit.numba.config, "CACHE_DIR", "/somewhere")
-    assert jit._usable() == Path("/somewhere")
+    assert compiler.usable() == Path("/somewhere")

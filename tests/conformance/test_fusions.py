@@ -31,18 +31,25 @@ def _network(**changes: str) -> MultimodalSnn:
 
 
 @pytest.mark.parametrize(
-    ("fusion", "attention_on"), [*((f, "logits") for f in FUSIONS), ("concat", "features"), ("gated", "features")]
+    ("fusion", "options"),
+    [
+        *((f, {}) for f in FUSIONS),
+        ("concat", {"attention_on": "features"}),
+        ("gated", {"attention_on": "features"}),
+        ("concat", {"attention_weights": "shared"}),
+        ("sum", {"classifier": "spiking"}),
+    ],
 )
-@pytest.mark.needs_slayer
-def test_export_and_run(fusion: str, attention_on: str, tmp_path: Path) -> None:
+@pytest.mark.needs_lava
+def test_export_and_run(fusion: str, options: dict[str, str], tmp_path: Path) -> None:
     """Export verifies the head; engine and Lava give the trained network's features, logits (1e-9) and decisions."""
-    network, part = trained(tmp_path, _network(fusion=fusion, attention_on=attention_on)), load_split("test", slice(12))
+    network, part = trained(tmp_path, _network(fusion=fusion, **options)), load_split("test", slice(12))
     export_netx(network, tmp_path / "bundle", part.inputs(), part.labels, list(LABELS))
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest["head"]["fusion"] == fusion
     features, output = network.model.predict({m: torch.from_numpy(x.astype(np.float32)) for m, x in part.inputs().items()})
     runs = {"fast": run_fast(bundle, part.inputs())}
-    if fusion in ON_LAVA and attention_on == "logits":
+    if fusion in ON_LAVA and "attention_on" not in options:
         runs["sim"] = run_sim(bundle, {m: x[:3] for m, x in part.inputs().items()}, 120)
     for backend, found in runs.items():
         n = len(found.logits["fused"])

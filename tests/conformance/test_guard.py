@@ -45,8 +45,15 @@ def delayed(rng: np.random.Generator) -> Graph:
     return chain_of(*nodes, second, Lif("out_lif", v_decay=1000))
 
 
+def self_firing(rng: np.random.Generator) -> Graph:
+    """Biases above the threshold: neurons of the recurrence fire in every step, while the pipeline fills, too."""
+    nodes = [Input("input", (15,)), *_recurrent(rng, "rec", 15, 10)]
+    nodes += [Lif("rec_lif", v_decay=4096, bias=_bias(rng, 10) + np.arange(10, dtype=np.int32) % 2 * 90)]
+    return chain_of(*nodes, Dense("out", weights(rng, 5, 10)), Lif("out_lif", bias=_bias(rng, 5)))
+
+
 CASES: dict[str, tuple[Callable[[np.random.Generator], Graph], int]] = {
-    "recurrent": (recurrent, 1), "behind_maps": (behind_maps, 1), "delayed": (delayed, 4),
+    "recurrent": (recurrent, 1), "self_firing": (self_firing, 1), "behind_maps": (behind_maps, 1), "delayed": (delayed, 4),
 }  # fmt: skip
 
 

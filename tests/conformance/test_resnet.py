@@ -12,8 +12,6 @@ from taaf.export.passes import CompileReport, fold_batch_norm, quantise
 from taaf.hw_sim.reference import run_reference
 from taaf.models.network import MultimodalSnn
 
-pytestmark = pytest.mark.needs_slayer
-
 
 @pytest.fixture(scope="module")
 def twin() -> MultimodalSnn:

@@ -19,8 +19,6 @@ from taaf.export.passes import CompileReport, compile_graph
 from taaf.models.network import MultimodalSnn
 from taaf.training.datasets.ead_mini import LABELS, load_split
 
-pytestmark = pytest.mark.needs_slayer
-
 
 def _windows(n: int, graph_shape: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     found = load_split("test", slice(n)).inputs()
@@ -60,8 +58,8 @@ def _exported(folder: Path, n: int, **changes: Any) -> tuple[MultimodalSnn, Bund
     ("changes", "on_lava"),
     [
         ({}, True),
-        ({"fusion": "concat", "cross_modal": "attention", "alignment": "learned"}, False),
-        ({"cross_modal": "none", "downsampling": "max_pool"}, False),
+        ({"fusion": "concat", "cross_modal": "attention", "alignment": "learned", "attention_threshold": 0.5}, False),
+        ({"cross_modal": "cmci", "downsampling": "max_pool"}, False),
     ],
     ids=str,
 )

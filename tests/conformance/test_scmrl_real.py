@@ -18,8 +18,6 @@ from taaf.export.netx_bundle import export_netx
 from taaf.models.heads.scmrl import ScmrlHead
 from taaf.training.datasets.generated import GeneratedPairs
 
-pytestmark = pytest.mark.needs_slayer
-
 
 @pytest.mark.parametrize(
     ("how", "side", "first"), [("stride", 16, "conv2_lif"), ("max_pool", 32, "pool1_lif")], ids=["stride", "max_pool"]

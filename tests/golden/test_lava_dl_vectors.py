@@ -11,6 +11,8 @@ from timeline import on_lava_time
 
 from taaf.deploy.lava.runtime import require_lava
 from taaf.export.targets.netx.read import read_netx_file
+from taaf.hw_sim.counters import count
+from taaf.hw_sim.measurements.records import load_measurement
 from taaf.hw_sim.reference import Trace, run_reference
 from taaf.models.errors import UnsupportedLayerError
 from taaf.models.ir import Conv2d, Dense, Graph, Input, Lif, Node
@@ -158,6 +160,34 @@ def test_ntidigits(vectors: Path) -> None:
     exact = run_reference(graph, spikes[..., :600]).spikes
     for lif in graph.lifs():
         np.testing.assert_array_equal(fast[lif.name][0][:, :600], exact[lif.name])
+
+
+def _counted(name: str, graph: Graph, spikes: np.ndarray, front: int) -> None:
+    """Counts of one run equal those kept with a published measurement, behind its first ``front`` layers."""
+    rows = count(graph, run_engines(graph, spikes).activity)
+    kept = load_measurement(name).layers
+    assert sum(x.spikes_out[0] for x in kept[:front]) == spikes.sum() == kept[front].spikes_in[0]
+    assert [x.name for x in kept[front:]] == [row.layer.split(".")[1].removesuffix("_lif") for row in rows]
+    for x, row in zip(kept[front:], rows, strict=True):
+        known = (x.kind, x.neurons, x.spikes_in, x.spikes_out, x.synops)
+        assert known == (
+            row.kind,
+            row.n_neurons,
+            *((n, n) for n in (row.spikes_in, row.spikes_out, row.effective_synops)),
+        ), x.name
+
+
+def test_operations_of_measured_pilotnet(pilotnet: tuple[Graph, dict[str, np.ndarray]]) -> None:
+    """Spikes and SynOps beside the chip's 1.094 mJ: recounted, the input neurons' spikes with them."""
+    graph, found = pilotnet
+    _counted("pilotnet_lif", graph, found["input-s"][None, ..., :16].astype(np.uint8), 1)
+
+
+def test_operations_of_measured_ntidigits(vectors: Path) -> None:
+    """Spikes and SynOps beside the chip's 576 uJ: recounted."""
+    folder = vectors / "gts/ntidigits"
+    graph = read_netx_file(folder / "ntidigits.net", "ntidigits", n_layers=5).graph
+    _counted("ntidigits", graph, np.load(folder / "input.npy").astype(np.uint8).reshape(1, *graph.input.shape, 3000), 1)
 
 
 def test_mnist_structure(vectors: Path) -> None:

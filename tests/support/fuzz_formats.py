@@ -164,9 +164,9 @@ def _toml(path: Path) -> None:
 
 
 def _toml_seed(_folder: Path) -> bytes:
-    from taaf.training.studies import ablation
+    from taaf.training.commands.study import CONFIGS
 
-    return ablation.BASE_CONFIG.read_bytes() + b"phi = 0.5\n"
+    return (CONFIGS / "ablation.toml").read_bytes() + b"phi = 0.5\n"
 
 
 def _npz(path: Path) -> None:

@@ -5,6 +5,7 @@ Input number i depends on the campaign's seed, the format and i only, so a failu
 """
 
 import contextlib
+import faulthandler
 import json
 import os
 import resource
@@ -51,6 +52,7 @@ def work(formats: list[str], start: int, n: int, seed: int, root: Path, limit_s:
     from taaf.models.errors import TaafError
 
     signal.signal(signal.SIGPROF, _alarm)
+    faulthandler.register(signal.SIGUSR1)
     warnings.simplefilter("ignore")
     home = root / "home"
     home.mkdir(exist_ok=True)
@@ -170,7 +172,7 @@ def _run_worker(
         raise RuntimeError(f"the worker did not start: {cause}\n{tail}")
     name, index = json.loads((root / "at").read_text())
     kept = save(next((root / "current").iterdir()), name, index)
-    results[name]["failures"].append({"format": name, "index": index, "failure": cause, "saved": kept})
+    results[name]["failures"].append({"format": name, "index": index, "failure": cause, "saved": kept, "stderr": tail})
     return name, index
 
 
@@ -185,6 +187,8 @@ def _watch(worker: subprocess.Popen, root: Path, limit_s: float) -> str | None:
                 if stamp != last:
                     last, since = stamp, time.monotonic()
                 elif time.monotonic() - since > 3 * limit_s + 10:
+                    worker.send_signal(signal.SIGUSR1)  # where it is goes to its stderr
+                    time.sleep(1)
                     return f"hung in a library for more than {3 * limit_s + 10:g} s"
         return None if worker.returncode == 0 else f"the process ended with {worker.returncode}"
     finally:

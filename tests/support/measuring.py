@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from taaf.hw_sim.engines.threads import n_cpus
+from taaf.models.kernels.threads import n_cpus
 
 
 def circumstances(*packages: str) -> dict[str, object]:

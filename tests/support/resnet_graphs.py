@@ -5,8 +5,13 @@ import numpy as np
 from taaf.models.ir import Conv2d, Dense, Flatten, Graph, Input, Lif, Node, Sum
 
 
-def resnet18_graph(name: str, shape: tuple[int, int, int], seed: int = 0, width: int = 64, features: int = 128) -> Graph:
-    """conv-LIF-conv-add-LIF blocks, joins unlowered, strided convolution for the max pool, features after pooling."""
+def resnet18_graph(
+    name: str, shape: tuple[int, int, int], seed: int = 0, width: int = 64, features: int = 128, over_map: bool = False
+) -> Graph:
+    """conv-LIF-conv-add-LIF blocks, joins unlowered, strided convolution for the max pool, features after pooling.
+
+    ``over_map``: features read the whole last map with the same weights everywhere, as `models.networks.resnet18` does.
+    """
     rng = np.random.default_rng(seed)
     nodes: list[Node] = [Input("input", shape)]
     edges: list[tuple[str, str]] = []
@@ -36,6 +41,10 @@ def resnet18_graph(name: str, shape: tuple[int, int, int], seed: int = 0, width:
             short = add(Conv2d(f"b{i}_short", (64 * np.eye(n, dtype=np.int32))[:, :, None, None]), x)
         x, n = lif(f"b{i}_lif2", add(Sum(f"b{i}_join"), main, short)), wide
     size = Graph(name, nodes, edges).shapes[x][1:]
+    if over_map:
+        weight = np.repeat((2 * rng.integers(-60, 61, (features, n))).astype(np.int32), size[0] * size[1], axis=1)
+        lif("features_lif", add(Dense("features", weight), add(Flatten("flatten"), x)))
+        return Graph(name, nodes, edges)
     pooled = lif("pool_lif", add(Conv2d("pool", np.full((n, 1, *size), 2, np.int32), groups=n), x))
     flat = add(Flatten("flatten"), pooled)
     lif("features_lif", add(Dense("features", (2 * rng.integers(-60, 61, (features, n))).astype(np.int32)), flat))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from taaf.export.trained import TrainedNetwork
+from taaf.export.checkpointed import TrainedNetwork
 from taaf.models.checkpoint import save_checkpoint
 from taaf.models.config import NetworkConfig
 from taaf.models.network import MultimodalSnn

@@ -397,8 +397,9 @@ class OwnLayers(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        from taaf.models.lif import LifParameters
         from taaf.models.qat import QatConv2d, QatDense
-        from taaf.models.slayer_lif import LifParameters, SlayerLif
+        from taaf.models.slayer_lif import SlayerLif
 
         self.conv, self.fc = QatConv2d(2, 4, 3, 2, 64, gain=1.0), QatDense(36, 8, 64, gain=1.0)
         self.lif1, self.lif2 = SlayerLif(LifParameters(), 0.5, 1.0), SlayerLif(LifParameters(), 0.5, 1.0)

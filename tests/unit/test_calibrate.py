@@ -22,7 +22,6 @@ from taaf.training.distributed import Ranks
 from taaf.training.sources import open_split
 from taaf.training.trainer import Trainer
 
-pytestmark = pytest.mark.needs_slayer
 WIDER = twin(width=8, features=32)
 
 

@@ -124,7 +124,6 @@ def test_python_without_docstrings_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "unset PYTHONOPTIMIZE" in lava_python.lava_remedy()
 
 
-@pytest.mark.needs_slayer
 def test_a_hostile_environment(tmp_path: Path) -> None:
     """All of it at once: a notebook's backend, no place for caches, no home, no locale, no temporary folder, no locks, ASCII."""
     environment = {

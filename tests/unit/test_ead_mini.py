@@ -1,6 +1,8 @@
 """The embedded data set is what its card says."""
 
 import hashlib
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,35 @@ def test_audio_place_code(raw: dict[str, np.ndarray]) -> None:
         level, e = levels[n, band, step], edges[band]
         expected = [int(e[k] <= level < (e[k + 1] if k < 3 else 256)) for k in range(4)]
         assert code[n, band, :, step].tolist() == expected
+
+
+def test_other_numbers_of_steps(raw: dict[str, np.ndarray]) -> None:
+    """Events of other bins are those of the camera's 24 micro steps, joined; levels are means over the parts of the clip, in fractions.
+
+    Seen failing with bins of equal width, with levels rounded down.
+    """
+    images, levels = raw["test_images"][:4], raw["test_audio"][:4]
+    fine = simulate_events(images, 24)
+    for n in (1, 5, 8, 12):
+        expected = [fine[..., [i for i in range(24) if i * n // 24 == b]].any(-1) for b in range(n)]
+        np.testing.assert_array_equal(simulate_events(images, n), np.stack(expected, -1))
+    assert ead_mini.over_steps(levels, 12).tobytes() == levels.tobytes()
+    for n in (1, 5, 7, 24):
+        found = ead_mini.over_steps(levels, n)
+        parts = [
+            {i: min(Fraction(i + 1, 12), Fraction(k + 1, n)) - max(Fraction(i, 12), Fraction(k, n)) for i in range(12)}
+            for k in range(n)
+        ]
+        for band, k in ((0, 0), (17, n // 2), (39, n - 1)):
+            mean = sum(int(levels[2, band, i]) * w for i, w in parts[k].items() if w > 0) * n
+            assert found[2, band, k] == math.floor(mean + Fraction(1, 2))
+    split = ead_mini.load_split("test", slice(4), event_steps=5, audio_steps=5)
+    np.testing.assert_array_equal(split.event, simulate_events(images, 5))
+    assert split.audio.shape == (4, 160, 5)
+    with pytest.raises(DataError, match=r"branches\.audio\.steps \(=25\): EAD-mini is cut into 1 to 24 steps"):
+        ead_mini.load_split("test", slice(1), audio_steps=25)
+    with pytest.raises(ValueError, match="n_bins"):
+        simulate_events(images, 25)
 
 
 def test_human_split_shares_images_not_voices(raw: dict[str, np.ndarray]) -> None:

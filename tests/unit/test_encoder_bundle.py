@@ -22,8 +22,6 @@ from taaf.models.files.writing import sha256
 from taaf.models.network import MultimodalSnn
 from taaf.models.version2 import network_tables
 
-pytestmark = pytest.mark.needs_slayer
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -228,7 +228,6 @@ def test_encoders_on_the_host_are_the_first_layer() -> None:
         assert b["measured"]["energy_nj"] - a["measured"]["energy_nj"] == pytest.approx(6 * mac)
 
 
-@pytest.mark.needs_slayer
 def test_parts_of_the_compiled_resnet_are_the_architectures() -> None:
     """All eight blocks of a narrow twin, as compiled with relays: the roles and MACs that `resnet18` computes without weights.
 

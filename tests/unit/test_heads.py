@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from taaf.models.errors import BundleError, ConfigError
-from taaf.models.heads import find_head, head_of, names
+from taaf.models.heads import as_stored, find_head, head_of, names
 from taaf.models.heads.base import Features, Head
 from taaf.models.heads.none import NoHead
 from taaf.models.heads.rate import Options as RateOptions
@@ -108,12 +108,17 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("attention_on", ["logits", "features"])
+@pytest.mark.parametrize(
+    ("attention_on", "attention_weights"),
+    [("logits", "separate"), ("features", "separate"), ("logits", "shared"), ("features", "shared")],
+)
 @pytest.mark.parametrize("inputs", [_inputs((6, 7)), _inputs((6, 7), (4, 12)), _inputs((6, 4), (3, 9), (8, 1))], ids=len)
-def test_taaf_of_any_number_of_modalities(inputs: dict[str, Features], attention_on: str) -> None:
-    """Alignment (Conv1d over features, LIF), concatenation, attention and readout in NumPy loops, float64."""
+def test_taaf_of_any_number_of_modalities(inputs: dict[str, Features], attention_on: str, attention_weights: str) -> None:
+    """Alignment (Conv1d over features, LIF), concatenation, attention with W^Q_u, W^K_u of every output u, or one pair, and readout
+    in NumPy loops, float64. Seen failing with the joint output's pair for all.
+    """
     aligned_steps, classes = 5, 4
-    options = TaafOptions(aligned_steps, attention_on=attention_on)  # type: ignore[arg-type]
+    options = TaafOptions(aligned_steps, attention_on=attention_on, attention_weights=attention_weights)  # type: ignore[arg-type]
     head = TaafHead(inputs, classes, options)
     features = _spikes(head)
     found = _both(head, features)
@@ -136,11 +141,40 @@ def test_taaf_of_any_number_of_modalities(inputs: dict[str, Features], attention
     logits = {"fused": np.concatenate(list(aligned.values()), -1) @ w.T + b, **logits}
     for u, o in logits.items():
         seen = o if attention_on == "logits" else np.concatenate([h * (u in ("fused", m)) for m, h in aligned.items()], -1)
-        q, k = seen @ a["query"], seen @ a["key"]
+        own = f"_{u}" if attention_weights == "separate" else ""
+        q, k = seen @ a[f"query{own}"], seen @ a[f"key{own}"]
         alpha = _softmax(q @ k.transpose(0, 2, 1) / math.sqrt(classes)).mean(1)
         np.testing.assert_allclose(found[u], (alpha[..., None] * o).sum(1), atol=1e-12)
     assert head.mac_parts()["alignment"] == sum(3 * aligned_steps * x.steps * x.size for x in inputs.values())
     assert head.mac_parts()["fusion"] == aligned_steps * classes * sum(x.size for x in inputs.values())
+
+
+def test_attention_starts_as_linear_layers_do() -> None:
+    """Separate pairs are uniform within 1 / sqrt(D), D inputs; shared ones nearly the identity; uniform attention has none of its own."""
+    inputs = _inputs((300, 3), (200, 3))
+    torch.manual_seed(0)
+    for on, n_in in (("logits", 40), ("features", 500)):
+        arrays = TrainableHead(TaafHead(inputs, 40, TaafOptions(3, attention_on=on))).weights  # type: ignore[arg-type]
+        pairs = [v for k, v in arrays.items() if k.startswith(("query_", "key_"))]
+        assert len(pairs) == 6 and all(v.shape == (n_in, 40) for v in pairs)
+        for value in pairs:
+            assert 0.97 < float(value.abs().max()) * n_in**0.5 <= 1 and abs(float(value.std()) * (3 * n_in) ** 0.5 - 1) < 0.1
+    shared = TrainableHead(TaafHead(inputs, 40, TaafOptions(3, attention_weights="shared"))).weights
+    assert float((shared["query"] - torch.eye(40)).abs().max()) < 0.2
+    assert not any(k.startswith(("query", "key")) for k in TaafHead(inputs, 4, TaafOptions(3, attention="uniform")).arrays())
+
+
+def test_files_that_do_not_say_have_shared_attention() -> None:
+    """A head's description without attention_weights was written before there was a choice; other heads have nothing unsaid."""
+    head = TaafHead(_inputs((6, 7), (4, 12)), 3, TaafOptions(attention_weights="shared"))
+    spec = head.spec()
+    assert spec.pop("attention_weights") == "shared" and head_of(spec).spec() == head.spec()
+    assert head_of({**spec, "attention_weights": "separate"}).options.attention_weights == "separate"
+    assert (
+        as_stored({"type": "rate"}) == {"type": "rate"}
+        and as_stored({"type": ["taaf"]}) == {"type": ["taaf"]}
+        and as_stored(3) == 3
+    )
 
 
 def test_only_what_is_asked_for() -> None:

@@ -85,6 +85,7 @@ def test_numbers_are_those_of_the_json_report(shipped: tuple[dict[str, Any], str
     wanted = {"accuracy_percent.fused", "totals.effective_synops", "energy.0.snn_nj", "paper.snn", "agreement.spike_mismatches"}
     wanted |= {f"layers.{i}.{f}" for i in range(6) for f in ("n_neurons", "spikes_out", "effective_synops", "neuron_updates")}
     wanted |= {"energy_study.ann_twin.macs", "energy_study.readings.0.paper_network.energy_nj", "energy_study.rate"}
+    wanted |= {f"energy_ranges.0.{kind}_nj.{i}" for kind in ("dynamic", "total") for i in (0, 1)}
     assert wanted <= {attributes["data-path"] for attributes, _ in numbers}
     for attributes, shown in numbers:
         value = _at(report, attributes["data-path"])
@@ -195,6 +196,7 @@ def test_core_maps_draw_every_core(shipped: tuple[dict[str, Any], str, Path]) ->
         assert picture.count("neurons, fullest limit") == mapping.n_cores > 0
         assert len(set(re.findall(r'<rect class="[^"]*" (x="[^"]*" y="[^"]*")', picture))) == mapping.n_cores + mapping.n_chips
     assert "no constants" not in shipped[1] and "per step, " in shipped[1]
+    assert shipped[1].count("Placed by counted messages: hops cost ") == 2
     assert "Cannot be mapped: &lt;b&gt;" in "".join(core_part([{"chip": "loihi1", "error": "<b>"}]))
 
 
@@ -230,7 +232,6 @@ def test_page_of_an_early_exit(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.needs_slayer
 def test_page_of_resnet18_branches(tmp_path: Path) -> None:
     """From calibration to the page: encoders on the host in drawing and study, the generated inputs said."""
     config = tmp_path / "tiny.toml"

@@ -54,13 +54,13 @@ def test_paper_equations_5_to_7(model: MultimodalSnn) -> None:
     """alpha = mean over queries of softmax over keys of Q K^T / sqrt(C); non-negative, sums to 1."""
     logits = torch.randn(4, 6, 10, dtype=torch.float64)
     head = model.head
-    q, k = (logits.numpy() @ w.detach().double().numpy() for w in (head.weights["query"], head.weights["key"]))
+    q, k = (logits.numpy() @ w.detach().double().numpy() for w in (head.weights["query_audio"], head.weights["key_audio"]))
     scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(10))
     expected = (scores / scores.sum(2, keepdims=True)).mean(1)
     taaf = head.head
     assert isinstance(taaf, TaafHead)
     with torch.no_grad():
-        found = taaf.alpha(TORCH_OPS, dict(head.deployed().weights.items()), logits).numpy()
+        found = taaf.alpha(TORCH_OPS, dict(head.deployed().weights.items()), logits, "audio").numpy()
     np.testing.assert_allclose(found, expected, atol=1e-12)
     np.testing.assert_allclose(found.sum(1), 1)
     uniform = taaf_config(attention="uniform").build_head()
@@ -68,15 +68,18 @@ def test_paper_equations_5_to_7(model: MultimodalSnn) -> None:
     np.testing.assert_array_equal(uniform.alpha(TORCH_OPS, {}, logits).numpy(), np.full((4, 6), 1 / 6))
 
 
-@pytest.mark.parametrize("attention", ["taaf", "uniform"])
-def test_host_head_equals_torch_head(model: MultimodalSnn, attention: str) -> None:
+@pytest.mark.parametrize(
+    ("attention", "weights"), [("taaf", "separate"), ("uniform", "separate"), ("taaf", "shared"), ("uniform", "shared")]
+)
+def test_host_head_equals_torch_head(attention: str, weights: str) -> None:
     """NumPy float64 head = torch float64 head to 1e-9 and in argmax, on random feature spikes."""
     rng = np.random.default_rng(0)
     features = {"event": rng.random((50, 128, 8)) < 0.3, "audio": rng.random((50, 128, 12)) < 0.3}
-    head = HostHead(_arrays(model), model.head.head.spec() | {"attention": attention})
+    torch.manual_seed(3)
+    twin = TrainableHead(taaf_config(attention=attention, attention_weights=weights).build_head()).double()
+    head = HostHead({name: value.numpy() for name, value in twin.arrays().items()}, twin.head.spec())
     output = head({m: f.astype(np.uint8) for m, f in features.items()})
-    twin = TrainableHead(taaf_config(attention=attention).build_head()).double()
-    twin.load_state_dict(model.head.state_dict())
+    twin = twin.deployed()
     with torch.no_grad():
         expected = twin({m: torch.from_numpy(f.astype(np.float64)) for m, f in features.items()})
     for u, logits in output.logits.items():
@@ -128,8 +131,8 @@ def test_frozen_training_is_the_deployed_forward(model: MultimodalSnn) -> None:
 @pytest.mark.parametrize(
     ("change", "mention"),
     [
-        (lambda a: a.pop("key"), "key missing"),
-        (lambda a: a.update(query=np.zeros((3, 3))), "query has shape"),
+        (lambda a: a.pop("key_audio"), "key_audio missing"),
+        (lambda a: a.update(query_fused=np.zeros((3, 3))), "query_fused has shape"),
         (lambda a: a.update(classifier_bias=np.full(10, np.inf)), "classifier_bias holds"),
     ],
 )

@@ -9,14 +9,17 @@ import torch
 from media_fixtures import tone, write_image, write_video, write_wav
 from scipy.signal import spectrogram as scipy_spectrogram
 
-from taaf.models.errors import DataError
+from taaf.models.config import InputSpec
+from taaf.models.errors import ConfigError, DataError
+from taaf.training.config import DataConfig
 from taaf.training.datasets.ave import CLASSES, open_ave
 from taaf.training.datasets.spectrograms import log_power, tile_to
+from taaf.training.sources import open_splits
 
 HEADER = "Category&VideoID&Quality&StartTime&EndTime\n"
 ROWS = {
     "train": ["Church bell&RUhOCu3LNXM&good&0&2", "Male speech, man speaking&-5f6_Dqqr5k&good&1&2"],
-    "val": ["Flute&aaaaaaaaaaa&good&0&2"],
+    "validation": ["Flute&aaaaaaaaaaa&good&0&2"],
     "test": ["Mandolin&bbbbbbbbbbb&good&0&1"],
 }
 VIDEOS = ("RUhOCu3LNXM", "-5f6_Dqqr5k", "aaaaaaaaaaa", "bbbbbbbbbbb")
@@ -30,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(root / f"AVE/{video}.mp4", [(10 * k, 10 * k, 10 * k) for k in range(20)], sound=tone(44_100, 2.0, 2000))
     (root / "Annotations.txt").write_text(HEADER + "\n".join(row for rows in ROWS.values() for row in rows))
     (root / "trainSet.txt").write_text("\n".join(ROWS["train"]) + "\n")  # no header
-    (root / "valSet.txt").write_text(HEADER + "\n".join(ROWS["val"]))
+    (root / "valSet.txt").write_text(HEADER + "\n".join(ROWS["validation"]))
     (root / "testSet.txt").write_text("Mandolin&bbbbbbbbbbb\n")  # no times
     return root
 
@@ -43,14 +46,29 @@ def root(source: Path, tmp_path: Path) -> Path:
 
 def test_shapes_splits_and_tolerated_lists(root: Path) -> None:
     """257x1004 spectrogram, four frames; lists with and without header or times; parts are disjoint."""
-    parts = {split: open_ave(root, split) for split in ("train", "val", "test")}
+    parts = {split: open_ave(root, split) for split in ("train", "validation", "test")}
     assert len(CLASSES) == len(set(CLASSES)) == 28
-    assert {s: d.labels.tolist() for s, d in parts.items()} == {"train": [0, 1], "val": [8], "test": [27]}
+    assert {s: d.labels.tolist() for s, d in parts.items()} == {"train": [0, 1], "validation": [8], "test": [27]}
     assert len({n for d in parts.values() for n in d.sample_names}) == 4
     visual, audio, label = parts["train"][0]
     assert visual.shape == (3, 224, 224, 4) and audio.shape == (1, 257, 1004, 4) and label == 0
     assert torch.equal(audio[..., 0], audio[..., 3])
     assert abs(float(audio[..., 0].mean())) < 1e-4 and abs(float(audio[..., 0].std()) - 1) < 1e-4
+
+
+def test_four_and_three_steps_and_the_validation_list(root: Path) -> None:
+    """The paper's "4-3": frames at four steps, sound at three; valSet.txt is the validation part, or a share where it is missing."""
+    specs = {"visual": InputSpec(steps=4, scale=32), "audio": InputSpec(steps=3, scale=32)}
+    data = DataConfig(set="ave", root=str(root))
+    parts = open_splits(data, specs)
+    assert parts.validation is not None and parts.validation.class_indices().tolist() == [8] and len(parts.train) == 2
+    assert {m: s.steps for m, s in parts.train.specs().items()} == {"visual": 4, "audio": 3}
+    (frames, sound, label), (same, repeated, _) = parts.train[1], open_ave(root, "train")[1]
+    assert torch.equal(frames, same) and torch.equal(sound, repeated[..., :3]) and label == 1
+    (root / "valSet.txt").unlink()
+    assert open_splits(data, specs).validation is None
+    with pytest.raises(ConfigError, match="data.validation .=0.9.: holds out"):
+        open_splits(DataConfig(set="ave", root=str(root), validation=0.9), specs)
 
 
 def test_frames_lie_within_the_event(root: Path) -> None:

@@ -61,8 +61,13 @@ def test_frames_are_the_middles_of_equal_parts_normalised(root: Path) -> None:
     visual, _, _ = open_crema_d(root, "train")[1]
     expected = torch.tensor([[200, 200, 200], [40, 120, 200], [50, 50, 50]]) / 255
     assert torch.allclose(visual[:, 112, 112] * STD + MEAN, expected, atol=4 / 255)
-    two = open_crema_d(root, "train", steps=8)[1][0]
-    assert two.shape[-1] == 8 and torch.equal(two[..., 5], two[..., 7]) and not torch.equal(two[..., 4], two[..., 5])
+    two, heard, _ = open_crema_d(root, "train", steps=8, audio_steps=2)[1]
+    assert (
+        heard.shape == (1, 257, 188, 2)
+        and two.shape[-1] == 8
+        and torch.equal(two[..., 5], two[..., 7])
+        and not torch.equal(two[..., 4], two[..., 5])
+    )
 
 
 def test_spectrogram_against_the_definition(root: Path) -> None:
@@ -108,6 +113,8 @@ def test_speaker_disjoint_split(root: Path) -> None:
     actors = {s: {crema_d.actor_of(n) for n in names} for s, names in parts.items()}
     assert len(actors["test"]) == 1 and not actors["train"] & actors["test"]
     assert sorted(parts["train"] + parts["test"]) == sorted(IDS)
+    trained = open_crema_d(root, "train", split_kind="speaker-disjoint", seed=3)
+    assert trained.groups == tuple(map(crema_d.actor_of, trained.sample_names)) and open_crema_d(root, "train").groups is None
     ids = [f"{1000 + a}_DFA_ANG_XX" for a in range(91)]
     assert len(crema_d.held_out_actors(ids, 0)) == 9
     assert crema_d.held_out_actors(ids, 0) == crema_d.held_out_actors(ids[::-1], 0) != crema_d.held_out_actors(ids, 1)

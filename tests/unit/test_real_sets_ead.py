@@ -1,6 +1,7 @@
 """EAD from byte-exact N-MNIST .bin, MNIST-DVS .aedat and N-TIDIGITS .hdf5 files."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,10 +10,13 @@ import pytest
 import torch
 from media_fixtures import dvs128, write_aedat, write_nmnist, write_ntidigits
 
+from taaf.models.config import InputSpec
 from taaf.models.errors import DataError
+from taaf.training.config import DataConfig
 from taaf.training.datasets.ead import open_ead_mnistdvs, open_ead_nmnist, pair_by_class
 from taaf.training.datasets.event_files import read_dvs128, read_nmnist
 from taaf.training.datasets.registry import describe, open_dataset
+from taaf.training.sources import open_split
 
 WORDS = ("z", "1", "2", "3", "4", "5", "6", "7", "8", "9", "o")
 
@@ -84,6 +88,21 @@ def test_nmnist_pairs(root: Path) -> None:
     assert "2" in describe(data) and "EAD N-MNIST train: 20 samples" in describe(data)
 
 
+def test_steps_of_each_modality_and_speakers_of_the_validation_part(root: Path) -> None:
+    """Events and cochlea spikes are each those of their own number of steps; a validation part has speakers of its own."""
+    specs = {"event": InputSpec(steps=5), "audio": InputSpec(steps=3)}
+    data = DataConfig(set="ead-nmnist", root=str(root), validation=0.5)
+    both = open_split(replace(data, validation=0.0), specs, "train")
+    five, three = (open_ead_nmnist(root, "train", steps=n) for n in (5, 3))
+    for i in (0, 7, 19):
+        event, audio, label = both[i]
+        assert torch.equal(event, five[i][0]) and torch.equal(audio, three[i][1]) and label == five[i][2]
+    train, validation = (open_split(data, specs, split) for split in ("train", "validation"))
+    assert len(train) + len(validation) == 20 and set(five.groups or ()) == {"man-ac", "man-ae"}
+    held = [i for i, who in enumerate(five.groups or ()) if who == "man-ac"]
+    assert validation.class_indices().tolist() in (five.labels[held].tolist(), np.delete(five.labels, held).tolist())
+
+
 def test_pairing_uses_audio_evenly() -> None:
     """Seven event samples on three audio samples of the class: 3, 2, 2 uses; a class without audio is an error."""
     partner = pair_by_class(np.array([1] * 7 + [4]), np.array([4, 1, 1, 1]), 0)
@@ -98,19 +117,47 @@ def test_mnist_dvs_pairs(root: Path) -> None:
     assert len(train) == 90 and len(test) == 10 and all("_0010+" in n for n in test.sample_names)
     event, _, label = test[4]
     assert label == 4 and sorted(map(tuple, event.nonzero().tolist())) == [(0, 0, 4, 0), (1, 33, 33, 4)]
+    with pytest.raises(DataError, match=r"size \(=30\): allowed 28, 34"):
+        open_ead_mnistdvs(root, "train", size=30)
     with pytest.raises(DataError, match="no scale8 folder"):
         open_ead_mnistdvs(root, "train", scale=8)
     with pytest.raises(DataError, match=r"scale \(=5\): allowed 4, 8, 16"):
         open_ead_mnistdvs(root, "train", scale=5)
 
 
+def test_halves_of_mnist_dvs(root: Path) -> None:
+    """Half of each digit's files, the same ones every time, not the first ones; N-MNIST has its own parts. 28 px by the shape asked for.
+
+    Seen failing with one draw for all digits.
+    """
+    parts = {split: open_ead_mnistdvs(root, split, split_kind="half") for split in ("train", "test")}
+    names = {split: {n.split("+")[0] for n in part.sample_names} for split, part in parts.items()}
+    assert all(np.bincount(part.labels).tolist() == [5] * 10 for part in parts.values())
+    assert not names["train"] & names["test"] and len(names["train"] | names["test"]) == 100
+    numbers = {d: frozenset(int(n[-2:]) for n in names["train"] if n.startswith(f"mnist_{d}")) for d in range(10)}
+    assert frozenset(range(1, 6)) not in numbers.values() and len(set(numbers.values())) > 5
+    assert open_ead_mnistdvs(root, "test", split_kind="half").sample_names == parts["test"].sample_names
+    with pytest.raises(DataError, match="EAD split_kind.*half.*official, speaker-disjoint"):
+        open_ead_nmnist(root, "test", split_kind="half")
+    data = DataConfig(set="ead-mnistdvs", root=str(root), split="half")
+    for path in root.rglob("*.aedat"):
+        write_aedat(path, [(dvs128(50, 77, 1), 0), (dvs128(49, 60, 1), 3), (dvs128(77, 50, 0), 9)])
+    for size, corner in ((28, 50), (34, 47)):
+        asked = {"event": InputSpec((2, size, size), 4), "audio": InputSpec((1, 64, 1), 4)}
+        opened = open_split(data, asked, "test")
+        assert opened[0][0].shape == (2, size, size, 4) and len(opened) == 50
+        expected = [(0, 77 - corner, 50 - corner, 0), (0, 60 - corner, 49 - corner, 1), (1, 50 - corner, 77 - corner, 3)]
+        inside = [e for e in expected if min(e[:3]) >= 0]  # pixel 49 is left of the smaller window
+        assert sorted(map(tuple, opened[0][0].nonzero().tolist())) == sorted(inside) and len(inside) == (2 if size == 28 else 3)
+
+
 @pytest.mark.parametrize(("scale", "first", "last"), [(8, 30, 97), (16, 0, 127)])
 def test_larger_scales_are_reduced(tmp_path: Path, scale: int, first: int, last: int) -> None:
     """Scale 8: 68 pixels around the middle in blocks of 2; scale 16: all 128 in blocks of 4, with a margin of one."""
-    from taaf.training.datasets.event_files import crop_to_34
+    from taaf.training.datasets.event_files import cropped
 
     path = write_aedat(tmp_path / "a.aedat", [(dvs128(first, last, 1), 0), (dvs128(last, first, 0), 1)])
-    events = crop_to_34(read_dvs128(path), scale)
+    events = cropped(read_dvs128(path), scale)
     low, high = (0, 33) if scale == 8 else (1, 32)
     assert (events.x.tolist(), events.y.tolist()) == ([low, high], [high, low])
 
@@ -269,5 +316,5 @@ def test_registry(root: Path) -> None:
     assert len(open_dataset("ead-nmnist", root, "test", steps=3)) == 10
     with pytest.raises(DataError, match="data set 'CREMA_D' unknown; did you mean 'crema-d'"):
         open_dataset("CREMA_D", root, "test")
-    with pytest.raises(DataError, match="data set ave: unknown option 'zoom'; allowed: steps, cache"):
+    with pytest.raises(DataError, match="data set ave: unknown option 'zoom'; allowed: steps, audio_steps, cache"):
         open_dataset("ave", root, "test", zoom=4)

@@ -95,7 +95,8 @@ def test_a_still_image_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(audio_visual, "read_images", lambda paths, size: seen.extend(paths) or read(paths, size))
     data = open_urbansound8k_av(root, "test", steps=5)
     assert [path.name for path in seen] == [f"{name}.jpg" for name in TEST]
-    again = open_urbansound8k_av(root, "test", steps=2)
+    again = open_urbansound8k_av(root, "test", steps=2, audio_steps=3)
+    assert [again[0][k].shape[-1] for k in (0, 1)] == [2, 3]
     assert len(seen) == 10 and again[3][0].shape[-1] == 2
     visual = data[3][0]
     assert all(torch.equal(visual[..., t], again[3][0][..., 0]) for t in range(5))

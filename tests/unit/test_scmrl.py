@@ -1,5 +1,6 @@
 """S-CMRL's host head: equations written out in NumPy, torch = NumPy in every spike, costs, refusals."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from taaf.export.frontend import float_graphs, host_encoders
 from taaf.export.netx_bundle import windows_to_verify
 from taaf.models import host_head, qat, trainable_head
 from taaf.models.config import NetworkConfig
+from taaf.models.cross_modal import nearly
 from taaf.models.errors import BundleError, ConfigError
 from taaf.models.heads.alignment import align
 from taaf.models.heads.scmrl import Options, ScmrlHead
@@ -26,19 +28,19 @@ from taaf.models.trainable_head import TORCH_OPS
 from taaf.training import config as config_module
 from taaf.training.config import load_config
 
-INPUTS = {"event": {"shape": [2, 10, 10], "steps": 6}, "audio": {"shape": [1, 8, 4], "steps": 6}}
+INPUTS = {"event": {"shape": [2, 10, 10], "steps": 6}, "audio": {"shape": [1, 16, 8], "steps": 6}}
 
 
-def _network(audio: tuple[int, ...] = (1, 8, 4), **changes: Any) -> MultimodalSnn:
-    """4 event and 1 or 2 audio tokens, batch norms with statistics under which everything fires."""
+def _network(audio: tuple[int, ...] = (1, 16, 8), **changes: Any) -> MultimodalSnn:
+    """4 event and 2 or 3 audio tokens, batch norms with statistics under which everything fires."""
     torch.manual_seed(2)
     inputs = {**INPUTS, "audio": {"shape": list(audio), "steps": 6}}
-    model = MultimodalSnn(small_config(inputs, channels=8, aligned_steps=3, **changes)).eval()
-    for part in model.head.modules():
-        if isinstance(part, qat.QatSynapse):
-            part.offset.data.normal_(0.3, 0.2)
-            part.running_mean.normal_(0, 0.1)
-            part.running_var.uniform_(0.2, 0.6)
+    model = MultimodalSnn(small_config(inputs, **{"channels": 16, "aligned_steps": 3} | changes)).eval()
+    for name, part in model.head.projections.items():
+        assert isinstance(part, qat.QatSynapse)
+        part.offset.data.normal_(1.2 if name[-2:] in ("_q", "_k", "_v") else 0.3, 0.2)
+        part.running_mean.normal_(0, 0.1)
+        part.running_var.uniform_(0.2, 0.6)
     return model
 
 
@@ -54,102 +56,191 @@ def _features(head: ScmrlHead, n: int = 12, rate: float = 0.3) -> dict[str, np.n
     return {m: (rng.random((n, x.size, x.steps)) < rate).astype(np.uint8) for m, x in head.inputs.items()}
 
 
-def _by_hand(a: dict[str, np.ndarray], head: ScmrlHead, aligned: dict[str, np.ndarray]) -> np.ndarray:
-    """Fused readout of one window, per step, token and head; ``aligned`` (T, F) per modality."""
-    c = head.options
+def _membranes(current: np.ndarray, theta: float = 0.5, at: bool = False) -> np.ndarray:
+    """The public code's neuron on (T, ...): m <- m + (I - m) / 2, a spike and m <- 0 where m >= theta (``at``) or above it.
 
-    def layer(name: str, x: np.ndarray) -> np.ndarray:
-        return fire(np.einsum("oc,tnc->tno", a[f"{name}_weight"], x) + a[f"{name}_bias"])
+    With theta = 1/2 and no ``at`` it is v = 2 m <- v / 2 + I, which fires above 1: the host neuron.
+    """
+    m, out = np.zeros(current.shape[1:]), np.zeros_like(current)
+    for t, now in enumerate(current):
+        m = m + (now - m) / 2
+        out[t] = m >= theta if at else m > theta
+        m[out[t] > 0] = 0
+    return out
 
-    def fire(current: np.ndarray) -> np.ndarray:
-        v, out = np.zeros(current.shape[1:]), np.zeros_like(current)
-        for t, now in enumerate(current):
-            v = v / 2 + now
-            out[t] = v > 1
-            v[v > 1] = 0
-        return out
 
-    width, d = head.channels, head.channels // c.attention_heads
-    x = {}
-    for m, flat in aligned.items():
-        maps = flat.reshape(len(flat), 2 * width, -1)
-        x[m] = np.stack([[maps[t, :width, i] + maps[t, width:, i] for i in range(maps.shape[2])] for t in range(len(maps))])
-    f = {}
-    for m, other in zip(x, reversed(list(x)), strict=True):
-        (steps, n, _), n_other = x[m].shape, x[other].shape[1]
-        mixed = x[m]
-        if c.cross_modal != "none":
-            spatial, temporal = (
-                [layer(f"{m}_{kind}_{r}", x[m if r == "q" else other]) for r in "qkv"] for kind in ("spatial", "temporal")
+class _ByHand:
+    """S-CMRL and its comparisons for one window, per step, token and head."""
+
+    def __init__(self, a: dict[str, np.ndarray], head: ScmrlHead, aligned: dict[str, np.ndarray]) -> None:
+        self.a, self.o, self.width, self.x = a, head.options, head.channels, {}
+        self.inner: list[float] = []  # how often the inner neurons of each attention fired
+        for m, flat in aligned.items():
+            maps = flat.reshape(len(flat), 2, self.width, -1)
+            self.x[m] = np.array(
+                [[maps[t, 0, :, i] + maps[t, 1, :, i] for i in range(maps.shape[3])] for t in range(len(maps))]
             )
-            s, e = np.zeros((steps, n, width)), np.zeros((steps, n, width))
-            for h in range(c.attention_heads):
-                part = slice(h * d, (h + 1) * d)
-                for t in range(steps):
-                    for i in range(n):
-                        q, k, v = spatial
-                        s[t, i, part] = 0.25 * sum((q[t, i, part] @ k[t, j, part]) * v[t, j, part] for j in range(n_other))
-                        q, k, v = temporal
-                        j = math.floor(i * n_other / n)
-                        e[t, i, part] = 0.25 * sum((q[t, i, part] @ k[u, j, part]) * v[u, j, part] for u in range(steps))
-            scsa, tcsa = layer(f"{m}_spatial_o", fire(s)), layer(f"{m}_temporal_o", fire(e))
+
+    def layer(self, name: str, x: np.ndarray) -> np.ndarray:
+        return _membranes(np.einsum("oc,tnc->tno", self.a[f"{name}_weight"], x) + self.a[f"{name}_bias"])
+
+    def mlp(self, name: str, x: np.ndarray) -> np.ndarray:
+        return x + self.layer(f"{name}_mlp2", self.layer(f"{name}_mlp1", x))
+
+    def attention(self, name: str, own: np.ndarray, other: np.ndarray, temporal: bool) -> np.ndarray:
+        """SCSA or TCSA, (T, n, C)."""
+        q, k, v = (self.layer(f"{name}_{r}", own if r == "q" else other) for r in "qkv")
+        mixed, d = np.zeros_like(q), self.width // self.o.attention_heads
+        (steps, n, _), n_other = own.shape, other.shape[1]
+        for h, t, i in itertools.product(range(self.o.attention_heads), range(steps), range(n)):
+            c, j = slice(h * d, (h + 1) * d), math.floor(i * n_other / n)
+            seen = [(u, j) for u in range(steps)] if temporal else [(t, j) for j in range(n_other)]
+            mixed[t, i, c] = 0.25 * sum((q[t, i, c] @ k[u, j, c]) * v[u, j, c] for u, j in seen)
+        inner = _membranes(mixed, self.o.attention_threshold, self.o.attention_at_threshold)
+        self.inner.append(float(inner.mean()))
+        return self.layer(f"{name}_o", inner)
+
+    def branch(self, m: str, other: str) -> np.ndarray:
+        """x_res, (T, n, C)."""
+        own, given = self.x[m], self.x[other]
+        steps, n, _ = own.shape
+        found = {k: self.attention(f"{m}_{k}", own, given, k == "temporal") for k in ("spatial", "temporal")
+                 if self.o.attention_kind in (k, "spatiotemporal")}  # fmt: skip
+        if len(found) == 2:
             power = 2 ** round(math.log2(n * steps))
-            ccssa = np.array([[scsa[t].sum(0) * tcsa[:, i].sum(0) / power for i in range(n)] for t in range(steps)])
-            residual = layer(f"{m}_residual", ccssa)
-            assert residual.any() and not residual.all()
-            mixed = residual if c.cross_modal == "attention" else x[m] + c.residual_alpha * residual
-        f[m] = (mixed + layer(f"{m}_mlp2", layer(f"{m}_mlp1", mixed))).mean(1)
-    first, second = f.values()
-    joined = np.concatenate([first, second], 1) if c.fusion == "concat" else first + second
-    return (joined @ a["classifier_weight"].T + a["classifier_bias"]).mean(0)
+            unit = 2 ** (9 + math.ceil(math.log2(n * steps)))  # 1 / (n T) is 512 to 1023 of it
+            share = 1 / power if self.o.residual_layer == "spiking" else round(unit / (n * steps)) / unit
+            one, two = found["spatial"].sum(1), found["temporal"].sum(0)  # (T, C), (n, C)
+            found["ccssa"] = share * one[:, None] * two[None]
+        last = list(found.values())[-1]
+        return self.layer(f"{m}_residual", last) if self.o.residual_layer == "spiking" else last
+
+    def features(self) -> list[np.ndarray]:
+        """f of both modalities, (T, C)."""
+        found = []
+        for m, other in zip(self.x, reversed(list(self.x)), strict=True):
+            own = self.x[m]
+            if self.o.cross_modal == "weight_attention":
+                p = {r: self.a[f"{m}_{r}"] for r in ("squeeze_weight", "squeeze_bias", "score_weight", "score_bias")}
+                p = {r: np.round(np.clip(w, -4, 4) * 64) / 64 for r, w in p.items()}
+                means = np.concatenate([self.x[u].sum(1) / 2 ** round(math.log2(self.x[u].shape[1])) for u in (m, other)], 1)
+                w = (means @ p["squeeze_weight"].T + p["squeeze_bias"]) @ p["score_weight"].T + p["score_bias"]
+                own = np.round(np.clip(w, -4, 4) * 64)[:, :, None] / 64 * own
+            elif self.o.cross_modal != "none":
+                residual = self.branch(m, other)
+                own = residual if self.o.cross_modal == "attention" else own + self.o.residual_alpha * residual
+            found.append(self.mlp(m, own).mean(1))
+        return found
+
+    def decide(self) -> np.ndarray:
+        """The fused readout."""
+        if self.o.cross_modal == "cmci":
+            first, second = self.x.values()
+            pairs = [math.floor(i * second.shape[1] / first.shape[1]) for i in range(first.shape[1])]
+            w = self.a["fused_current_weight"]
+            current = first @ w[:, : self.width].T + second[:, pairs] @ w[:, self.width :].T + self.a["fused_current_bias"]
+            return self.read("readout_fused", self.mlp("fused", _membranes(current)).mean(1))
+        first, second = self.features()
+        return self.read("classifier", np.concatenate([first, second], 1) if self.o.fusion == "concat" else first + second)
+
+    def read(self, name: str, f: np.ndarray) -> np.ndarray:
+        return (f @ self.a[f"{name}_weight"].T + self.a[f"{name}_bias"]).mean(0)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"cross_modal": "attention"},
-        {"cross_modal": "none"},
-        {"fusion": "concat", "residual_alpha": 0.25},
-        {"audio": (1, 4, 8)},
-    ],
-    ids=str,
-)
+CASES: list[dict[str, Any]] = [
+    {},
+    {"cross_modal": "attention"},
+    {"cross_modal": "none"},
+    {"fusion": "concat", "residual_alpha": 0.25},
+    {"audio": (1, 24, 8)},
+    {"attention_threshold": 0.5},
+    {"attention_at_threshold": False},
+    {"attention_kind": "spatial"},
+    {"attention_kind": "temporal", "audio": (1, 24, 8)},
+    {"residual_layer": "none"},
+    {"residual_layer": "none", "cross_modal": "attention", "attention_kind": "spatial"},
+    {"residual_alpha": 0.0},
+    {"cross_modal": "weight_attention", "audio": (1, 24, 8)},
+    {"cross_modal": "cmci", "audio": (1, 24, 8)},
+]
+
+
+@pytest.mark.parametrize("changes", CASES, ids=str)
 def test_equations(changes: dict[str, Any]) -> None:
-    """The NumPy head against loops over steps, tokens and heads.
+    """The NumPy head against loops over steps, tokens and heads, with the public code's neuron in its own units.
 
-    Seen failing with ceil for floor in the pairing of tokens, with 0.5 for 0.25, with sums over the wrong axis in CCSSA, and
-    with k and v of the own modality.
+    Seen failing with ceil for floor in the pairing of tokens, with 0.5 for 0.25, with sums over the wrong axis in CCSSA, with k and v
+    of the own modality, with theta for 2 theta, with means of the other modality first, and with CMCI's second tokens unpaired.
     """
     model = _network(**changes)
     head, described = _host(model)
     arrays, features = head.arrays, _features(described)
     aligned = align(NUMPY_OPS, arrays, {m: f.astype(np.float64) for m, f in features.items()})
-    expected = np.stack([_by_hand(arrays, described, {m: x[i] for m, x in aligned.items()}) for i in range(12)])
+    hands = [_ByHand(arrays, described, {m: x[i] for m, x in aligned.items()}) for i in range(12)]
+    expected = np.stack([hand.decide() for hand in hands])
+    assert all(0 < rate < 1 for rate in np.mean([hand.inner for hand in hands], axis=0))
     assert np.ptp(expected, axis=0).max() > 1e-2
     np.testing.assert_allclose(head.fused(features), expected, atol=1e-12)
     np.testing.assert_array_equal(head(features).logits["fused"], head.fused(features))
-    silenced = {m: x * (m == "audio") for m, x in aligned.items()}
-    alone = (
-        np.stack([_by_hand(arrays, described, {m: x[i] for m, x in silenced.items()}) for i in range(2)])
-        if not changes
-        else None
-    )
-    if alone is not None:
-        np.testing.assert_allclose(head(features).logits["audio"][:2], alone, atol=1e-12)
+    if not changes:
+        alone = [_ByHand(arrays, described, {m: x[i] * (m == "audio") for m, x in aligned.items()}) for i in range(2)]
+        np.testing.assert_allclose(head(features).logits["audio"][:2], [x.decide() for x in alone], atol=1e-12)
 
 
-def _recording(lif: Callable[[Any], Any], found: list[np.ndarray]) -> Callable[[Any], Any]:
-    def recorded(current: Any) -> Any:
-        spikes = lif(current)
+def test_cmci_reads_a_modality_out_alone() -> None:
+    """O_m = W_m mean_i (x + MLP_m(x)) + b_m, whatever the other modality sends. Seen failing with the fused readout for both."""
+    head, described = _host(_network(cross_modal="cmci"))
+    features = _features(described)
+    aligned = align(NUMPY_OPS, head.arrays, {m: f.astype(np.float64) for m, f in features.items()})
+    found = head({**features, "event": 1 - features["event"]}).logits["audio"]
+    for i in range(12):
+        hand = _ByHand(head.arrays, described, {m: x[i] for m, x in aligned.items()})
+        np.testing.assert_allclose(found[i], hand.read("readout_audio", hand.mlp("audio", hand.x["audio"]).mean(1)), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "lif", [host_head.host_lif, lambda *a, **k: trainable_head.host_lif(torch.from_numpy(a[0]), **k).numpy()]
+)
+@pytest.mark.parametrize(("theta", "at"), [(1.0, True), (1.0, False), (0.5, True), (0.5, False)])
+def test_attention_neuron(lif: Callable[..., np.ndarray], theta: float, at: bool) -> None:
+    """The host neuron on I / (2 theta) is the public code's on I = 0.25 (q k^T) v, ties included. Seen failing without ``at``."""
+    products = np.random.default_rng(3).integers(0, 12, (50, 6, 40))
+    current = 0.25 * products
+    expected = np.stack([_membranes(one, theta, at) for one in current])
+    np.testing.assert_array_equal(lif(current / (2 * theta), at_threshold=at), expected)
+    assert (expected != np.stack([_membranes(one, theta, not at) for one in current])).mean() > 0.02
+    eight = np.full((1, 1, 1), 0.25 * 8 * theta)
+    assert lif(eight / (2 * theta), at_threshold=at).item() == at
+
+
+def test_raw_mean_is_within_a_thousandth() -> None:
+    """1 / (n T) has ten significant bits, so CCSSA stays a short dyadic number."""
+    for terms in range(1, 2000):
+        value = nearly(1 / terms)
+        assert abs(value * terms - 1) <= 2**-10 and value * 2.0 ** (10 + math.ceil(math.log2(terms))) % 1 == 0
+
+
+def _recording(lif: Callable[..., Any], found: list[np.ndarray]) -> Callable[..., Any]:
+    def recorded(current: Any, **how: Any) -> Any:
+        spikes = lif(current, **how)
         found.append(np.asarray(spikes))
         return spikes
 
     return recorded
 
 
-@pytest.mark.parametrize("changes", [{}, {"fusion": "concat", "alignment": "learned"}], ids=str)
-def test_numpy_head_equals_torch_head(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("changes", "populations"),
+    [
+        ({}, 26),
+        ({"fusion": "concat", "alignment": "learned"}, 26),
+        ({"attention_threshold": 0.5, "attention_kind": "temporal"}, 16),
+        ({"residual_layer": "none", "aligned_steps": 5}, 24),
+        ({"cross_modal": "weight_attention"}, 4),
+    ],
+    ids=str,
+)
+def test_numpy_head_equals_torch_head(changes: dict[str, Any], populations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every host spike equal, every output within 1e-9, every decision the same; float32 torch fires the same, too.
 
     Seen failing with the projections folded in float64 (``_Folded`` of a ``double()`` layer), which rounds some weights the other way.
@@ -168,10 +259,10 @@ def test_numpy_head_equals_torch_head(changes: dict[str, Any], monkeypatch: pyte
     with torch.no_grad():
         output = model.head.deployed()({m: torch.from_numpy(f).double() for m, f in features.items()})
     found = head(features)
-    assert len(in_torch) == len(in_numpy) == 2 + 3 * 2 * 13  # alignment; outputs, modalities, LIF populations
+    assert len(in_torch) == len(in_numpy) == 2 + 3 * populations  # alignment; outputs
     for one, two in zip(in_torch, in_numpy, strict=True):
         np.testing.assert_array_equal(one, two)
-    assert sum(bool(x.any()) for x in in_numpy[2:28]) >= 24
+    assert sum(bool(x.any()) for x in in_numpy[2 : 2 + populations]) >= populations - 2
     for u, logits in found.logits.items():
         expected = output.decision(u).numpy()
         np.testing.assert_allclose(logits, expected, atol=1e-9)
@@ -195,9 +286,20 @@ def test_windows_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(head(features).logits["audio"]) == 5
 
 
-def test_macs_are_those_of_the_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attention_kind": "spatial"},
+        {"residual_layer": "none"},
+        {"cross_modal": "cmci"},
+        {"cross_modal": "weight_attention"},
+    ],
+    ids=str,
+)
+def test_macs_are_those_of_the_matrices(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Projections counted where they happen; products of the attention written out. Seen failing with one of k, v left out."""
-    head, described = _host(_network(audio=(1, 16, 4)))
+    head, described = _host(_network(audio=(1, 16, 4), **changes))
     counted = {"mlp": 0, "attention projections": 0}
     plain = HostHead._project
 
@@ -209,13 +311,18 @@ def test_macs_are_those_of_the_matrices(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(HostHead, "_project", project)
     head.fused(_features(described, 1))
     parts = described.mac_parts()
-    assert {k: parts[k] for k in counted} == counted
-    n, m, c, t = described.tokens["event"], described.tokens["audio"], 8, 3
+    n, m, c, t = described.tokens["event"], described.tokens["audio"], 16, 3
     assert n != m
-    products = 2 * t * n * m * c * 2 + (n + m) * t * t * c * 2 + (n + m) * t * c
-    assert parts["attention products"] == products
-    assert parts["alignment"] == 3 * t * 6 * 2 * c * (n + m) and parts["readout"] == t * 2 * c * 10
+    weighed, alone = changes.get("cross_modal") == "weight_attention", changes.get("cross_modal") == "cmci"
+    counted["attention projections"] += 2 * t * (2 * c * c + c) * weighed
+    assert {k: parts[k] for k in counted} == counted
+    products = 2 * t * n * m * c * 2 + ((n + m) * t * t * c * 2 + (n + m) * t * c) * (
+        changes.get("attention_kind") != "spatial"
+    )
+    assert parts["attention products"] == (0 if alone else t * (n + m) * c if weighed else products)
+    assert parts["alignment"] == 3 * t * 6 * 2 * c * (n + m) and parts["readout"] == t * (1 if alone else 2) * c * 10
     assert head.n_macs() == sum(parts.values())
+    assert len(described.stages()) == 3
 
 
 @pytest.mark.parametrize(
@@ -228,6 +335,8 @@ def test_macs_are_those_of_the_matrices(monkeypatch: pytest.MonkeyPatch) -> None
         ({"cross_modal": "both"}, r"cross_modal \(='both'\): unknown"), ({"residual_alpha": math.inf}, "residual_alpha"),
         ({"mlp_ratio": 5}, "event_mlp1_weight has shape"), ({"attention_heads": True}, "expected int"), ({"fusion": "film"}, "fusion"),
         ({"classes": -1}, "classes"), ({"tokens": 4}, "head.tokens: unknown key"),
+        ({"attention_threshold": 0.75}, r"attention_threshold \(=0.75\): allowed multiples of 0.5 from 0.5 to 1"),
+        ({"attention_kind": "both"}, r"attention_kind \(='both'\): unknown"), ({"cross_modal": "cmci"}, "fused_current_weight.* missing"),
     ],
 )  # fmt: skip
 def test_refused_heads(change: dict[str, Any], mention: str) -> None:
@@ -245,6 +354,7 @@ STEM = {"network": "patch_stem", "shape": [2, 34, 34], "steps": 8}
     [
         (small_tables(attention="taaf"), "head.attention: unknown key"), (small_tables(fusion="film"), "allowed: sum, concat"),
         (small_tables(channels=20), "channels.*multiples of 8"), (small_tables(halvings=5), "halvings.*allowed 1 to 4"),
+        ({**small_tables(), "branches": {"event": {**STEM, "stages": 2}}}, r"halvings \(=3\): .*allowed 1 to stages \(=2\)"),
         (small_tables(residual_alpha=0.3), "residual_alpha.*multiples of 0.015625"),
         (small_tables(attention_heads=3), r"attention_heads \(=3\): must divide the tokens' channels \(=16\)"),
         ({**small_tables(), "branches": {"event": EVENT, "audio": AUDIO}}, r"two branches .*found event \(128,\), audio \(128,\)"),
@@ -258,6 +368,30 @@ def test_refused_configurations(tables: dict[str, Any], mention: str) -> None:
     """Settings that do not go together are named."""
     with pytest.raises(ConfigError, match=mention):
         NetworkConfig.from_dict(tables).check()
+
+
+@pytest.mark.parametrize("how", ["stride", "max_pool"])
+def test_shallow_stem(how: str) -> None:
+    """Two convolutions of C/2 and C that halve the map: 28 px give 7 x 7 tokens; the shipped configuration has it."""
+    table = {
+        "network": "patch_stem",
+        "shape": [2, 28, 28],
+        "steps": 4,
+        "channels": 16,
+        "stages": 2,
+        "halvings": 2,
+        "downsampling": how,
+    }
+    wiring = NetworkConfig.from_dict({"branches": {"event": table}, "head": {"type": "none"}}).branches["event"].wiring()
+    assert wiring.output.shape == (32, 7, 7)
+    model = MultimodalSnn(
+        small_config({"event": {**table, "network": "patch_stem"}, "audio": {"shape": [1, 64, 1], "steps": 4}})
+    )
+    branch = model.branches["event"]
+    assert {n: tuple(getattr(branch, n).weight.shape[:2]) for n in ("conv1", "conv2", "position")} == {
+        "conv1": (8, 2), "conv2": (16, 8), "position": (16, 16)}  # fmt: skip
+    head = load_config(Path(config_module.__file__).parent / "configs/scmrl_ead.toml", {}).network.build_head()
+    assert isinstance(head, ScmrlHead) and head.tokens == {"event": 49, "audio": 16}
 
 
 def _checked_windows(config: NetworkConfig) -> int:

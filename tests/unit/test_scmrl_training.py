@@ -1,6 +1,7 @@
 """S-CMRL's losses and learning rate against float64 formulas, and its ablations."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from taaf.training.data import InMemory
 from taaf.training.distributed import Ranks
 from taaf.training.losses import semantic_alignment_loss
 from taaf.training.schedule import cosine_factor, make_schedule
-from taaf.training.strategies.balance import LossOptions
+from taaf.training.strategies.options import LossOptions
 from taaf.training.strategies.scmrl import CrossModal
 from taaf.training.trainer import Trainer
 
@@ -79,22 +80,50 @@ def test_warm_up_and_cosine() -> None:
     assert cosine_factor(20, 5, 20) == 0 and cosine_factor(0, 0, 1) == 1
 
 
-@pytest.mark.parametrize(("mode", "layers"), [("none", 2), ("attention", 11), ("residual", 11)])
-@pytest.mark.needs_slayer
-def test_ablations_train(mode: str, layers: int) -> None:
+def test_loss_of_three_readouts() -> None:
+    """CMCI: the cross entropies of all three, with smoothed labels; beta weighs those of the modalities."""
+    rng = np.random.default_rng(2)
+    logits, labels = {u: rng.normal(size=(6, 4, 3)) for u in ("fused", "event", "audio")}, rng.integers(0, 3, 6)
+    target, expected = 0.8 * np.eye(3)[labels] + 0.2 / 3, 0.0
+    for u, x in logits.items():
+        mean = x.mean(1)
+        log_p = mean - np.log(np.exp(mean).sum(1, keepdims=True))
+        expected -= (target * log_p).sum(1).mean() * (1 if u == "fused" else 0.5)
+    alpha = torch.full((6, 4), 0.25, dtype=torch.float64)
+    output = StepOutputs({u: torch.from_numpy(x) for u, x in logits.items()}, dict.fromkeys(logits, alpha))
+    options = LossOptions(beta=0.5, smoothing=0.2)
+    loss, watched = CrossModal(options).loss(None, {}, output, torch.from_numpy(labels))  # type: ignore[arg-type]
+    assert loss.item() == pytest.approx(expected, abs=1e-12) and {"loss_fused", "loss_event", "loss_audio"} <= set(watched)
+
+
+@pytest.mark.parametrize(
+    ("head", "layers"),
+    [
+        ({"cross_modal": "none"}, 4),
+        ({"cross_modal": "attention"}, 22),
+        ({}, 22),
+        ({"residual_layer": "none"}, 20),
+        ({"attention_kind": "temporal"}, 14),
+        ({"cross_modal": "weight_attention"}, 4),
+        ({"cross_modal": "cmci"}, 7),
+    ],
+    ids=str,
+)
+def test_ablations_train(head: dict[str, Any], layers: int) -> None:
     """Each variant has the layers it uses, and every parameter but SAO's gets a gradient."""
     torch.manual_seed(0)
-    model = MultimodalSnn(small_config(cross_modal=mode)).train()
-    assert len(model.head.projections) == 2 * layers
+    model = MultimodalSnn(small_config(**head)).train()
+    assert len(model.head.projections) == layers
     inputs = {"event": (torch.rand(4, 2, 34, 34, 8) < 0.2).float(), "audio": (torch.rand(4, 160, 12) < 0.3).float()}
     output = model(inputs)
-    assert set(output.logits) == {"fused"} and set(output.residuals) == (set() if mode == "none" else {"event", "audio"})
+    mode = head.get("cross_modal", "residual")
+    assert set(output.logits) == ({"fused", "event", "audio"} if mode == "cmci" else {"fused"})
+    assert set(output.residuals) == ({"event", "audio"} if mode in ("attention", "residual") else set())
     loss, _ = CrossModal(LossOptions()).loss(model, inputs, output, torch.arange(4))
     loss.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.needs_slayer
 def test_head_and_strategy_go_together() -> None:
     """One line says which setting does not fit."""
     rng = np.random.default_rng(0)
@@ -110,7 +139,7 @@ def test_head_and_strategy_go_together() -> None:
         (TrainConfig(network=small_config()), r"loss\.balance \(='taaf'\): head 'scmrl' is trained with scmrl"),
         (
             TrainConfig(loss=LossConfig(balance="scmrl")),
-            r"\(='scmrl'\): head 'taaf' is trained with none, la, taaf, ogm_ge, pmr, agm$",
+            r"\(='scmrl'\): head 'taaf' is trained with none, la, taaf, late_fusion, ogm_ge, pmr, pmr_paper, agm, cmci, misnet$",
         ),
         (TrainConfig(loss=LossConfig(balance="readout")), r"\(='readout'\): head 'taaf' is trained with none"),
         (TrainConfig(network=onnx), r"\(='onnx'\): is made by exporting a module of one's own, not trained here"),
@@ -124,17 +153,16 @@ def test_head_and_strategy_go_together() -> None:
         from_dict(small_tables(fusion="film"))
 
 
-@pytest.mark.needs_slayer
 def test_modality_drop_silences_one_of_both() -> None:
     """Half of the samples, either modality, never both; seen failing with both conditions on the same draw."""
     n = 400
     data = InMemory(
         {"event": np.ones((n, 2, 34, 34, 8)), "audio": np.ones((n, 160, 12))}, np.arange(n) % 10, tuple("0123456789")
     )
-    optimiser = OptimiserConfig(batch_size=n, audio_drop=0.0, modality_drop=0.5)
+    optimiser = OptimiserConfig(batch_size=n, shift_pixels=0, audio_drop=0.0, modality_drop=0.5)
     config = TrainConfig(network=small_config(), loss=LossConfig(balance="scmrl"), optimiser=optimiser)
     trainer = Trainer(config, data, data, Ranks.single())
-    inputs, _ = trainer._augment(data.batch(range(n)), n, torch.Generator().manual_seed(0))
+    inputs, _ = trainer._augmented(data.batch(range(n)), n, torch.Generator().manual_seed(0))
     kept = torch.stack([x.flatten(1).mean(1) for x in inputs.values()])
     assert set(kept.unique().tolist()) == {0.0, 1.0} and (kept.sum(0) >= 1).all()
     assert all(0.17 < float(1 - k.mean()) < 0.33 for k in kept)

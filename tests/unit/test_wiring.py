@@ -137,7 +137,6 @@ def test_every_built_in_network_is_tested() -> None:
     assert {str(b["network"]) for b in BRANCHES.values()} == set(names())
 
 
-@pytest.mark.needs_slayer
 @pytest.mark.parametrize("case", BRANCHES)
 def test_training_equals_float_graph_equals_integers(case: str) -> None:
     """SLAYER's spikes of every population and of the output = the reference on the folded, quantised float graph, none silent.

@@ -3,6 +3,7 @@
 Where Lava is installed its import is blocked, so these tests mean the same everywhere.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from commands import assert_refused
 from small_graphs import CASES, random_spikes
 
 from taaf.deploy.report import Request, deploy
+from taaf.export.checkpointed import PROVEN, TrainedNetwork
 from taaf.export.frontend import float_graphs
 from taaf.export.passes import CompileReport, compile_graph
 from taaf.export.targets.netx.read import read_netx
@@ -23,8 +25,9 @@ from taaf.export.targets.netx.write import write_netx
 from taaf.hw_sim.engine import Engine
 from taaf.models import zoo_path
 from taaf.models.checkpoint import load_model
-from taaf.models.errors import BackendUnavailableError
-from taaf.models.trainable_head import host_lif
+from taaf.models.fused_lif import host_lif
+from taaf.models.slayer_lif import SlayerLif
+from taaf.training.datasets.ead_mini import load_split
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 COUNTS = {  # spikes and effective SynOps of all test windows
@@ -46,29 +49,31 @@ def no_lava(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_lava")
-def test_checkpoints_load_and_compile_but_do_not_run(tmp_path: Path) -> None:
-    """The shipped checkpoint compiles to the shipped networks; its forward pass is what is refused."""
+def test_checkpoints_load_compile_and_run(tmp_path: Path) -> None:
+    """The shipped checkpoint compiles to the shipped networks, and its forward pass is what they do, spike by spike."""
     model, _ = load_model(zoo_path("ead_mini.pt"))
+    windows = load_split("test", slice(12)).inputs()
+    features = model.eval().features({m: torch.from_numpy(x.astype(np.float32)) for m, x in windows.items()})
     for name, graph in float_graphs(model).items():
-        _, chain = compile_graph(graph, saturate=True, report=CompileReport())
+        integers, chain = compile_graph(graph, saturate=True, report=CompileReport())
         write_netx(chain, tmp_path / f"{name}.net")
         found, shipped = read_netx(tmp_path / f"{name}.net", name), read_netx(zoo_path(f"ead_mini/{name}.net"), name)
         assert list(found.nodes) == list(shipped.nodes) and found.edges == shipped.edges
         for node, expected in zip(found.nodes.values(), shipped.nodes.values(), strict=True):
             for key, value in vars(expected).items():
                 np.testing.assert_array_equal(getattr(node, key), value, err_msg=f"{name}.{node.name}.{key}")
-    with pytest.raises(BackendUnavailableError, match=r"lava-dl \(SLAYER\).*Python 3\.10"):
-        model.features({"event": torch.zeros(1, 2, 34, 34, 8), "audio": torch.zeros(1, 160, 12)})
+        spikes = Engine(integers).run(windows[name], keep_all=True).spikes[integers.output]
+        np.testing.assert_array_equal(features[name].detach().numpy(), spikes)
 
 
 @pytest.mark.usefixtures("no_lava")
-def test_host_part_decides_but_is_not_trained() -> None:
-    """Without norse the alignment's spikes are the same; asking for their derivative is refused, not answered with zero."""
+def test_host_part_decides_and_is_trained() -> None:
+    """Spikes of the alignment, and their derivative, without norse."""
     current = torch.tensor([[[1.0, 1.5, 0.75], [1.0, 0.0, 0.75]]], requires_grad=True)  # (N, T, F)
     spikes = host_lif(current)
     assert spikes.tolist() == [[[0, 1, 0], [1, 0, 1]]]  # v > 1: (1, 1.5, 0.75), then (1.5, 0, 1.125)
-    with pytest.raises(BackendUnavailableError, match=r"norse.*Python 3\.10"):
-        spikes.sum().backward()
+    spikes.sum().backward()
+    assert current.grad is not None and bool((current.grad != 0).all())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -104,9 +109,7 @@ def _blocked(module: str, *args: object) -> subprocess.CompletedProcess:
     [
         ("taaf.deploy.cli", ("--backend", "sim", "--samples", 2)),
         ("taaf.deploy.cli", ("--backend", "loihi2")),
-        ("taaf.training.cli", ("--out", "{tmp}/run")),
-        ("taaf.training.cli", ("--ablation", "--out", "{tmp}/run")),
-        ("taaf.export.cli", (zoo_path("ead_mini.pt"), "--to", "netx", "--out", "{tmp}/bundle")),
+        ("taaf.export.cli", ("net.py:build", "--to", "netx", "--out", "{tmp}/bundle", "--input", "windows.npz")),
     ],
 )
 def test_what_needs_lava_is_refused(module: str, args: tuple, tmp_path: Path) -> None:
@@ -114,6 +117,27 @@ def test_what_needs_lava_is_refused(module: str, args: tuple, tmp_path: Path) ->
     done = _blocked(module, *(str(a).replace("{tmp}", str(tmp_path)) for a in args))
     assert_refused(done, 3, "Python 3.10", "SLAYER" if "--out" in args else "--backend fast")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_exports_say_what_proved_them(tmp_path: Path) -> None:
+    """Without lava-dl our own form of SLAYER's neurons proves an export, which the manifest and deployment say."""
+    command = (zoo_path("ead_mini.pt"), "--to", "netx", "--out", tmp_path / "bundle", "--windows", 20, "--json")
+    done = _blocked("taaf.export.cli", *command)
+    assert done.returncode == 0, done.stderr
+    assert all(layer["exact"] for layer in json.loads(done.stdout)["layers"])
+    source = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["golden"]["source"]
+    assert source == PROVEN[False] and "lava-dl is not installed" in source
+    report = deploy(Request(tmp_path / "bundle", "fast"), lambda _: None, lambda _: None)
+    assert report["agreement"]["exact"] and "(our form of the SLAYER forward," in report["agreement"]["with"]
+
+
+@pytest.mark.needs_slayer
+def test_lava_dl_proves_where_it_is_installed() -> None:
+    """Every population of the exported network runs lava-dl's own neuron then."""
+    network = TrainedNetwork(zoo_path("ead_mini.pt"))
+    populations = [part for part in network.model.modules() if isinstance(part, SlayerLif)]
+    assert network.proven_by == PROVEN[True] and len(populations) == 6 and all(part.runs_lava_dl for part in populations)
 
 
 def test_no_skip_goes_unnoticed(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@
     labels  (N,)              class indices from 0 on
     names   (C,)              optional: class names
 
-For training, the root is a folder with ``train`` and ``test`` of any of these forms (``train.npz``, ``test.h5``, ``train/``).
+For training, the root is a folder with ``train`` and ``test`` of any of these forms (``train.npz``, ``test.h5``, ``train/``), and
+``validation`` if there is one.
 Elsewhere a single file, or folder of arrays, is the test split.
 """
 
@@ -43,10 +44,19 @@ def open_arrays(root: Path, modalities: Sequence[str], split: str) -> InMemory:
     return InMemory(inputs, labels, found)
 
 
+def has_part(root: Path, split: str) -> bool:
+    """Whether the folder has a file or folder for this split."""
+    return _found(root, split) is not None
+
+
+def _found(root: Path, split: str) -> Path | None:
+    names = (split, *(f"{split}{suffix}" for suffix in (".npz", *_HDF5)))
+    return next((root / name for name in names if (root / name).exists()), None)
+
+
 def _part(root: Path, split: str) -> Path:
-    for name in (split, *(f"{split}{suffix}" for suffix in (".npz", *_HDF5))):
-        if (root / name).exists():
-            return root / name
+    if (found := _found(root, split)) is not None:
+        return found
     if split != "test":
         raise DataError(f"{root}: no {split}.npz, {split}.h5 or folder {split}/; training needs 'train' and 'test' there")
     return root

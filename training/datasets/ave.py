@@ -32,7 +32,7 @@ CLASSES = (
 )  # fmt: skip
 RATE = 16_000
 SECONDS = 10
-_LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
+LISTS = {"train": "trainSet.txt", "validation": "valSet.txt", "test": "testSet.txt"}
 _ID = re.compile(r"[A-Za-z0-9_-]+")  # YouTube's alphabet; also keeps a list from naming files elsewhere
 
 
@@ -51,6 +51,7 @@ def open_ave(
     split: str,
     *,
     steps: int = 4,
+    audio_steps: int | None = None,
     cache: Path | str | None = None,
     workers: int = 1,
     on_bad: str = "stop",
@@ -63,10 +64,12 @@ def open_ave(
     ----------
     root : Path
         Folder with the lists and the media folders; AVE/ is used if both layouts are there.
-    split : {"train", "val", "test"}
+    split : {"train", "validation", "test"}
         Which list.
     steps : int
         Time steps T, one frame each: the middles of T equal parts of the event; if it has fewer frames, the last again.
+    audio_steps : int, optional
+        Time steps of the sound, whose spectrogram is the same at each (default: ``steps``).
     cache : Path, optional
         Cache folder (default: ``ROOT/.taaf-cache``); about 1.6 MB per clip at T = 4.
     workers : int
@@ -81,7 +84,7 @@ def open_ave(
     Returns
     -------
     AudioVisualPairs
-        visual (3, 224, 224, T), ImageNet-normalised; audio (1, 257, 1004, T), `log_power` of the clip's first 10 s at
+        visual (3, 224, 224, T), ImageNet-normalised; audio (1, 257, 1004, T_a), `log_power` of the clip's first 10 s at
         16 kHz (shorter sound is repeated). Labels index `CLASSES`.
 
     Raises
@@ -89,16 +92,17 @@ def open_ave(
     DataError
         For a missing folder or list, an option that does not exist, and bad samples as ``on_bad`` says.
     """
-    require_choice(split, tuple(_LISTS), "AVE split")
+    require_choice(split, tuple(LISTS), "AVE split")
     require_choice(split_kind, ("official",), "AVE split_kind")
     require_positive(steps, "steps")
+    require_positive(audio_steps or steps, "audio_steps")
     folder = require_root(root, "AVE")
     bad = BadSamples(on_bad)
     annotated = read_clips(folder / "Annotations.txt", {}, bad)
     known: dict[str, list[Clip]] = {}
     for clip in annotated:
         known.setdefault(clip.video, []).append(clip)
-    clips = read_clips(folder / _LISTS[split], known, bad)
+    clips = read_clips(folder / LISTS[split], known, bad)
     bad.require_some(len(clips), f"AVE {split}")
     visual = first_folder(folder, ("AVE", "Image-01-FPS-SE"), "videos VideoID.mp4 or frames VideoID/*.jpg")
     if visual.name == "AVE":
@@ -111,7 +115,8 @@ def open_ave(
     store = Path(cache) if cache is not None else folder / ".taaf-cache"
     kept, files = prepare(items, recipe, store, bad, workers=workers, quiet=quiet, title=f"AVE {split}")
     labels = [CLASSES.index(clips[i].category) for i in kept]
-    return AudioVisualPairs(f"AVE {split}", files, labels, CLASSES, [clips[i].video for i in kept], bad.n_skipped)
+    names = [clips[i].video for i in kept]
+    return AudioVisualPairs(f"AVE {split}", files, labels, CLASSES, names, bad.n_skipped, audio_steps=audio_steps or 0)
 
 
 def read_clips(path: Path, known: dict[str, list[Clip]], bad: BadSamples) -> list[Clip]:

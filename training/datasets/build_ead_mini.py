@@ -5,10 +5,7 @@ spokennumbers (ten recorded human digits).
 """
 
 import argparse
-import hashlib
-import io
 import wave as wave_file
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +13,11 @@ from tqdm import tqdm
 
 from taaf.models import zoo_path
 from taaf.training.datasets import speech
+from taaf.training.datasets.shipped import write_shipped
 
 SEED = 20_251_121
 N_TRAIN_SPEAKERS = 62
 SNR_DB = (5.0, 30.0)
-
-
-def _save_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """An .npz with fixed time stamps, so that equal arrays give equal bytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for key, value in sorted(arrays.items()):
-            buffer = io.BytesIO()
-            np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue(), zipfile.ZIP_DEFLATED, 9)
 
 
 def _digits() -> dict[str, np.ndarray]:
@@ -75,10 +64,9 @@ def build(path: Path) -> str:
         arrays[f"{name}_audio"] = levels
         arrays[f"{name}_speakers"] = who + (0 if name == "train" else N_TRAIN_SPEAKERS)
     arrays["human_audio"], arrays["human_labels"] = _human(), np.arange(10, dtype=np.uint8)
-    bands = arrays["train_audio"].transpose(1, 0, 2).reshape(speech.N_MELS, -1)
+    bands = arrays["train_audio"].transpose(1, 0, 2).reshape(speech.EAD_MINI.bands, -1)
     arrays["audio_edges"] = np.quantile(bands, [0.2, 0.4, 0.6, 0.8], axis=1, method="nearest").T.astype(np.uint8)
-    _save_npz(path, arrays)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return write_shipped(path, arrays)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ def open_crema_d(
     split: str,
     *,
     steps: int = 3,
+    audio_steps: int | None = None,
     cache: Path | str | None = None,
     workers: int = 1,
     on_bad: str = "stop",
@@ -49,6 +50,8 @@ def open_crema_d(
         Which part.
     steps : int
         Time steps T, one frame each: the middles of T equal parts of the clip; if it has fewer frames, the last again.
+    audio_steps : int, optional
+        Time steps of the sound, whose spectrogram is the same at each (default: ``steps``).
     cache : Path, optional
         Cache folder (default: ``ROOT/.taaf-cache``); about 0.65 MB per clip at T = 3.
     workers : int
@@ -67,7 +70,7 @@ def open_crema_d(
     Returns
     -------
     AudioVisualPairs
-        visual (3, 224, 224, T), ImageNet-normalised; audio (1, 257, 188, T), log STFT of 3 s at 22 050 Hz (`log_stft`).
+        visual (3, 224, 224, T), ImageNet-normalised; audio (1, 257, 188, T_a), log STFT of 3 s at 22 050 Hz (`log_stft`).
 
     Raises
     ------
@@ -77,6 +80,7 @@ def open_crema_d(
     require_choice(split, ("train", "test"), "CREMA-D split")
     require_choice(split_kind, ("official", "speaker-disjoint"), "CREMA-D split_kind")
     require_positive(steps, "steps")
+    require_positive(audio_steps or steps, "audio_steps")
     folder = require_root(root, "CREMA-D")
     bad = BadSamples(on_bad)
     sound = first_folder(folder, ("AudioWAV",), "wave files ID.wav")
@@ -94,7 +98,12 @@ def open_crema_d(
     store = Path(cache) if cache is not None else folder / ".taaf-cache"
     kept, files = prepare(items, recipe, store, bad, workers=workers, quiet=quiet, title=f"CREMA-D {split}")
     names = [ids[i] for i in kept]
-    return AudioVisualPairs(f"CREMA-D {split}", files, [label_of(n) for n in names], CLASSES, names, bad.n_skipped)
+    found = AudioVisualPairs(
+        f"CREMA-D {split}", files, [label_of(n) for n in names], CLASSES, names, bad.n_skipped, audio_steps=audio_steps or 0
+    )
+    if split_kind != "official":
+        found.group_names = tuple(map(actor_of, names))
+    return found
 
 
 def read_ids(path: Path, bad: BadSamples) -> list[str]:

@@ -18,11 +18,13 @@ from taaf.training.datasets.bad_samples import BadSamples
 from taaf.training.datasets.cache import Item, prepare
 from taaf.training.datasets.event_files import EventRecipe
 from taaf.training.datasets.lists import first_folder, own_entries, require_choice, require_file, require_positive, require_root
-from taaf.training.datasets.ntidigits import SpokenDigits, read_names, read_ntidigits, speakers
+from taaf.training.datasets.ntidigits import SpokenDigits, read_names, read_ntidigits, speaker_of, speakers
 from taaf.training.datasets.pairs import EventAudioPairs
 
 AUDIO_FILE = "n-tidigits.hdf5"
 SCALES = (4, 8, 16)
+SIZES = (28, 34)  # of MNIST-DVS here: that of MNIST, that of N-MNIST
+_HALF_SEED = 500
 
 
 def open_ead_nmnist(
@@ -30,6 +32,7 @@ def open_ead_nmnist(
     split: str,
     *,
     steps: int = 5,
+    audio_steps: int | None = None,
     cache: Path | str | None = None,
     workers: int = 1,
     on_bad: str = "stop",
@@ -47,6 +50,8 @@ def open_ead_nmnist(
         Which part, of both sets.
     steps : int
         Time steps T.
+    audio_steps : int, optional
+        Those of the spoken digits (default: ``steps``).
     cache : Path, optional
         Cache folder (default: ``ROOT/.taaf-cache``); about 2 kB per recording at T = 5. N-TIDIGITS is not cached: its
         single digits are read from the one file in seconds.
@@ -64,14 +69,14 @@ def open_ead_nmnist(
     Returns
     -------
     EventAudioPairs
-        event (2, 34, 34, T) and audio (64, T), float32 in {0, 1}. One pair per event recording.
+        event (2, 34, 34, T) and audio (64, T_a), float32 in {0, 1}. One pair per event recording.
 
     Raises
     ------
     DataError
         For a missing folder or file, an option that does not exist, and bad samples as ``on_bad`` says.
     """
-    folder = _begin(root, split, split_kind, steps)
+    folder = _begin(root, split, split_kind, steps, audio_steps or steps)
     bad = BadSamples(on_bad)
     base = folder / "N-MNIST" if (folder / "N-MNIST").is_dir() else folder
     part = first_folder(base, (split.capitalize(),), "N-MNIST digit folders 0 to 9")
@@ -81,7 +86,8 @@ def open_ead_nmnist(
         if not files:
             bad.report(f"{sub}: 0 recordings, expected files such as 00002.bin")
         recordings += [(path, digit) for path in files]
-    return _open(folder, "N-MNIST", split, recordings, EventRecipe(steps, 0), cache, bad, seed, workers=workers, quiet=quiet)
+    recipe, heard = EventRecipe(steps, 0), audio_steps or steps
+    return _open(folder, "N-MNIST", split, recordings, recipe, heard, cache, bad, seed, workers=workers, quiet=quiet)
 
 
 def open_ead_mnistdvs(
@@ -89,6 +95,7 @@ def open_ead_mnistdvs(
     split: str,
     *,
     steps: int = 5,
+    audio_steps: int | None = None,
     cache: Path | str | None = None,
     workers: int = 1,
     on_bad: str = "stop",
@@ -96,18 +103,24 @@ def open_ead_mnistdvs(
     quiet: bool = False,
     seed: int = 0,
     scale: int = 4,
+    size: int = 34,
 ) -> EventAudioPairs:
     """Open MNIST-DVS of one scale (10 000 recordings) paired with the single digits of N-TIDIGITS.
 
     Parameters and result as `open_ead_nmnist`, and:
 
+    split_kind : {"official", "speaker-disjoint", "half"}
+        MNIST-DVS has no published split: of every digit, the last tenth of the files (by number) is the test part. "half": a random
+        half, 500 of 1 000, as S-CMRL's public code (arXiv 2502.12488) has it; here always the same one. N-TIDIGITS has its own parts.
     scale : {4, 8, 16}
-        Size of the digit. MNIST-DVS has no published split: of every digit, the last tenth of the files (by number)
-        is the test part. Recordings are cropped to 34x34 (`crop_to_34`).
+        Size of the digit.
+    size : {28, 34}
+        Side of the middle part that is kept (`cropped`).
     """
-    if scale not in SCALES:
-        raise DataError(f"MNIST-DVS scale (={scale!r}): allowed {', '.join(map(str, SCALES))}")
-    folder = _begin(root, split, split_kind, steps)
+    for name, value, allowed in (("scale", scale, SCALES), ("size", size, SIZES)):
+        if value not in allowed:
+            raise DataError(f"MNIST-DVS {name} (={value!r}): allowed {', '.join(map(str, allowed))}")
+    folder = _begin(root, split, split_kind, steps, audio_steps or steps, "half")
     bad = BadSamples(on_bad)
     base = folder / "MNIST-DVS" if (folder / "MNIST-DVS").is_dir() else folder
     recordings = []
@@ -126,20 +139,30 @@ def open_ead_mnistdvs(
                 f"{sub / f'scale{scale}'}: 0 recordings, expected files such as mnist_{digit}_scale{scale:02d}_0001.aedat"
             )
         files = [path for _, path in sorted(numbered)]
-        n_train = len(files) - max(1, len(files) // 10)
-        recordings += [(path, digit) for path in (files[:n_train] if split == "train" else files[n_train:])]
+        train = _training_half(len(files), digit) if split_kind == "half" else np.arange(len(files)) < _first_part(len(files))
+        recordings += [(path, digit) for path, own in zip(files, train == (split == "train"), strict=True) if own]
     return _open(
         folder,
         f"MNIST-DVS scale {scale}",
         split,
         recordings,
-        EventRecipe(steps, scale),
+        EventRecipe(steps, scale, size),
+        audio_steps or steps,
         cache,
         bad,
         seed,
         workers=workers,
         quiet=quiet,
     )
+
+
+def _first_part(n: int) -> int:
+    return n - max(1, n // 10)
+
+
+def _training_half(n: int, digit: int) -> np.ndarray:
+    """(n,) bool with n // 2 set, drawn for each digit."""
+    return np.random.default_rng((_HALF_SEED, digit)).permutation(n) < n // 2
 
 
 def pair_by_class(event_labels: np.ndarray, audio_labels: np.ndarray, seed: int) -> np.ndarray:
@@ -169,10 +192,11 @@ def pair_by_class(event_labels: np.ndarray, audio_labels: np.ndarray, seed: int)
     return partner
 
 
-def _begin(root: Path | str, split: str, split_kind: str, steps: int) -> Path:
+def _begin(root: Path | str, split: str, split_kind: str, steps: int, audio_steps: int, *kinds: str) -> Path:
     require_choice(split, ("train", "test"), "EAD split")
-    require_choice(split_kind, ("official", "speaker-disjoint"), "EAD split_kind")
+    require_choice(split_kind, ("official", "speaker-disjoint", *kinds), "EAD split_kind")
     require_positive(steps, "steps")
+    require_positive(audio_steps, "audio_steps")
     folder = require_root(root, "EAD")
     require_file(folder / AUDIO_FILE, "the N-TIDIGITS file")
     if split_kind == "speaker-disjoint":
@@ -211,6 +235,7 @@ def _open(
     split: str,
     recordings: Sequence[tuple[Path, int]],
     recipe: EventRecipe,
+    audio_steps: int,
     cache: Path | str | None,
     bad: BadSamples,
     seed: int,
@@ -220,11 +245,13 @@ def _open(
 ) -> EventAudioPairs:
     title = f"EAD {name} {split}"
     bad.require_some(len(recordings), title)
-    spoken: SpokenDigits = read_ntidigits(folder / AUDIO_FILE, split, recipe.steps, bad)
+    spoken: SpokenDigits = read_ntidigits(folder / AUDIO_FILE, split, audio_steps, bad)
     items = [Item(path.stem, (path,)) for path, _ in recordings]
     store = Path(cache) if cache is not None else folder / ".taaf-cache"
     kept, files = prepare(items, recipe, store, bad, workers=workers, quiet=quiet, title=title)
     labels = np.array([recordings[i][1] for i in kept], np.int64)
     partner = pair_by_class(labels, spoken.labels, seed)
     names = [f"{items[i].name}+{spoken.names[p]}" for i, p in zip(kept, partner, strict=True)]
-    return EventAudioPairs(title, files, list(labels), names, spoken.spikes, partner, bad.n_skipped)
+    found = EventAudioPairs(title, files, list(labels), names, spoken.spikes, partner, bad.n_skipped, recipe.size, recipe.steps)
+    found.group_names = tuple(speaker_of(spoken.names[p]) for p in partner)  # a spoken digit has many pairs
+    return found

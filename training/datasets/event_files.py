@@ -14,7 +14,7 @@ from taaf.models.files.placeholders import naming_placeholders
 from taaf.training.datasets.cache import Item
 from taaf.training.datasets.clocks import continued
 
-SIZE = 34  # side of the result: N-MNIST's sensor window
+SIZE = 34  # side of the result: N-MNIST's sensor window; of DVS128 recordings also another
 NMNIST_WINDOW_US = 300_000  # three saccades of 100 ms
 NMNIST_LAST_US = 1_000_000  # recordings end soon after their window; a later event has a clock that did not start at 0
 _NMNIST_OVERFLOW_Y, _NMNIST_OVERFLOW_US = 240, 1 << 13  # marks of the ATIS camera: the clock has lost so much
@@ -114,25 +114,25 @@ def read_dvs128(path: Path) -> Events:
     return Events(last - (address >> 1 & 127), last - (address >> 8 & 127), address & 1, t)
 
 
-def crop_to_34(events: Events, scale: int) -> Events:
-    """The middle of a DVS128 recording on 34x34 pixels: a window of 34 s by 34 s pixels, every s x s block one pixel.
+def cropped(events: Events, scale: int, size: int = SIZE) -> Events:
+    """The middle of a DVS128 recording on size x size pixels: a window of size s by size s pixels, every s x s block one pixel.
 
     MNIST-DVS shows the digit at scale 4, 8 or 16 (about 30, 60 and 120 pixels wide): s is 1, 2 or 4. Events outside
-    the window are dropped. Ours; the set defines no 34x34 version.
+    the window are dropped. Ours; the set defines no smaller version.
     """
     s = scale // 4
-    corner = DVS128_SIZE // 2 - SIZE // 2 * s
+    corner = DVS128_SIZE // 2 - size // 2 * s
     x, y = (events.x - corner) // s, (events.y - corner) // s
-    inside = (x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)
+    inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
     return Events(x[inside], y[inside], events.channel[inside], events.t[inside])
 
 
-def bin_spikes(events: Events, steps: int, start: int, window: int) -> np.ndarray:
-    """Binary spikes (2, 34, 34, T) uint8: 1 if at least one event of that channel and pixel fell into the step.
+def bin_spikes(events: Events, steps: int, start: int, window: int, size: int = SIZE) -> np.ndarray:
+    """Binary spikes (2, size, size, T) uint8: 1 if at least one event of that channel and pixel fell into the step.
 
     Step k covers ``start + k window / T <= t < start + (k + 1) window / T``; events before and after are dropped.
     """
-    spikes = np.zeros((2, SIZE, SIZE, steps), np.uint8)
+    spikes = np.zeros((2, size, size, steps), np.uint8)
     step = (events.t - start) * steps // window
     inside = (step >= 0) & (step < steps)
     spikes[events.channel[inside], events.y[inside], events.x[inside], step[inside]] = 1
@@ -150,14 +150,17 @@ class EventRecipe:
     scale : int
         0: N-MNIST; the window is the 300 ms of the three saccades, events up to 1 s are dropped, later ones refused. 4, 8 or
         16: MNIST-DVS of that scale; the window is the recording's own length.
+    size : int
+        Side of the result, of MNIST-DVS.
     """
 
     steps: int
     scale: int
+    size: int = SIZE
     version: ClassVar[int] = 2
 
     def __call__(self, item: Item) -> dict[str, np.ndarray]:
-        """bits: (2, 34, 34, T) in {0, 1}, packed."""
+        """bits: (2, size, size, T) in {0, 1}, packed."""
         path = item.sources[0]
         if not self.scale:
             events = read_nmnist(path)
@@ -170,7 +173,8 @@ class EventRecipe:
         else:
             events = read_dvs128(path)
             start = int(events.t.min())
-            spikes = bin_spikes(crop_to_34(events, self.scale), self.steps, start, int(events.t.max()) - start + 1)
+            window = int(events.t.max()) - start + 1
+            spikes = bin_spikes(cropped(events, self.scale, self.size), self.steps, start, window, self.size)
         if not spikes.any():
             raise DataError(f"{path}: no event in the window that is used; replace the file or skip the sample")
         return {"bits": np.packbits(spikes)}

@@ -60,6 +60,9 @@ class GeneratedPairs(MultimodalDataset):
     def __len__(self) -> int:
         return SIZES[self.split]
 
+    def class_indices(self) -> np.ndarray:
+        return np.arange(len(self)) % len(CLASSES)
+
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(index)

@@ -30,7 +30,7 @@ MAX_FRAMES = 100_000  # per video
 _UNKNOWN_FRAMES = 1 << 62  # of a stream
 _MAX_GAP = 3  # frames at the end that no picture comes of: some encoders write empty ones
 _CONTAINERS = {".flv": "flv", ".mp4": "mp4"}
-_SUBTYPES_READ_BY_SOUNDFILE = (".wav", ".flac")
+_SUBTYPES_READ_BY_SOUNDFILE = (".wav", ".flac", ".ogg")
 
 
 @naming_placeholders
@@ -40,7 +40,7 @@ def read_audio(path: Path, rate: int, max_seconds: float) -> np.ndarray:
     Parameters
     ----------
     path : Path
-        .wav or .flac, or an .mp4 or .flv with an audio track.
+        .wav, .flac or .ogg, or an .mp4 or .flv with an audio track.
     rate : int
         Samples per second of the result.
     max_seconds : float

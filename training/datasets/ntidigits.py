@@ -113,8 +113,13 @@ def read_names(file: h5py.File, part: str, path: Path) -> list[str]:
 
 
 def speakers(names: Sequence[str]) -> set[str]:
-    """Gender and speaker of every sample: all but the last two parts of its name."""
-    return {"-".join(name.split("-")[:-2]) for name in names}
+    """Gender and speaker of every sample."""
+    return set(map(speaker_of, names))
+
+
+def speaker_of(name: str) -> str:
+    """Gender and speaker of a sample: all but the last two parts of its name."""
+    return "-".join(name.split("-")[:-2])
 
 
 def _own(group: Any, name: str, kind: type, path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 Its samples are ``(x_1, ..., x_M, label)`` with one array (*shape, T) per modality, or ``({modality: x}, label)``. It names its
 modalities in an attribute ``modalities`` (not needed with dictionaries) and its classes in ``label_names`` or ``classes``.
+A function that makes a validation part says so, ``function.splits = ("train", "validation", "test")``; no other is asked for one.
 """
 
 import importlib
@@ -82,9 +83,25 @@ def _names(given: Any) -> tuple[str, ...]:
 
 def open_own(name: str, split: str) -> OwnDataset:
     """``function(split)`` of ``module:function``; raises `ConfigError` if it cannot be imported or called."""
-    module, _, function = name.partition(":")
     try:
-        dataset = getattr(importlib.import_module(module), function)(split)
+        dataset = _function(name)(split)
     except Exception as error:  # whatever the user's code does
-        raise ConfigError(f"data.set (={name[:80]!r}): {type(error).__name__}: {error}") from error
+        raise _failed(name, error) from error
     return OwnDataset(dataset, f"data.set {name}")
+
+
+def has_validation(name: str) -> bool:
+    """Whether ``module:function`` makes a "validation" part; raises `ConfigError` if it cannot be imported."""
+    try:
+        return "validation" in getattr(_function(name), "splits", ())
+    except Exception as error:  # whatever the user's code does
+        raise _failed(name, error) from error
+
+
+def _function(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _failed(name: str, error: Exception) -> ConfigError:
+    return ConfigError(f"data.set (={name[:80]!r}): {type(error).__name__}: {error}")

@@ -35,6 +35,7 @@ def open_urbansound8k_av(
     split: str,
     *,
     steps: int = 4,
+    audio_steps: int | None = None,
     cache: Path | str | None = None,
     workers: int = 1,
     on_bad: str = "stop",
@@ -51,6 +52,8 @@ def open_urbansound8k_av(
         Which part.
     steps : int
         Time steps T; image and spectrogram are the same at each.
+    audio_steps : int, optional
+        Time steps of the sound (default: ``steps``).
     cache : Path, optional
         Cache folder (default: ``ROOT/.taaf-cache``); about 0.4 MB per clip, for any T.
     workers : int
@@ -70,7 +73,7 @@ def open_urbansound8k_av(
     Returns
     -------
     AudioVisualPairs
-        visual (3, 224, 224, T), ImageNet-normalised; audio (1, 257, 250, T), log STFT of 4 s at 22 050 Hz (`log_stft`): shorter
+        visual (3, 224, 224, T), ImageNet-normalised; audio (1, 257, 250, T_a), log STFT of 4 s at 22 050 Hz (`log_stft`): shorter
         sound is repeated, like CREMA-D's. S-CMRL's code does not repeat it, scales spectrograms of any length to 128x128, and
         cuts 128x128 out of the images. Labels index `CLASSES`.
 
@@ -82,6 +85,7 @@ def open_urbansound8k_av(
     require_choice(split, ("train", "test"), "UrbanSound8K-AV split")
     require_choice(split_kind, ("official", "recording-disjoint"), "UrbanSound8K-AV split_kind")
     require_positive(steps, "steps")
+    require_positive(audio_steps or steps, "audio_steps")
     folder, title = require_root(root, "UrbanSound8K-AV"), f"UrbanSound8K-AV {split}"
     bad = BadSamples(on_bad)
     names = find_clips(folder, bad)
@@ -94,7 +98,11 @@ def open_urbansound8k_av(
     store = Path(cache) if cache is not None else folder / ".taaf-cache"
     kept, files = prepare(items, recipe, store, bad, workers=workers, quiet=quiet, title=title)
     names = [names[i] for i in kept]
-    return AudioVisualPairs(title, files, [label_of(n) for n in names], CLASSES, names, bad.n_skipped, still_steps=steps)
+    labels = [label_of(n) for n in names]
+    found = AudioVisualPairs(title, files, labels, CLASSES, names, bad.n_skipped, steps, audio_steps or 0)
+    if split_kind != "official":
+        found.group_names = tuple(map(recording_of, names))
+    return found
 
 
 def find_clips(root: Path, bad: BadSamples) -> list[str]:

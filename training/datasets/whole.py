@@ -2,7 +2,7 @@
 
 Only what a file declares is held against its size; headers of streams, which were written before the length was known, declare
 nothing and are let through. What is compared: the sizes of RIFF and AIFF chunks (.wav), of tags and the duration of FLV, of the boxes of
-ISO media (.mp4), and the number of samples of .flac.
+ISO media (.mp4), and the number of samples of .flac; of Ogg, whether its last page is whole and says that it is the last.
 """
 
 import math
@@ -17,11 +17,12 @@ MAX_PARTS = 1_000_000  # chunks, tags or boxes
 _UNKNOWN = 0x7FFFF000  # from here on a 32-bit size is what streaming writers put (2^31 - 1 and about, 2^32 - 1)
 _IN_DS64 = 0xFFFFFFFF
 _SLACK = 16  # sizes that count their own header, or a padding byte that is missing
+_OGG_PAGE = 27 + 255 + 255 * 255  # bytes of the longest
 _LATE_S = 0.25  # a duration may be counted to the last frame's end, by another clock
 
 
 def require_whole(path: Path) -> None:
-    """Raise `DataError` if the file ends before it says; other formats than RIFF, AIFF, W64, FLV and ISO media pass."""
+    """Raise `DataError` if the file ends before it says; other formats than RIFF, AIFF, W64, FLV, Ogg and ISO media pass."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -36,6 +37,8 @@ def require_whole(path: Path) -> None:
                 problem = f"it declares {whole} bytes and has {size}" if size + _SLACK < whole < 1 << 62 else None
             elif start[:3] == b"FLV":
                 problem = _flv(file, size)
+            elif start[:4] == b"OggS":
+                problem = _ogg(file, size)
             elif start[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
                 problem = _boxes(file, size)
             else:
@@ -96,6 +99,17 @@ def _flv(file: BinaryIO, size: int) -> str | None:
     if duration and last_ms / 1000 + max(_LATE_S, 0.02 * duration) < duration:
         return f"it declares {duration:.2f} s and ends at {last_ms / 1000:.2f} s"
     return None
+
+
+def _ogg(file: BinaryIO, size: int) -> str | None:
+    file.seek(max(0, size - _OGG_PAGE))
+    end = file.read(_OGG_PAGE)
+    page = end[end.rfind(b"OggS") :]
+    n_segments = page[26] if len(page) > 26 else 0
+    length = 27 + n_segments + sum(page[27 : 27 + n_segments])
+    if len(page) < max(27 + n_segments, length):
+        return f"its last page has {len(page)} bytes, fewer than it declares"
+    return None if page[5] & 4 else "its last page does not say that it is the last"
 
 
 def _flv_duration(script: bytes) -> float:

@@ -4,51 +4,32 @@ Each is an object with the hooks of `Balance`. TAAF and LA scale unimodal *losse
 the paper's baselines are in `taaf.training.strategies.baselines`, the table of all in `taaf.training.strategies.step`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from taaf.models.heads.base import StepOutputs
+from taaf.models.heads.base import Head, StepOutputs
 from taaf.models.network import MultimodalSnn
-from taaf.models.settings import Fraction, NotNegative, Range
-from taaf.training.losses import agl_loss, batch_mean, entropy_deficit, modulation, total_loss, true_class_score
+from taaf.training.losses import (
+    agl_loss,
+    entropy_deficit,
+    modulation,
+    readout_loss,
+    total_loss,
+    true_class_score,
+)
+from taaf.training.strategies.options import LossOptions
 
 Watched = dict[str, torch.Tensor]
 
 
-@dataclass(frozen=True)
-class LossOptions:
-    """What every strategy shares: Eq. 9's ``lam`` and ``phi``, Eq. 10's ``beta``, and the readings of alpha.
-
-    ``suppression`` is the strength of k_u (and of OGM-GE, AGM and PMR where they have one). ``alpha_detach`` stops the
-    gradient through alpha, ``alpha_batch_mean`` weights every sample of a batch with the mean alpha, ``entropy_floor``
-    and ``entropy_weight`` keep alpha from collapsing (`taaf.training.losses.entropy_deficit`). Of S-CMRL: ``smoothing`` of
-    labels, weight ``sao`` and temperature of the semantic alignment.
-    """
-
-    lam: Fraction = 1e-3
-    phi: NotNegative = 1.0
-    beta: NotNegative = 1.0
-    suppression: NotNegative = 0.5
-    alpha_detach: bool = False
-    alpha_batch_mean: bool = False
-    entropy_floor: Fraction = 0.0
-    entropy_weight: NotNegative = 0.0
-    smoothing: Annotated[float, Range(0.0, 0.99)] = 0.1
-    sao: NotNegative = 1.0
-    sao_temperature: float = 0.07
-
-    def weights(self, alpha: torch.Tensor) -> torch.Tensor:
-        """The temporal weights of the loss for an attention alpha (N, T)."""
-        alpha = alpha.detach() if self.alpha_detach else alpha
-        return batch_mean(alpha)[None].expand_as(alpha) if self.alpha_batch_mean else alpha
-
-
 class Balance:
-    """Strategy "none": Eq. 10 with k_u = 1 (``beta = 0``: the fused loss alone). Base class of the others.
+    """Strategy "none": Eq. 10 with k_u = 1. Base class of the others.
+
+    With ``beta = 1`` all losses count alike: the baseline that a balance strategy has to beat, for unimodal losses alone cure most of
+    the imbalance. ``beta = 0`` is the fused loss alone.
 
     ``active`` is False from ``modulation_end`` on; then every strategy is this one with its own loss weights.
     """
@@ -61,34 +42,64 @@ class Balance:
         self.active = True
         self.epoch = 0
         self.scales: dict[str, torch.Tensor] = {}
+        self.validated: dict[str, float] = {}
 
-    def start_epoch(self, model: MultimodalSnn, epoch: int, active: bool, batches: Callable[[int], Any]) -> None:
-        """Called before an epoch; ``batches(n)`` iterates over (inputs, labels): this rank's part of n samples or more."""
+    def start_epoch(self, model: MultimodalSnn, epoch: int, active: bool, batches: Callable[[float], Any]) -> None:
+        """Called before an epoch; ``batches(share)`` iterates over (inputs, labels): this rank's part of the first ``share`` of its
+        batches, rounded down, at least one, as they are read.
+        """
         self.epoch, self.active = epoch, active
 
-    def output_losses(self, output: StepOutputs, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """L_u of every output (Eqs 8, 9)."""
+    def end_epoch(self, scores: Mapping[str, float]) -> None:
+        """Called after an epoch, with s_u of every output on the validation part, if there is one (`trainer.evaluate`)."""
+        self.validated = dict(scores)
+
+    @classmethod
+    def misfit(cls, head: Head) -> str | None:
+        """Why this strategy cannot train this head, or None."""
+        if cls.pairs_only and len(head.modalities) != 2:
+            return f"is defined for two branches, found {len(head.modalities)}"
+        if not cls.weighs_time and getattr(head.options, "attention", "uniform") != "uniform":
+            return 'weights all steps equally and cannot train attention; set head.attention = "uniform"'
+        return None
+
+    def output_losses(
+        self, output: StepOutputs, labels: torch.Tensor, k: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """L_u of every output (Eqs 8, 9); ``k``: scale of every sample and step (N, T) of some of them."""
         o, losses = self.options, {}
         for u, logits in output.logits.items():
             alpha = output.alpha[u]
-            weights = o.weights(alpha) if self.weighs_time else torch.full_like(alpha, 1 / alpha.shape[1])
-            losses[u] = agl_loss(logits, labels, weights, o.lam, o.phi)
+            losses[u] = agl_loss(logits, labels, self.weights(alpha), o.lam, o.phi, (k or {}).get(u))
+            if o.readout_weight:
+                losses[u] = losses[u] + o.readout_weight * readout_loss(logits, labels, alpha)
             if o.entropy_weight:
                 losses[u] = losses[u] + o.entropy_weight * entropy_deficit(alpha, o.entropy_floor)
         return losses
 
+    def weights(self, alpha: torch.Tensor) -> torch.Tensor:
+        """Weights of the steps in the loss, (N, T)."""
+        return self.options.weights(alpha) if self.weighs_time else torch.full_like(alpha, 1 / alpha.shape[1])
+
     def balance_of(self, output: StepOutputs, labels: torch.Tensor) -> tuple[dict[str, torch.Tensor], Watched]:
-        """k_u of the batch if the strategy were active, and {rho_u, k_u} to be logged (k_u as used).
+        """k_u if the strategy were active, and rho_u to be logged.
 
         ``rho_m = s_m / mean_{n != m} s_n``: of two modalities the paper's ratio; of more, ours. A single modality has rho = 1.
         """
-        score = {m: true_class_score(o, labels) for m, o in output.logits.items() if m != "fused"}
-        k, watched = {}, {}
+        o, k, watched = self.options, {}, {}
+        score = {m: self.score(m, logits, labels) for m, logits in output.logits.items() if m != "fused"}
         for m, own in score.items():
             others = [s for n, s in score.items() if n != m] or [own]
-            rho, k[m] = modulation(own, torch.stack(others).mean(0), self.options.suppression)
+            strength: float | torch.Tensor = o.suppression if o.k_per == "output" else self.weights(output.alpha[m]).detach()
+            rho, k[m] = modulation(own, torch.stack(others).mean(0), strength)
             watched[f"rho_{m}"] = rho
         return k, watched
+
+    def score(self, name: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """s_u of the batch, or of the validation part; before anything was measured 1 for all."""
+        if self.options.k_from == "batch":
+            return true_class_score(logits, labels)
+        return torch.tensor(self.validated.get(name, 1.0), device=logits.device, dtype=logits.dtype)
 
     def loss(
         self, model: MultimodalSnn, inputs: dict[str, torch.Tensor], output: StepOutputs, labels: torch.Tensor
@@ -96,9 +107,10 @@ class Balance:
         """The loss of one batch, and scalars to be logged."""
         k, watched = self.balance_of(output, labels)
         k = self.used(k)
-        losses = self.output_losses(output, labels)
-        watched |= {f"k_{m}": v for m, v in k.items()} | {f"loss_{u}": v.detach() for u, v in losses.items()}
-        return self.combine(losses, k), watched
+        per_step = self.options.k_per == "step"
+        losses = self.output_losses(output, labels, k if per_step else None)
+        watched |= {f"k_{m}": v.mean() for m, v in k.items()} | {f"loss_{u}": v.detach() for u, v in losses.items()}
+        return self.combine(losses, {m: torch.ones_like(v[0, 0]) for m, v in k.items()} if per_step else k), watched
 
     def used(self, k: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The k_u that enter the loss: all 1 here."""
@@ -113,10 +125,11 @@ class Balance:
 
     def state(self) -> dict[str, Any]:
         """What a resumed training needs: tensors and numbers."""
-        return {}
+        return {"validated": self.validated}
 
     def load(self, state: dict[str, Any]) -> None:
         """Inverse of `state`."""
+        self.validated = {str(u): float(s) for u, s in state["validated"].items()}
 
 
 class Readout(Balance):

@@ -5,12 +5,13 @@ from torch import nn
 
 from taaf.models.network import MultimodalSnn
 from taaf.training.strategies.balance import Balance, LossAdjustment, Readout, Taaf, Watched
-from taaf.training.strategies.baselines import Agm, OgmGe, Pmr
+from taaf.training.strategies.baselines import Agm, OgmGe, Pmr, PmrPaper
 from taaf.training.strategies.scmrl import CrossModal
+from taaf.training.strategies.separate_heads import LateFusion, Misnet, ThreeLosses
 
 STRATEGIES: dict[str, type[Balance]] = {
-    "none": Balance, "la": LossAdjustment, "taaf": Taaf, "ogm_ge": OgmGe, "pmr": Pmr, "agm": Agm, "scmrl": CrossModal,
-    "readout": Readout,
+    "none": Balance, "la": LossAdjustment, "taaf": Taaf, "late_fusion": LateFusion, "ogm_ge": OgmGe, "pmr": Pmr,
+    "pmr_paper": PmrPaper, "agm": Agm, "cmci": ThreeLosses, "misnet": Misnet, "scmrl": CrossModal, "readout": Readout,
 }  # fmt: skip
 
 

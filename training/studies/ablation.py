@@ -1,19 +1,13 @@
 """The ablation of TAAF: the cells of the paper's Tables 1 and 2 as configurations."""
 
-import argparse
-import json
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from taaf.models.config import NetworkConfig
-from taaf.models.errors import ConfigError
-from taaf.models.files.writing import make_folder
-from taaf.training.config import TrainConfig, load_config
-from taaf.training.studies.cells import run_cells
+from taaf.training.config import TrainConfig
+from taaf.training.studies.cells import Request, run_cells
 
-BASE_CONFIG = Path(__file__).parents[1] / "configs" / "ablation.toml"
 FUSED_ROWS = ("concat", "sum", "film", "gated")
 VARIANTS = ("LA", "LA+TA", "TAAF w/o TA", "TAAF")
 BASELINE = "fused loss only"
@@ -77,7 +71,7 @@ def table1() -> list[Cell]:
         cell("AGM", "concat", "agm", 0.0, 1.0),
         cell("WeightAttention", "weight_attention", "none", 0.0),
         cell("SCA", "sca", "none", 0.0),
-        cell("CMCI", "cmci", "none", 0.0),
+        cell("CMCI", "cmci", "cmci", 1.0),
         Cell("table1", TAAF, "accuracy", "concat", "taaf", "taaf", "learned"),
         Cell("table1", "TAAF, entropy floor 0.9", "accuracy", "concat", "taaf", "taaf", "learned", reading="floor"),
         Cell("table1", "TAAF, alpha detached", "accuracy", "concat", "taaf", "taaf", "learned", reading="detached"),
@@ -89,52 +83,20 @@ def cells_of(which: str) -> list[Cell]:
     return [*(table1() if which in ("table1", "all") else []), *(table2() if which in ("table2", "all") else [])]
 
 
-def ablation_command(args: argparse.Namespace) -> int:
-    """``taaf-train --ablation``: train what is missing, then write the tables."""
-    from taaf.training.studies.scmrl_study import BASE_CONFIG as SCMRL_CONFIG
-    from taaf.training.studies.scmrl_study import scmrl_study
-
-    given = {"--resume": args.resume, "--overwrite": args.overwrite, "--tensorboard": args.tensorboard, "--root": args.root,
-             "--seed": args.seed is not None, "--device": args.device != "cpu"}  # fmt: skip
-    if ignored := [name for name, value in given.items() if value]:
-        raise ConfigError(f"--ablation has no use for {', '.join(ignored)}: it keeps finished cells by itself, has --seeds, and "
-                          "runs EAD-mini on the CPU; leave them out")  # fmt: skip
-    which = SCMRL_CONFIG if args.ablation == "scmrl" else BASE_CONFIG
-    overrides = {"optimiser": {"epochs": args.epochs}, "data": {"train_pairs": args.limit}}
-    base = load_config(args.config or which, overrides)
-    base = replace(base, network=base.network.completed(NetworkConfig.from_dict({}).inputs))  # as stored with every cell
-    if base.data.set != "ead-mini":
-        raise ConfigError(f"--ablation: data.set (={base.data.set!r}): the study is laid out for ead-mini")
-    out = args.out or Path("runs/ablation")
-    tables = args.tables or out
-    for folder in (out, tables):
-        make_folder(folder)
-    study = scmrl_study if args.ablation == "scmrl" else _taaf_study
-    paths = study(args, base, out, tables, range(1, (args.seeds or 3) + 1))
-    if args.json:
-        print(json.dumps({"schema_version": 1, "written": [str(p) for p in paths]}))
-        return 0
-    for path in paths:
-        print(f"{path}: written")
-    return 0
-
-
-def _taaf_study(args: argparse.Namespace, base: TrainConfig, out: Path, tables: Path, seeds: range) -> list[Path]:
+def ablation(request: Request, base: TrainConfig) -> list[Path]:
+    """Train the cells of ``request.which`` that are missing and write ``ablation.md``, ``.csv`` and curves; returns their paths."""
     from taaf.training.studies.curves import plot_runs
     from taaf.training.studies.tables import write_tables
 
-    cells, quiet = cells_of(args.ablation), args.quiet or args.json
-    results = []
-    for cell, seed, metrics in run_cells(cells, base, seeds, out, args.jobs or 2, quiet):
+    base = replace(base, network=base.network.completed(NetworkConfig.from_dict({}).inputs))  # as stored with every cell
+    cells, results = cells_of(request.which), []
+    for cell, seed, metrics in run_cells(cells, base, request.seeds, request.out, request.workers, request.quiet):
         results.append((cell, seed, metrics))
-        if not quiet:
-            print(
-                f"{cell.table} {cell.row} {cell.column} seed {seed}: {metrics['test_fused']:.1f} %", file=sys.stderr, flush=True
-            )
-    paths = write_tables(results, base, tables)
-    with_and_without = [c for c in cells if c.row in (BASELINE, TAAF)]
-    if with_and_without:
-        plot_runs([out / "cells" / c.folder / "seed1" for c in with_and_without], tables / "ablation_curves.png",
-                  ["without TAAF: fused loss only (seed 1)", "with TAAF (seed 1)"])  # fmt: skip
-        paths.append(tables / "ablation_curves.png")
+        request.tell(f"{cell.table} {cell.row} {cell.column} seed {seed}: {metrics['test_fused']:.1f} %")
+    paths = write_tables(results, base, request.tables)
+    if with_and_without := [c for c in cells if c.row in (BASELINE, TAAF)]:
+        target = request.tables / "ablation_curves.png"
+        runs = [request.out / "cells" / c.folder / "seed1" for c in with_and_without]
+        plot_runs(runs, target, ["without TAAF: fused loss only (seed 1)", "with TAAF (seed 1)"])
+        paths.append(target)
     return paths

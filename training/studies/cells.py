@@ -1,19 +1,45 @@
-"""Trainings of a study: every (cell, seed) that is not finished yet, in parallel worker processes, resumable."""
+"""Trainings of a study: every (cell, seed) that is not finished yet, by parallel workers, resumable."""
 
-import multiprocessing
-import threading
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tqdm import tqdm
-
-from taaf.models.errors import CheckpointError, RuntimeFailedError
+from taaf.models.config import InputSpec
+from taaf.models.errors import CheckpointError
 from taaf.training.config import DataConfig, TrainConfig
-from taaf.training.datasets.processes import stay_with_parent
+from taaf.training.studies.workers import Workers, run_tasks
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a study is asked for.
+
+    Attributes
+    ----------
+    which : str
+        Its name on the command line.
+    out, tables : Path
+        Folders of checkpoints, and of what is written about them.
+    seeds : range
+        Seeds of every cell.
+    quiet : bool
+        No progress.
+    """
+
+    which: str
+    out: Path
+    tables: Path
+    seeds: range
+    workers: Workers
+    quiet: bool
+
+    def tell(self, line: str) -> None:
+        """A line about a finished training."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
 
 
 class StudyCell(Protocol):
@@ -28,26 +54,22 @@ class StudyCell(Protocol):
 
 
 AnyCell = TypeVar("AnyCell", bound=StudyCell)
-Task = Callable[[dict[str, Any], str, int], dict[str, Any]]  # configuration, folder, threads -> metrics
+Task = Callable[[dict[str, Any], str], dict[str, Any]]  # configuration, folder -> metrics
 
 
 @lru_cache(maxsize=2)
-def splits(data: DataConfig) -> Any:
-    """EAD-mini's training and test part; simulated once per worker."""
-    from taaf.models.config import NetworkConfig
-    from taaf.training.sources import open_split
+def _splits(data: DataConfig, specs: tuple[tuple[str, InputSpec], ...]) -> Any:
+    """The parts of a data set; simulated once per worker."""
+    from taaf.training.sources import open_splits
 
-    return tuple(open_split(data, NetworkConfig.from_dict({}).inputs, split) for split in ("train", "test"))
-
-
-def _begin_worker() -> None:
-    """A worker may be terminated at any time: it holds nothing that outlives it (tqdm's own lock would)."""
-    stay_with_parent()
-    tqdm.set_lock(threading.RLock())
+    return open_splits(data, dict(specs))
 
 
-def train_cell(values: dict[str, Any], folder: str, threads: int) -> dict[str, Any]:
-    """Train one cell in a worker process, from its last epoch if it was interrupted; returns the last metrics."""
+def train_cell(values: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Train one cell with one thread, from its last epoch if it was interrupted; returns the last metrics.
+
+    With one thread a cell's numbers do not depend on the number of workers or cores.
+    """
     import torch
 
     from taaf.models.checkpoint import read_checkpoint
@@ -55,15 +77,15 @@ def train_cell(values: dict[str, Any], folder: str, threads: int) -> dict[str, A
     from taaf.training.distributed import Ranks
     from taaf.training.trainer import Trainer
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     config, out = from_dict(values), Path(folder)
     finished = _finished(out, values)
     if finished is not None:
         return finished
     resume = (out / "last.pt").is_file() and read_checkpoint(out / "last.pt")["config"] == values
-    train_set, test_set = splits(config.data)
+    parts = _splits(config.data, tuple(config.network.inputs.items()))
     out.mkdir(parents=True, exist_ok=True)
-    return Trainer(config, train_set, test_set, Ranks.single()).run(out, resume=resume)
+    return Trainer(config, parts.train, parts.test, Ranks.single(), validation=parts.validation).run(out, resume=resume)
 
 
 def _finished(out: Path, values: dict[str, Any]) -> dict[str, Any] | None:
@@ -78,34 +100,21 @@ def _finished(out: Path, values: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def run_cells(
-    cells: Sequence[AnyCell], base: TrainConfig, seeds: range, out: Path, jobs: int, quiet: bool, task: Task = train_cell
+    cells: Sequence[AnyCell],
+    base: TrainConfig,
+    seeds: range,
+    out: Path,
+    workers: Workers,
+    quiet: bool,
+    task: Task = train_cell,
 ) -> Iterator[tuple[AnyCell, int, dict[str, Any]]]:
-    """Train every (cell, seed) that is not finished yet; yields results as they come.
-
-    Every worker computes with one thread, so a cell's numbers do not depend on ``jobs`` or the number of cores.
-    """
-    work: dict[str, list[tuple[AnyCell, int]]] = {}
+    """Train every (cell, seed) that is not finished yet; yields results as they come (`taaf.training.studies.workers`)."""
+    members: dict[str, list[tuple[AnyCell, int]]] = {}
     for seed in seeds:
         for cell in cells:
-            work.setdefault(f"{cell.folder}/seed{seed}", []).append((cell, seed))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context, initializer=_begin_worker) as pool:
-        futures: dict[Future[dict[str, Any]], list[tuple[AnyCell, int]]] = {}
-        for name, members in work.items():
-            values = members[0][0].config(base, members[0][1])
-            futures[pool.submit(task, values, str(out / "cells" / name), 1)] = members
-        try:
-            for future in tqdm(as_completed(futures), "cells", len(futures), disable=quiet or None):
-                for cell, seed in futures[future]:
-                    yield cell, seed, future.result()
-        except BaseException as error:
-            for worker in multiprocessing.active_children():  # do not wait for the cells at work; they resume
-                worker.terminate()
-                worker.join(5)
-                worker.kill()
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, BrokenProcessPool):
-                raise RuntimeFailedError(
-                    "--ablation: a training process died (out of memory?); run the same command again, finished cells are kept"
-                ) from error
-            raise
+            members.setdefault(f"{cell.folder}/seed{seed}", []).append((cell, seed))
+    folder = (out / "cells").absolute()
+    work = {name: (found[0][0].config(base, found[0][1]), str(folder / name)) for name, found in members.items()}
+    for name, metrics in run_tasks(task, work, workers, quiet):
+        for cell, seed in members[name]:
+            yield cell, seed, metrics

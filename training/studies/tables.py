@@ -10,11 +10,10 @@ from typing import Any
 from taaf.models.files.writing import write_at_once
 from taaf.training.config import TrainConfig
 from taaf.training.studies.ablation import BASELINE, FUSED_ROWS, VARIANTS, Cell, table1
+from taaf.training.studies.paired import difference_text, spread
 
 Result = tuple[Cell, int, dict[str, Any]]
 _OUTPUTS = ("fused", "event", "audio")
-# 95 % quantiles of Student's t, two-sided, 1 to 10 degrees of freedom; beyond that the last one (conservative)
-T_95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 # arXiv 2505.14535, Table 2, CREMA-D, fused accuracy in percent; what is missing there is missing here
 PAPER_TABLE2 = {
     "concat": (75.27, 75.13, 76.75, 77.55), "sum": (74.60, 75.67, 79.17, 76.75),
@@ -46,21 +45,6 @@ def _csv(results: Sequence[Result]) -> str:
     return out.getvalue()
 
 
-def spread(values: Sequence[float]) -> str:
-    """``mean ± sample standard deviation``."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
-
-
-def difference(one: dict[int, float], other: dict[int, float]) -> str:
-    """Mean over common seeds of ``one - other`` with its standard error; marked where a paired t-test at 5 % would be."""
-    pairs = [one[s] - other[s] for s in sorted(one.keys() & other.keys())]
-    if len(pairs) < 2:
-        return "-"
-    mean, error = statistics.mean(pairs), statistics.stdev(pairs) / len(pairs) ** 0.5
-    return f"{mean:+.2f} ± {error:.2f}{' *' if abs(mean) > T_95[min(len(pairs) - 2, len(T_95) - 1)] * error else ''}"
-
-
 def _by_seed(results: Sequence[Result], keep: Callable[[Cell], bool], output: str) -> dict[int, float]:
     return {seed: m[f"test_{output}"] for cell, seed, m in results if keep(cell)}
 
@@ -75,8 +59,8 @@ def _header(base: TrainConfig, results: Sequence[Result]) -> str:
         f"{len(seeds)} seeds, last epoch, deployed (integer) form. Reduced on purpose: {d.train_pairs or 'all'} training and "
         f"{d.test_pairs or 'all'} test pairs, audio noise {d.audio_snr_db:g} dB SNR, {event['channels']}/{event['wide']} event "
         f"channels, {audio['hidden']} hidden audio neurons, {audio['features']} features, {o.epochs} epochs.\n\n"
-        "Differences are paired by seed, mean ± standard error; `*` marks those a paired t-test would call different from zero "
-        f"at 5 %. With {len(seeds)} seeds that is weak evidence, and with this many comparisons one in twenty would be marked by "
+        "Differences are paired by seed, mean ± half width of the 95 % confidence interval; `*` marks those whose interval excludes "
+        f"zero. With {len(seeds)} seeds that is weak evidence, and with this many comparisons one in twenty would be marked by "
         "chance: the seeds vary initialisation and batch order, not the data."
     )
 
@@ -94,7 +78,7 @@ def _table1(results: Sequence[Result]) -> str:
     for row in rows:
         found = {u: _by_seed(results, lambda c, row=row: c.row == row, u) for u in _OUTPUTS}  # type: ignore[misc]
         cells = " | ".join(spread(list(found[u].values())) for u in _OUTPUTS)
-        lines.append(f"| {row} | {cells} | {'' if row == BASELINE else difference(found['fused'], reference)} |")
+        lines.append(f"| {row} | {cells} | {'' if row == BASELINE else difference_text(found['fused'], reference)} |")
         means[row] = statistics.mean(found["fused"].values())
     best = max(means, key=lambda r: means[r])
     notes = (
@@ -125,6 +109,6 @@ def _table2(results: Sequence[Result]) -> str:
         wins += max(means, key=lambda v: means[v]) == "TAAF"
         cited = " / ".join("-" if x is None else f"{x:.2f}" for x in PAPER_TABLE2[fusion])
         cells = " | ".join(spread(list(found[v].values())) for v in VARIANTS)
-        lines.append(f"| {fusion} | {cells} | {difference(found['TAAF'], found['LA+TA'])} | {cited} |")
+        lines.append(f"| {fusion} | {cells} | {difference_text(found['TAAF'], found['LA+TA'])} | {cited} |")
     text = f"Full TAAF has the highest mean of its row in {wins} of {len(FUSED_ROWS)} fusions here (in the paper, CREMA-D: 1 of 2)."
     return "\n".join([*lines, "", text])

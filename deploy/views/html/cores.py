@@ -35,7 +35,14 @@ def core_part(maps: Sequence[dict[str, Any]]) -> list[Markup]:
 def _verdict(m: dict[str, Any]) -> str:
     used = ", ".join(f"{name} {percent(share)}" for name, share in m["utilisation"].items())
     verdict = "Every limit is kept" if m["fits"] else "Does not fit; what follows is the placement without these limits"
-    return f"{verdict}: {m['n_cores']:,} cores on {m['n_chips']:,} chip{'s' if m['n_chips'] > 1 else ''}. Mean use: {used}."
+    told = f"{verdict}: {m['n_cores']:,} cores on {m['n_chips']:,} chip{'s' if m['n_chips'] > 1 else ''}. Mean use: {used}."
+    if (t := m.get("travel")) and t["snake"]["hops"]:
+        share = t["placed"]["cost"] / t["snake"]["cost"]
+        told += (
+            f" Placed by counted messages: hops cost {percent(share)} of those in order of the layers, the longest way takes "
+            f"{t['placed']['longest']} hops instead of {t['snake']['longest']}."
+        )
+    return told
 
 
 def _figure(m: dict[str, Any]) -> Markup:

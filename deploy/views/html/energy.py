@@ -1,45 +1,57 @@
 """Energies under every convention beside the cited figures, and what each consists of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from taaf.deploy.views.html.figures import bar, figure, legend, log_scale, text, x_axis
 from taaf.deploy.views.html.markup import Markup, element, join
 from taaf.deploy.views.html.numbers import energy, number
-from taaf.deploy.views.text import whose
+from taaf.deploy.views.text import range_notes, whose
 from taaf.hw_sim.energy import load_chip
 
 ESTIMATED = element("span", "estimated", class_="badge estimated")
 CITED = element("span", "cited", class_="badge cited")
 _NJ = {"mJ": 1e6}
+RANGES = ("dynamic", "total")
 COMPONENTS = {"synapses": "effective_synops", "neurons": "neuron_updates", "spike messages": "spikes"}  # by counted quantity
 
 
 def energy_figure(report: dict[str, Any]) -> Markup:
     """Logarithmic, because a small network and the cited large one lie many decades apart."""
-    rows: list[tuple[str, float, int, str]] = []
+    rows: list[tuple[str, list[float], int, str]] = []  # one value, or both ends of an interval
     for e in report["energy"]:
-        rows.append((e["title"], e["snn_nj"], 0, "estimated"))
+        rows.append((e["title"], [e["snn_nj"]], 0, "estimated"))
         if e["ann_nj"] is not None:
-            rows.append((f"{e['title']}, ANN twin", e["ann_nj"], 1, "estimated"))
+            rows.append((f"{e['title']}, ANN twin", [e["ann_nj"]], 1, "estimated"))
+    for r in report.get("energy_ranges", ()):
+        rows += [(f"{r['title']}, {kind}", r[f"{kind}_nj"], 0, "estimated") for kind in RANGES if r[f"{kind}_nj"]]
     if p := report.get("paper"):
-        rows += [(f"paper's {u.upper()} (cited)", p[u] * _NJ[p["unit"]], 5, "cited") for u in ("snn", "ann")]
+        rows += [(f"paper's {u.upper()} (cited)", [p[u] * _NJ[p["unit"]]], 5, "cited") for u in ("snn", "ann")]
     left, row = 250.0, 24.0
-    scale = log_scale([v for _, v, _, _ in rows], left, left + 420)
+    scale = log_scale([v for _, values, _, _ in rows for v in values], left, left + 420)
     bottom = 30 + row * len(rows)
     parts = [x_axis(scale, bottom, 22, "energy per window (log scale)", lambda v: energy(v).replace(".0", ""))]
-    for i, (name, value, series, kind) in enumerate(rows):
+    for i, (name, values, series, kind) in enumerate(rows):
         y = 26 + i * row
-        x = scale(value)
+        x = scale(values[-1])
+        begin = scale(values[0]) if len(values) > 1 else left
         parts += [
             text(left - 8, y + 13, name, "cited" if kind == "cited" else "", "end"),
-            bar(left, y, x - left, row - 8, series, kind), text(x + 5, y + 13, energy(value), "tick"),
+            bar(begin, y, x - begin, row - 8, series, kind), text(x + 5, y + 13, spread(values), "tick"),
         ]  # fmt: skip
     parts.append(legend([("SNN", 0, "estimated"), ("ANN twin", 1, "estimated"), ("cited", 5, "cited")], left, 12, 110))
-    told = "; ".join(f"{name} {energy(value)}" for name, value, _, _ in rows)
+    told = "; ".join(f"{name} {spread(values)}" for name, values, _, _ in rows)
     note = "Hatched: estimated, counted operations × published constants; no chip was measured."
+    if report.get("energy_ranges"):
+        note += " A bar that floats is an interval, derived from published measurements of other networks."
     if "paper" in report:
         note += f" Dotted outline: cited from the paper, {whose(report['paper'])}; the distance is not a result."
     return figure("fig-energy", "Energy per window by convention", told, (left + 500, bottom + 44), join(parts), note)
+
+
+def spread(values: Sequence[float]) -> str:
+    """One energy, or the ends of an interval."""
+    return " – ".join(energy(v) for v in values)
 
 
 def component_figure(report: dict[str, Any]) -> Markup:
@@ -91,6 +103,16 @@ def energy_table(report: dict[str, Any]) -> Markup:
                 element("td", ann), element("td", ESTIMATED),
             )
         )  # fmt: skip
+    for i, r in enumerate(report.get("energy_ranges", ())):
+        for kind in (k for k in RANGES if r[f"{k}_nj"]):
+            ends = [number(v, f"energy_ranges.{i}.{kind}_nj.{j}", energy(v)) for j, v in enumerate(r[f"{kind}_nj"])]
+            rows.append(
+                element(
+                    "tr",
+                    element("th", f"{r['title']}, {kind}", scope="row"),
+                    element("td", ends[0], " – ", ends[1]), element("td", "–"), element("td", ESTIMATED),
+                )
+            )  # fmt: skip
     if p := report.get("paper"):
         rows.append(
             element(
@@ -125,5 +147,6 @@ def energy_notes(report: dict[str, Any]) -> Markup:
         macs |= {f"encoder of {b}": n for b, n in report["encoder_macs_per_window"].items()}
         told = ", ".join(f"{name} {n:,}" for name, n in macs.items())
         parts += [element("dt", "Host"), element("dd", f"multiply-accumulates per window, in none of these figures: {told}")]
-    parts += [element("dt", "Loihi 2"), element("dd", "no official energy per operation exists; none is given")]
+    for r in report.get("energy_ranges", ()):
+        parts += [element("dt", r["title"]), element("dd", ". ".join(range_notes(r)))]
     return element("dl", *parts)

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from taaf.deploy.views.html.energy import CITED
+from taaf.deploy.views.html.energy import CITED, ESTIMATED, RANGES
 from taaf.deploy.views.html.markup import Markup, element, join
 from taaf.deploy.views.html.numbers import engineering, number
 from taaf.deploy.views.html.tables import table
 from taaf.deploy.views.text import WHERE, origin
 from taaf.hw_sim.energy import CONVENTIONS, load_chip
+from taaf.hw_sim.measurements.loihi2_range import loihi2_range
 
 
 def title(report: dict[str, Any]) -> str:
@@ -122,9 +123,15 @@ def constants_table(cited: bool) -> Markup:
             rows.append((f"{t['pj']:g} pJ", t["what"], chip["title"], CITED, chip["source"]))
         if "ann_mac_pj" in chip:
             rows.append((f"{chip['ann_mac_pj']:g} pJ", "multiply-accumulate (ANN twin)", chip["title"], CITED, chip["source"]))
+    r = loihi2_range()
+    for kind in RANGES:
+        c = r.coefficients(kind)
+        for what, unit, ends in (("effective SynOp", "pJ", c.pj_per_synop), ("time step", "nJ", c.nj_per_step)):
+            if ends is not None:
+                rows.append((f"{ends[0]:.3g} – {ends[1]:.3g} {unit}", f"{what}, {kind}", r.title, ESTIMATED, r.source))
     if cited:
         p = load_chip("taaf_paper")
         rows += [(f"{p[u]} {p['unit']}", f"{u.upper()}, printed “{p['printed_unit']}”", p["title"], CITED, p["source"])
                  for u in ("snn", "ann")]  # fmt: skip
-    caption = "Published values, each cited; what is computed from counts with them is marked estimated"
+    caption = "Published values, each cited, and a range derived from such; what is computed from counts with them is marked estimated"
     return table(caption, ("value", "what", "convention", "kind", "source"), rows, wide={4})

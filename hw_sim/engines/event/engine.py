@@ -11,8 +11,8 @@ from taaf.hw_sim.activity import Activity
 from taaf.hw_sim.engines.event import kernels
 from taaf.hw_sim.engines.event.neurons import Neurons, Period, neurons_of, period_of
 from taaf.hw_sim.engines.event.plan import Events, LifLayer, MarkLayer, Plan
-from taaf.hw_sim.engines.threads import n_cpus, side_by_side
 from taaf.models.ir import Graph
+from taaf.models.kernels.threads import n_cpus, side_by_side
 
 _PASS_VALUES = 1 << 24  # neurons of the widest layer times slots of a pass
 _ACC_BYTES = 1 << 18  # of a layer's currents at a time: they stay in the cache

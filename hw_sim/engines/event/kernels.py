@@ -11,9 +11,11 @@ Weights are whole or halved (``shift`` 6 or 7), so that ``u`` gains ``acc << shi
 
 import numpy as np
 
-from taaf.hw_sim.engines.event.jit import Kernel, inlined, kernel
+from taaf.hw_sim.engines.event import vectors
 from taaf.hw_sim.engines.event.vectors import lowest_bit, make_add, make_fire, make_gather
+from taaf.models.kernels.jit import Compiler, inlined
 
+kernel = Compiler("the event engine's kernels", __file__, vectors.__file__).kernel
 _add8, _add16 = make_add(8), make_add(16)
 _fire32 = make_fire(32)
 _gather32, _gather64, _gather128 = make_gather(32), make_gather(64), make_gather(128)
@@ -125,8 +127,8 @@ def _scatter(ev, ptr, rows, width, first, last, c_in, tap_ptr, tap_out, tap_w, w
 
 
 _SCATTER = f"void({_EVENTS}, {_I64}, i8, i8, i8, i8, i8, {_I32}, {_I32}, {_I32}, %s, i8, i8, %s, i8)"
-scatter16 = Kernel(_scatter, _SCATTER % (_I16, _I16))
-scatter32 = Kernel(_scatter, _SCATTER % (_I32, _I32))
+scatter16 = kernel(_SCATTER % (_I16, _I16))(_scatter)
+scatter32 = kernel(_SCATTER % (_I32, _I32))(_scatter)
 
 
 @kernel(f"void({_EVENTS}, {_I64}, i8, i8, i8, i8, i8, {_I32}, {_I32}, {_I32}, {_I32}, {_I32}, i8, i8, {_I32}, i8, i8)")
@@ -239,7 +241,7 @@ def _fire(  # type: ignore[no-untyped-def]
 
 
 _FIRE = f"i8(%s, {_I32}, {_I32}, {_I32}, i8, i8, i8, i8, i8, i8, i8, i8, {_EVENTS}, i8, {_I64}, {_I64}, i8, i8)"
-fire16, fire32 = Kernel(_fire, _FIRE % _I16), Kernel(_fire, _FIRE % _I32)
+fire16, fire32 = kernel(_FIRE % _I16)(_fire), kernel(_FIRE % _I32)(_fire)
 
 
 @inlined
@@ -306,7 +308,7 @@ _LIF = (
     f"i8(%s, {_I64}, {_I64}, {_I64}, {_I64}, {_I64}, {_I64}, i8, {_I16}, i8, {_BYTES}, {_I64}, i8, i8, i8, i8, i8, i8, {_EVENTS}, "
     f"i8, {_I64}, {_I64}, i8, i8, {_I64})"
 )
-lif16, lif32 = Kernel(_lif, _LIF % _I16), Kernel(_lif, _LIF % _I32)
+lif16, lif32 = kernel(_LIF % _I16)(_lif), kernel(_LIF % _I32)(_lif)
 
 
 @kernel(f"void({_EVENTS}, {_I64}, i8, i8, i8, i8, {_I32}, {_I32}, {_BYTES}, i8)")

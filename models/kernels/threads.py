@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 A = TypeVar("A")
 T = TypeVar("T")
+_ENOUGH = 1 << 16  # values per thread: fewer are not worth waking it
 _POOLS: dict[int, ThreadPoolExecutor] = {}
 
 
@@ -38,7 +39,7 @@ def side_by_side(do: Callable[[A], T], items: Sequence[A], threads: int) -> list
     if threads == 1 or len(items) < 2:
         return [do(item) for item in items]
     if threads not in _POOLS:
-        _POOLS[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="taaf-engine")
+        _POOLS[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="taaf")
     left = iter(range(len(items)))
     found: list[T | None] = [None] * len(items)
 
@@ -53,6 +54,14 @@ def side_by_side(do: Callable[[A], T], items: Sequence[A], threads: int) -> list
         for helper in helpers:
             helper.result()
     return found  # type: ignore[return-value]
+
+
+def in_parts(do: Callable[..., T], *arrays: Any, threads: int) -> list[T]:
+    """``do(*arrays)`` on several threads, each with some of the first axis, along which all arrays are equally long; in order."""
+    n = len(arrays[0])
+    parts = max(1, min(n, threads, arrays[0].size // _ENOUGH))
+    cuts = [n * k // parts for k in range(parts + 1)]
+    return side_by_side(lambda k: do(*(a[cuts[k] : cuts[k + 1]] for a in arrays)), range(parts), parts)
 
 
 if hasattr(os, "register_at_fork"):

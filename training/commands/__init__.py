@@ -1,0 +1,1 @@
+"""Commands of taaf-train beside a training; they may put rooms together."""
