@@ -42,6 +42,7 @@ def require_lava() -> None:
         try:
             prepare()
             import lava.lib.dl.netx.hdf5
+            import lava.magma.compiler.compiler  # here, where no time limit can leave a module half imported
             import lava.magma.core.run_configs  # noqa: F401
         except Exception as error:
             raise BackendUnavailableError(
