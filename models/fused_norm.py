@@ -48,7 +48,9 @@ def _rows(y: torch.Tensor) -> torch.Tensor:
 def _repeated(per_channel: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """(C,) -> (R,): of every value of a row, what its channel has."""
     each = rows.shape[1] // len(per_channel)
-    return per_channel.contiguous() if each == 1 else per_channel[:, None].expand(-1, each).reshape(-1).contiguous()  # of one channel it is a view
+    return (
+        per_channel.contiguous() if each == 1 else per_channel[:, None].expand(-1, each).reshape(-1).contiguous()
+    )  # of one channel it is a view
 
 
 class _Moments(torch.autograd.Function):
