@@ -57,7 +57,7 @@ class _EvenIntegers(torch.autograd.Function):
         x = (weight if by is None else weight * by) * (v_th / 2)
         ctx.v_th = v_th
         ctx.save_for_backward(weight, by, (x >= WEIGHT_MIN / 2) & (x <= WEIGHT_MAX / 2))
-        return x.clamp_(WEIGHT_MIN / 2, WEIGHT_MAX / 2).round_().mul_(2)
+        return x.clamp_(WEIGHT_MIN / 2, WEIGHT_MAX / 2).round_().mul_(2).add_(0.0)  # no negative zeros, which files would show
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

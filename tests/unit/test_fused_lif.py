@@ -221,6 +221,7 @@ def test_integer_weights_equal_their_operations(shape: tuple[int, ...], same_lay
         layer.zero_grad()
         (found / 128).backward(grad)
         results.append((found.detach(), layer.weight.grad, layer.gain.grad))
+    assert not results[0][0][results[0][0] == 0].signbit().any()
     assert results[0][0].min() == WEIGHT_MIN and results[0][0].max() == WEIGHT_MAX
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))  # type: ignore[arg-type]
 
