@@ -9,7 +9,9 @@ from commands import assert_refused, run_command, run_in_process
 from small_networks import small_branches
 
 from taaf.training.cli import build_parser, main
-from taaf.training.commands.study import STUDIES
+from taaf.training.commands.study import CONFIGS, STUDIES
+from taaf.training.studies import benchmark
+from taaf.training.studies import methods as study_methods
 
 SMALL = """
 [data]
@@ -173,3 +175,28 @@ def test_every_study_can_be_asked_for() -> None:
     """The choices of --ablation, written out because --help imports nothing, are the studies there are."""
     (option,) = (a for a in build_parser()._actions if a.dest == "ablation")
     assert set(option.choices or ()) == set(STUDIES)
+
+
+@pytest.mark.slow()
+def test_the_study_of_ead36(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two methods, one learning rate: tuned, trained and measured on both conditions; a second start trains nothing."""
+    methods = tuple(m for m in study_methods.METHODS if m.name in (study_methods.BASELINE, "audio alone"))
+    monkeypatch.setattr(study_methods, "METHODS", methods)
+    monkeypatch.setattr(benchmark, "LEARNING_RATES", {"sgd": (0.1,), "adamw": (0.003,)})
+    text = (CONFIGS / "ead36.toml").read_text()
+    for setting, small in (("channels = 8", "channels = 1"), ("wide = 16", "wide = 1"), ("epochs = 20", "epochs = 1")):
+        assert setting in text
+        text = text.replace(setting, small)
+    config, out = tmp_path / "small.toml", tmp_path / "study"
+    config.write_text(text.replace("[data]", "[data]\ntest_pairs = 40"))
+    command = ("--ablation", "ead36", "--config", config, "--limit", 60, "--seeds", 2, "--out", out, "--json", "-q")
+    done = run_in_process(main, *command)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((out / "ead36.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 2 * 2 * (1 + 2) and not any(r["failed"] for r in rows)
+    both = [r for r in rows if r["method"] == study_methods.BASELINE]
+    assert all(r[c] for r in both for c in ("val_fused", "test_fused", "probe_event", "alpha_entropy", "synops_per_window"))
+    assert all(not r["probe_event"] and r["probe_audio"] for r in rows if r["method"] == "audio alone")
+    assert "16 of 16 final and 8 tuning trainings are in" in (out / "ead36.md").read_text()
+    first = (out / "ead36.csv").read_bytes()
+    assert run_in_process(main, *command).returncode == 0 and (out / "ead36.csv").read_bytes() == first

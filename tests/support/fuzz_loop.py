@@ -52,7 +52,7 @@ def work(formats: list[str], start: int, n: int, seed: int, root: Path, limit_s:
     from taaf.models.errors import TaafError
 
     signal.signal(signal.SIGPROF, _alarm)
-    faulthandler.register(signal.SIGUSR1)
+    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__)
     warnings.simplefilter("ignore")
     home = root / "home"
     home.mkdir(exist_ok=True)

@@ -79,7 +79,7 @@ CHANGES: dict[str, tuple[Callable[[Path, dict[str, Any]], Any], str]] = {
     "one input less": (lambda _, m: m["head"]["inputs"].pop("visual"), "classifier_weight has shape"),
     "one input more": (
         lambda _, m: m["head"]["inputs"].update(x={"shape": [6], "steps": 3}),
-        "align_x_weight, align_x_bias missing",
+        "align_x_weight, align_x_bias, query_x, key_x missing",
     ),
     "wrong steps": (
         lambda _, m: m["branches"]["audio"].update(input_steps=2),

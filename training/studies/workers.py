@@ -16,6 +16,12 @@ from taaf.models.errors import BackendUnavailableError, RuntimeFailedError
 
 FIRST_WORKER_S = 60  # a cluster without any worker is given up after so long
 CLOSE_S = 5
+# Of a busy machine: a slow process is not a dead one. A worker that dies is noticed by its closed connection.
+_PATIENT = {
+    "distributed.comm.timeouts.connect": "300s",
+    "distributed.comm.timeouts.tcp": "300s",
+    "distributed.scheduler.worker-ttl": None,
+}
 _TIMEOUTS = (TimeoutError, asyncio.TimeoutError)  # on Python 3.10 they are two
 
 
@@ -68,6 +74,7 @@ def run_tasks(
 @contextmanager
 def _client(workers: Workers) -> Iterator[Any]:
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise BackendUnavailableError(
@@ -75,6 +82,7 @@ def _client(workers: Workers) -> Iterator[Any]:
         ) from error
     _be_silent()
     with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_PATIENT))
         if workers.scheduler is None:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="taaf-study-"))
             cluster = LocalCluster(
