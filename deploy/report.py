@@ -283,7 +283,9 @@ def _costs(bundle: Bundle, result: BackendResult, n: int) -> dict[str, Any]:
         "encoder_macs_per_window": encoder_macs,
         "ann_twin_macs_per_window": ann_macs,
         "energy": [asdict(e) for e in energies(counts, n, ann_macs)],
-        "energy_ranges": [loihi2_range().of(quantities(counts, n), bundle.window_steps)],
+        "energy_ranges": [
+            loihi2_range().of(quantities(counts, n), bundle.window_steps + (bundle.guard_steps if bundle.pipelined else 0))
+        ],
         "paper": {
             **load_chip("taaf_paper"),
             "same_size": bool(encoder_macs) and of_papers_size(ann_macs + sum(encoder_macs.values())),

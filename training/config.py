@@ -54,7 +54,7 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class LossConfig(LossOptions):
-    """Eqs 8-10 and their readings (`taaf.training.strategies.balance.LossOptions`).
+    """Eqs 8-10 and their readings (`taaf.training.strategies.options.LossOptions`).
 
     ``balance``: a name of `taaf.training.strategies.step.STRATEGIES`; it acts up to epoch ``modulation_end`` (exclusive).
     """

@@ -42,6 +42,6 @@ def alone(config: TrainConfig, modality: str) -> TrainConfig:
     if counted := getattr(options, "counted_steps", ()):
         options = replace(options, counted_steps=(counted[list(branches).index(modality)],))
     if not find_head(head.type).strategies:
-        loss = replace(loss, balance="none", beta=0.0)
+        loss = replace(loss, balance="none", beta=0.0, k_per="output", k_from="batch")
     network = replace(config.network, branches={modality: branches[modality]}, head=replace(head, options=options))
     return replace(config, network=network, loss=loss)

@@ -93,7 +93,9 @@ class Board:
 
     def wait(self) -> int:
         """The next slot that is answered, in their order; blocks until it is."""
-        select.select([self._read], [], [])  # a signal ends it
+        poll = select.poll()  # select() takes no descriptors beyond 1023
+        poll.register(self._read, select.POLLIN)
+        poll.poll()  # a signal ends it
         return int.from_bytes(os.read(self._read, _TOKEN), "little")
 
     def decision(self, slot: int) -> tuple[np.ndarray, int]:

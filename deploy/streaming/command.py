@@ -59,6 +59,8 @@ def stream(request: StreamRequest, say: Callable[[dict[str, Any]], bool], note: 
         count=False,
         time_limit_s=request.time_limit_s or TIME_LIMIT_S,
     )
+    if not session.bundle.head.decides:
+        raise ConfigError(f"--stream: {session.bundle.path} has no head that decides")
     specs = session.bundle.specs()
     hop = request.hop or max(spec.steps for spec in specs.values())
     step_s = None if request.step_ms is None else request.step_ms / 1e3
@@ -72,7 +74,10 @@ def stream(request: StreamRequest, say: Callable[[dict[str, Any]], bool], note: 
     statistics = Statistics(hop, step_s)
     try:
         with session:
-            session.run(session.bundle.encode(_silence(specs)))  # a first window takes longer: kernels are compiled for it
+            limit = request.time_limit_s or TIME_LIMIT_S
+            session.run(
+                session.bundle.encode(_silence(specs)), time_limit_s=limit
+            )  # a first window takes longer: kernels are compiled
             with recording or opened() as source:  # a socket opened earlier would live on in Lava's processes
                 note(_began(request, source, hop))
                 decide(session, source, statistics, say, note, request.samples)
@@ -95,8 +100,10 @@ def decide(
             if arrived is None:
                 yield None  # what is in flight is answered now
                 begun = time.perf_counter()
-                arrived = source.mailbox.take(block=True)
-                statistics.waited_s += time.perf_counter() - begun
+                try:
+                    arrived = source.mailbox.take(block=True)
+                finally:  # also where a signal ends the wait
+                    statistics.waited_s += time.perf_counter() - begun
                 if arrived is None:
                     return
             if n == first:  # the clock begins with the first window
@@ -120,6 +127,7 @@ def decide(
             if not say(_line(decision, arrived, latency, statistics.step_s)) or statistics.windows == samples:
                 return
     finally:
+        statistics.ended = time.perf_counter()
         source.stop()
         statistics.dropped = source.mailbox.dropped
         statistics.refused_frames, statistics.late_frames = source.refused_frames, source.late_frames

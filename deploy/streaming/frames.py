@@ -48,6 +48,11 @@ class Layout:
         """Bytes of a payload."""
         return sum(map(self.size, self.shapes))
 
+    @property
+    def unpacked(self) -> int:
+        """Bytes of a frame's arrays."""
+        return sum(math.prod(shape) * self.steps * TYPES[self.types[m]].itemsize for m, shape in self.shapes.items())
+
     def line(self) -> bytes:
         """The header."""
         modalities = {m: {"shape": list(shape), "type": self.types[m]} for m, shape in self.shapes.items()}
@@ -74,7 +79,9 @@ def read_layout(line: bytes, specs: Mapping[str, InputSpec]) -> Layout:
     if type(steps) is not int or not 1 <= steps <= 1 << 20:
         raise DataError(f"stream: steps {steps!r}; allowed a whole number from 1 to {1 << 20}")
     if not isinstance(modalities, dict) or set(modalities) != set(specs):
-        found = ", ".join(map(str, modalities))[:200] if isinstance(modalities, dict) else type(modalities).__name__
+        found = (
+            ", ".join(ascii(m)[1:-1] for m in modalities)[:200] if isinstance(modalities, dict) else type(modalities).__name__
+        )
         raise DataError(f"stream: modalities are {found}; the bundle takes {', '.join(specs)}")
     types = {}
     for m, entry in modalities.items():
@@ -86,8 +93,8 @@ def read_layout(line: bytes, specs: Mapping[str, InputSpec]) -> Layout:
             raise DataError(f"stream: {m} has shape {str(shape)[:80]}; the bundle takes {list(specs[m].shape)}")
         types[m] = kind
     layout = Layout(steps, {m: tuple(specs[m].shape) for m in modalities}, types)
-    if layout.payload > MAX_PAYLOAD:
-        raise DataError(f"stream: frames of {layout.payload} bytes; allowed {MAX_PAYLOAD}: send fewer steps in each")
+    if layout.unpacked > MAX_PAYLOAD:
+        raise DataError(f"stream: frames of {layout.unpacked} bytes, unpacked; allowed {MAX_PAYLOAD}: send fewer steps in each")
     return layout
 
 
@@ -123,7 +130,7 @@ class FrameReader:
     Attributes
     ----------
     refused : int
-        Frames that were refused, and pieces of the stream that are no frame.
+        Stretches of the stream without a valid frame, one count each however many frames they were; a truncated end.
     """
 
     def __init__(self, specs: Mapping[str, InputSpec]) -> None:

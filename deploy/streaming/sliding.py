@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 Window = dict[str, np.ndarray]
+RESTART_AFTER = 16  # late pieces in a row: then the clock began anew
 
 
 class Sliding:
@@ -12,6 +13,7 @@ class Sliding:
 
     A window starts at every multiple of ``hop`` on the stream's clock; modality m takes the first ``steps[m]`` time steps from there, as
     it does on the chip. Steps that were left out are a gap: windows that would need them are not made.
+    After `RESTART_AFTER` late pieces in a row the stream's clock is taken to have begun anew.
 
     Parameters
     ----------
@@ -37,14 +39,18 @@ class Sliding:
         self._kept: Window = {}
         self._first = self._end = 0  # steps that are kept
         self._next = 0  # start of the next window
-        self.gap_steps = self.late = 0
+        self.gap_steps = self.late = self._late_in_row = 0
 
     def push(self, first: int, piece: Mapping[str, np.ndarray]) -> Iterator[tuple[int, Window]]:
         """Take {modality: (..., n)}, the time steps from ``first`` on; gives the windows that are complete with them."""
         n = next(iter(piece.values())).shape[-1]
         if self._kept and first < self._end:
             self.late += 1
-            return
+            self._late_in_row += 1
+            if self._late_in_row < RESTART_AFTER:
+                return
+            self._kept, self._next = {}, 0  # the clock began anew, or one number was far too large
+        self._late_in_row = 0
         if not self._kept or first > self._end:
             self.gap_steps += first - self._end if self._kept else 0
             self._kept = {m: np.asarray(x) for m, x in piece.items()}

@@ -76,7 +76,10 @@ class Source:
 
     def _ready(self, descriptor: int) -> bool:
         """Wait until something can be read; False: the source is left."""
-        ready, _, _ = select.select([descriptor, self._wake[0]], [], [])
+        poll = select.poll()  # select() takes no descriptors beyond 1023
+        for one in (descriptor, self._wake[0]):
+            poll.register(one, select.POLLIN)
+        ready = [one for one, _ in poll.poll()]
         return not self._stop.is_set() and descriptor in ready
 
 
@@ -170,7 +173,7 @@ def parse_address(text: str) -> tuple[str, int] | None:
     if not text.startswith(_SOCKET):
         return None
     host, _, port = text.removeprefix(_SOCKET).rpartition(":")
-    if not port.isascii() or not port.isdigit() or int(port) > 65_535:
+    if not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65_535:
         raise ConfigError(f"--stream {text}: no port; allowed tcp://127.0.0.1:PORT, port 0 (any free one) to 65535")
     return host or "127.0.0.1", int(port)
 
@@ -192,7 +195,7 @@ def read_recording(path: Path, specs: Mapping[str, InputSpec], hop: int) -> dict
     found = {}
     for m, spec in specs.items():
         if m not in arrays:
-            raise DataError(f"--stream {path}: no array {m!r}; it has {', '.join(arrays) or 'none'}")
+            raise DataError(f"--stream {path}: no array {m!r}; it has {', '.join(ascii(a)[1:-1] for a in arrays) or 'none'}")
         x = arrays[m]
         if x.dtype.kind not in "buif" or x.shape[:-1] != tuple(spec.shape):
             wanted = ", ".join(map(str, spec.shape))
@@ -226,6 +229,8 @@ def open_source(
     """
     address = parse_address(text)
     if text == "-":
+        if sys.stdin is None:
+            raise ConfigError("--stream -: standard input is closed; connect it, or give a file or tcp://127.0.0.1:PORT")
         return Bytes(specs, hop, late == "wait", sys.stdin.fileno())
     if address is not None:
         return Socket(specs, hop, late == "wait", *address)

@@ -53,10 +53,11 @@ class Statistics:
     waited_s: float = 0.0  # for the source
     latencies: Latencies = field(default_factory=Latencies)
     begun: float = field(default_factory=time.perf_counter)
+    ended: float | None = None  # set when the last window is decided
 
     def report(self) -> dict[str, Any]:
         """Plain data; ``real_time_factor`` is busy time over stream time of the decided windows (below 1: it keeps up)."""
-        total = time.perf_counter() - self.begun
+        total = max(0.0, (time.perf_counter() if self.ended is None else self.ended) - self.begun)
         busy, stream = (
             max(total - self.waited_s, 0.0),
             None if self.step_s is None else self.windows * self.hop_steps * self.step_s,

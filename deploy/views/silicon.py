@@ -39,7 +39,9 @@ def _energies(checks: list[Check]) -> str:
             m = c.measurement
             told = "-" if c.measured is None else f"{microjoule(c.measured[1])} {c.measured[0]}"
             ratios = (
-                " ".join(f"{interval(c.ratio[n]):>13s}" for n in CONVENTIONS) if c.ratio else f"not comparable: {m.unusable}"
+                " ".join(f"{interval(c.ratio[n]):>13s}" for n in CONVENTIONS)
+                if c.ratio
+                else f"not comparable: {m.unusable or 'no energy measured'}"
             )
             lines.append(f"    {m.title:24s} {c.run.name:24s} {told:>18s} {m.method:>10s} {ratios}")
     lines += [

@@ -13,7 +13,7 @@ from taaf.deploy import session
 from taaf.deploy.streaming import sliding, statistics
 from taaf.deploy.streaming.frames import FrameReader, FrameWriter, Layout, read_layout
 from taaf.deploy.streaming.mailbox import Mailbox
-from taaf.deploy.streaming.sliding import Sliding
+from taaf.deploy.streaming.sliding import RESTART_AFTER, Sliding
 from taaf.deploy.streaming.sources import parse_address
 from taaf.deploy.streaming.statistics import Latencies, Statistics, render
 from taaf.models.config import InputSpec
@@ -124,7 +124,7 @@ def test_streams_without_a_header() -> None:
         FrameReader(SPECS).end()
     large = {"a": InputSpec((100,), 4, 0)}
     header = Layout(1 << 20, {"a": (100,)}, {"a": "uint8"}).line()
-    with pytest.raises(DataError, match="frames of 104857600 bytes; allowed 67108864: send fewer steps in each"):
+    with pytest.raises(DataError, match="frames of 104857600 bytes, unpacked; allowed 67108864: send fewer steps in each"):
         read_layout(header, large)
 
 
@@ -209,3 +209,25 @@ def test_addresses(text: str, found: tuple[str, int] | None) -> None:
 def test_wrong_addresses(text: str) -> None:
     with pytest.raises(ConfigError, match="no port; allowed tcp://127.0.0.1:PORT"):
         parse_address(text)
+
+
+def test_a_clock_that_begins_anew() -> None:
+    """One number far too large, or a sensor that starts again: after some late pieces the windows go on from there."""
+    found = Sliding({"a": 4}, hop=4)
+    list(found.push(1 << 63, {"a": np.zeros((1, 2))}))
+    starts = [start for k in range(40) for start, _ in found.push(2 * k, {"a": np.zeros((1, 2))})]
+    assert found.late == RESTART_AFTER and starts == list(range(32, 80, 4))
+
+
+def test_names_of_a_client_are_printed_as_text() -> None:
+    line = json.dumps({"format": "taaf-stream", "version": 1, "steps": 1, "modalities": {"\x1b[2J": {}}}).encode()
+    with pytest.raises(DataError, match=r"modalities are \\x1b\[2J; the bundle takes"):
+        read_layout(line, SPECS)
+
+
+def test_time_after_the_last_decision_is_not_busy() -> None:
+    counted = Statistics(4, 0.01, windows=10)
+    counted.begun, counted.ended, counted.waited_s = 100.0, 104.0, 3.9
+    report = counted.report()
+    assert report["seconds"] == 4.0 and report["busy_seconds"] == pytest.approx(0.1)
+    assert report["real_time_factor"] == pytest.approx(0.25)

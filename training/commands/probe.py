@@ -21,7 +21,9 @@ def probe_command(args: argparse.Namespace) -> int:
 
     Code of its own that the checkpoint names runs only if ``--config`` names it, too.
     """
-    given = [f"--{name.replace('_', '-')}" for name in _OF_TRAININGS if getattr(args, name) not in (None, False)]
+    given = [
+        f"--{name.replace('_', '-')}" for name in _OF_TRAININGS if (v := getattr(args, name)) is not None and v is not False
+    ]
     if given := given + ["--device"] * (args.device != "cpu"):
         raise ConfigError(f"--probe {args.probe}: trains nothing and has no use for {', '.join(given)}; leave out")
     content = read_checkpoint(args.probe)

@@ -81,7 +81,8 @@ STUDIES = {
 def study_command(args: argparse.Namespace) -> int:
     """Train what is missing of a study, then write its tables; returns the exit code."""
     given = {"--resume": args.resume, "--overwrite": args.overwrite, "--tensorboard": args.tensorboard, "--root": args.root,
-             "--seed": args.seed is not None, "--device": args.device != "cpu"}  # fmt: skip
+             "--seed": args.seed is not None, "--device": args.device != "cpu", "--init": args.init is not None,
+             "--calibrate-only": args.calibrate_only, "--cache": args.cache is not None}  # fmt: skip
     if ignored := [name for name, value in given.items() if value]:
         raise ConfigError(f"--ablation has no use for {', '.join(ignored)}: it keeps finished cells by itself, has --seeds, and "
                           "runs on shipped data on the CPU; leave them out")  # fmt: skip

@@ -25,6 +25,8 @@ class Request:
         Folders of checkpoints, and of what is written about them.
     seeds : range
         Seeds of every cell.
+    workers : Workers
+        Where its trainings run.
     quiet : bool
         No progress.
     """
@@ -72,7 +74,6 @@ def train_cell(values: dict[str, Any], folder: str) -> dict[str, Any]:
     """
     import torch
 
-    from taaf.models.checkpoint import read_checkpoint
     from taaf.training.config import from_dict
     from taaf.training.distributed import Ranks
     from taaf.training.trainer import Trainer
@@ -82,21 +83,26 @@ def train_cell(values: dict[str, Any], folder: str) -> dict[str, Any]:
     finished = _finished(out, values)
     if finished is not None:
         return finished
-    resume = (out / "last.pt").is_file() and read_checkpoint(out / "last.pt")["config"] == values
+    resume = _stored(out / "last.pt").get("config") == values
     parts = _splits(config.data, tuple(config.network.inputs.items()))
     out.mkdir(parents=True, exist_ok=True)
     return Trainer(config, parts.train, parts.test, Ranks.single(), validation=parts.validation).run(out, resume=resume)
 
 
 def _finished(out: Path, values: dict[str, Any]) -> dict[str, Any] | None:
+    content = _stored(out / "model.pt")
+    metrics: dict[str, Any] | None = content["metrics"] if content.get("config") == values else None
+    return metrics
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """A checkpoint; nothing where there is none, or none that can be read."""
     from taaf.models.checkpoint import read_checkpoint
 
     try:
-        content = read_checkpoint(out / "model.pt")
+        return read_checkpoint(path)
     except CheckpointError:
-        return None
-    metrics: dict[str, Any] | None = content["metrics"] if content["config"] == values else None
-    return metrics
+        return {}
 
 
 def run_cells(

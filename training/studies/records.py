@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Any
 from taaf.models.errors import DataError
 from taaf.models.files.writing import write_at_once
 from taaf.models.heads import find_head
+from taaf.models.networks import find_network
+from taaf.models.settings import keywords
 from taaf.training.config import TrainConfig
 
 MAX_BYTES = 1 << 26
@@ -77,16 +79,24 @@ def _text(value: Any) -> str:
 def key_of(values: Mapping[str, Mapping[str, Any]]) -> str:
     """12 hexadecimal digits of the SHA-256 of a configuration's settings that are not the defaults.
 
-    Trainings of equal configuration are one training. Defaults are left out, so that results stay known when a setting is added;
-    whoever changes what a default does has to begin the study anew.
+    Trainings of equal configuration are one training. Defaults are left out, those of a branch's network too, so that
+    results stay known when a setting is added; whoever changes what a default does has to begin the study anew.
     """
     defaults = {name: table for name, table in TrainConfig().to_dict().items() if name not in ("branches", "head")}
     defaults["head"] = asdict(find_head(values["head"]["type"]).options_type())
-    told = {
-        name: {k: v for k, v in table.items() if k not in defaults.get(name, {}) or v != defaults[name][k]}
-        for name, table in values.items()
+    branches = {m: _told(table, _defaults(find_network(table["network"]))) for m, table in values["branches"].items()}
+    told: dict[str, Any] = {"branches": branches} | {
+        name: _told(table, defaults.get(name, {})) for name, table in values.items() if name != "branches"
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _told(table: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in table.items() if k not in defaults or v != defaults[k]}
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    return {name: p.default for name, p in keywords(function).items()}
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ import logging
 import signal
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -58,10 +59,14 @@ def run_tasks(
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
-        futures = [client.submit(task, *arguments, key=name, pure=False) for name, arguments in work.items()]
+        own = uuid.uuid4().hex  # keys are the scheduler's, which may serve other studies
+        futures = [
+            client.submit(task, *arguments, key=f"{name}@{own}", pure=False, priority=-i)  # in the order given
+            for i, (name, arguments) in enumerate(work.items())
+        ]
         try:
             for future in tqdm(as_completed(futures), "trainings", len(futures), disable=quiet or None):
-                yield future.key, future.result()
+                yield future.key.rpartition("@")[0], future.result()
         except KilledWorker as error:
             raise RuntimeFailedError(
                 "a study's worker process died four times at one training (out of memory?); "
