@@ -37,7 +37,8 @@ def waits(folder: str, name: str) -> None:
 
 
 def study(folder: str) -> None:
-    """A study of two tasks that wait, for a test that interrupts it."""
+    """A study of two tasks that wait, for a test that interrupts it; a shell's background jobs ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from taaf.training.studies.workers import Workers, run_tasks
 
     for _ in run_tasks(waits, {"a": (folder, "a"), "b": (folder, "b")}, Workers(2)):
