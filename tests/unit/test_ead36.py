@@ -204,7 +204,6 @@ def test_klettres_is_read_where_it_is_installed(klettres: Path, tmp_path: Path) 
 
 def test_missing_asterisk_is_named(tmp_path: Path) -> None:
     """The builder says which Debian package it wants."""
-    pytest.importorskip("spokennumbers")
     with pytest.raises(
         DataError, match=r"0\.wav: no such file; install Debian's asterisk-core-sounds-en-wav, or give --asterisk"
     ):

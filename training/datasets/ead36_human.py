@@ -81,12 +81,12 @@ def shipped_clips(folder: Path) -> Clips:
     DataError
         If a recording is not there.
     """
-    import spokennumbers
-
     voice, found = folder / "en_US_f_Allison", []
     for label, name in enumerate(LABELS):
         path = voice / ("digits" if name.isdigit() else "letters") / f"{name.lower()}.wav"
         found.append((_require(path, "asterisk-core-sounds-en-wav", "or give --asterisk FOLDER"), label, 0))
+    import spokennumbers
+
     digits = Path(spokennumbers.__file__).parent / "default"
     return levels_of(found + [(digits / f"{d}.wav", d, 1) for d in range(10)], seed=3601)
 

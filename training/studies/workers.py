@@ -31,7 +31,8 @@ class Workers:
     """``jobs`` processes of this machine with one thread each, or those of the dask scheduler at the address ``scheduler``.
 
     The workers of a cluster (``dask worker ADDRESS --nthreads 1``) need the same packages as this process and must see the
-    study's folder under the same path.
+    study's folder under the same path. Dask's connections are not authenticated: local ones are open to all users of this machine
+    while a study runs, a cluster's to whoever reaches its address.
     """
 
     jobs: int = 2
@@ -94,7 +95,7 @@ def _client(workers: Workers) -> Iterator[Any]:
                 n_workers=workers.jobs,
                 threads_per_worker=1,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # its small web server: here only, at any free port
                 memory_limit=0,  # dask would pause and kill workers by its own estimate
                 local_directory=scratch,
                 silence_logs=logging.CRITICAL,
