@@ -15,18 +15,15 @@ Linear probing of jointly trained branches: Peng et al., CVPR 2022 (OGM-GE).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from taaf.models.checkpoint import load_model
 from taaf.models.heads.base import FUSED
 from taaf.models.network import MultimodalSnn
-from taaf.training.config import from_dict
 from taaf.training.data import MultimodalDataset
-from taaf.training.sources import Splits, open_splits
+from taaf.training.sources import Splits
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 FIXED = 1e-2
@@ -148,10 +145,3 @@ def probe_model(
         own = 100 * float(judge.right[name].mean()) if name in judge.right else None
         found[name] = Probe(train[0].shape[1], **result, head=own)
     return found
-
-
-def probe_checkpoint(path: Path, kind: Kind = "steps") -> dict[str, float]:
-    """Test accuracies in percent of the probes of every branch of a checkpoint of one's own making: ``probe_<modality>``."""
-    model, content = load_model(path, own_code=True)
-    parts = open_splits(from_dict(content["config"]).data, model.config.inputs)
-    return {f"probe_{m}": p.test for m, p in probe_model(model, parts, kind, model.config.modalities).items()}

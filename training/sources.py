@@ -37,7 +37,7 @@ def open_split(data: DataConfig, specs: Specs, split: str, quiet: bool = True) -
     DataError
         Naming the file that is missing or bad.
     """
-    limit = {"train": data.train_pairs, "test": data.test_pairs}.get(split, 0) or None
+    limit = _limit(data, split)
     if data.set == "ead-mini":
         part = load_split(
             "train" if split == "validation" else split,
@@ -123,6 +123,11 @@ def _arrays(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
     return open_arrays(_root(data), tuple(specs), split)
 
 
+def _limit(data: DataConfig, split: str) -> int | None:
+    """How many samples of a part are asked for; None: all."""
+    return {"train": data.train_pairs, "test": data.test_pairs}.get(split, 0) or None
+
+
 def _noise(data: DataConfig, split: str) -> tuple[float, float]:
     """Noise of audio and images in a part, dB."""
     return (data.audio_snr_db, data.event_snr_db) if data.noise_in == "all" or split == "train" else (NO_NOISE_DB, NO_NOISE_DB)
@@ -131,9 +136,8 @@ def _noise(data: DataConfig, split: str) -> tuple[float, float]:
 def _ead36(data: DataConfig, specs: Specs, split: str) -> MultimodalDataset:
     from taaf.training.datasets import ead36
 
-    limit = {"train": data.train_pairs, "test": data.test_pairs}.get(split, 0) or None
     klettres = Path(data.root) if data.root else None
-    part = ead36.load_split(ead36.SETS[data.set], split, limit, *_noise(data, split), klettres)
+    part = ead36.load_split(ead36.SETS[data.set], split, _limit(data, split), *_noise(data, split), klettres)
     return InMemory(part.inputs(), part.labels, ead36.LABELS)
 
 

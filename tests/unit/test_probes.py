@@ -14,9 +14,10 @@ from taaf.models.network import MultimodalSnn
 from taaf.training import probes
 from taaf.training.config import TrainConfig, from_dict
 from taaf.training.data import InMemory
-from taaf.training.probes import Part, feature_spikes, fit_probe, probe_checkpoint, probe_model
+from taaf.training.probes import Part, feature_spikes, fit_probe, probe_model
 from taaf.training.single_modality import alone
 from taaf.training.sources import Splits
+from taaf.training.studies.measures import branch_probes
 
 N_CLASSES = 3
 
@@ -132,7 +133,7 @@ def test_columns_of_a_study(network: MultimodalSnn, tmp_path: Path) -> None:
     from small_networks import trained
 
     trained(tmp_path, network, data={"train_pairs": 30, "test_pairs": 20, "validation": 0.02})
-    found = probe_checkpoint(tmp_path / "model.pt", "rates")
+    found = branch_probes(tmp_path / "model.pt")
     assert list(found) == ["probe_event", "probe_audio"] and all(x % 5 == pytest.approx(0) for x in found.values())
 
 

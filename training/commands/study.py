@@ -4,7 +4,6 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from taaf.models.errors import ConfigError
@@ -41,10 +40,9 @@ def _scmrl(request: Request, base: TrainConfig) -> list[Path]:
 def _benchmark(request: Request, base: TrainConfig) -> list[Path]:
     """Methods of balance and fusion on both conditions of EAD-36, or the readings of TAAF on its imbalanced one."""
     from taaf.deploy.studies.counted import synops_per_window
-    from taaf.training.probes import probe_checkpoint
     from taaf.training.studies.benchmark import MEASURED, PLAN, Study
     from taaf.training.studies.benchmark_tables import write_benchmark
-    from taaf.training.studies.measures import alpha_entropy
+    from taaf.training.studies.measures import alpha_entropy, branch_probes
     from taaf.training.studies.methods import METHODS, READINGS
     from taaf.training.studies.records import Records
 
@@ -58,7 +56,7 @@ def _benchmark(request: Request, base: TrainConfig) -> list[Path]:
         request.seeds,
         request.out,
         Records(request.tables / f"{request.which}.csv", (*PLAN, *MEASURED)),
-        () if readings else (alpha_entropy, partial(probe_checkpoint, kind="rates"), synops_per_window),
+        () if readings else (alpha_entropy, branch_probes, synops_per_window),
         "val" if readings else "test",
     )
     for row in study.run(request.workers, request.quiet):

@@ -59,9 +59,13 @@ AnyCell = TypeVar("AnyCell", bound=StudyCell)
 Task = Callable[[dict[str, Any], str], dict[str, Any]]  # configuration, folder -> metrics
 
 
+def splits_of(config: TrainConfig) -> Any:
+    """The parts of a configuration's data set (`taaf.training.sources.Splits`), opened once per worker."""
+    return _splits(config.data, tuple(config.network.inputs.items()))
+
+
 @lru_cache(maxsize=2)
 def _splits(data: DataConfig, specs: tuple[tuple[str, InputSpec], ...]) -> Any:
-    """The parts of a data set; simulated once per worker."""
     from taaf.training.sources import open_splits
 
     return open_splits(data, dict(specs))
@@ -84,7 +88,7 @@ def train_cell(values: dict[str, Any], folder: str) -> dict[str, Any]:
     if finished is not None:
         return finished
     resume = _stored(out / "last.pt").get("config") == values
-    parts = _splits(config.data, tuple(config.network.inputs.items()))
+    parts = splits_of(config)
     out.mkdir(parents=True, exist_ok=True)
     return Trainer(config, parts.train, parts.test, Ranks.single(), validation=parts.validation).run(out, resume=resume)
 
